@@ -1,0 +1,98 @@
+# Everything runs from .venv, which `make setup` builds from requirements.lock. Needed: make and Python 3.11 or newer.
+
+.DEFAULT_GOAL := help
+.SUFFIXES:
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+MAKEFLAGS += --no-print-directory
+
+# Which Python builds .venv: the first of these that runs and is new enough, or PYTHON=… on the command line.
+PYTHON ?=
+PYTHONS := $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11 python3.14 python)
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+
+# Test processes. Four at most: each may run a broker of its own (256 MB of heap). JOBS=0 runs them in this process.
+JOBS ?= auto
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Written last by `setup`, with the place the environment was built for: one that was moved or half built is built anew.
+STAMP := $(VENV)/ready
+UP_TO_DATE := $(shell test -x $(BIN)/python && $(BIN)/python -c '' 2>/dev/null && cat $(STAMP) 2>/dev/null)
+ifneq ($(UP_TO_DATE),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+
+UV_FOR_LOCK := uv>=0.5,<1
+
+.PHONY: help
+help: ## Say what there is to do (this text).
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: setup
+setup: $(STAMP) ## Build .venv with recording-monitor in it; at once when it is up to date.
+
+$(STAMP): requirements.lock pyproject.toml monitor/__init__.py
+	@python=; for candidate in $(PYTHONS); do \
+	    if "$$candidate" -c '$(NEW_ENOUGH)' >/dev/null 2>&1; then python=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	    echo "make setup: no Python 3.11 or newer among: $(subst ",,$(PYTHONS))." >&2; \
+	    echo "Install one, or name it: make setup PYTHON=/path/to/python3.12" >&2; \
+	    exit 2; \
+	fi; \
+	if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+	    version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	    echo "make setup: $$python (Python $$version) comes without venv and ensurepip." >&2; \
+	    echo "On Debian and Ubuntu: apt-get install python$$version-venv" >&2; \
+	    exit 2; \
+	fi; \
+	rm -f $(STAMP); \
+	if [ "$(UP_TO_DATE)" != "$(CURDIR)" ]; then \
+	    echo "Building $(VENV) with $$("$$python" --version)"; \
+	    "$$python" -m venv --clear $(VENV) || exit 1; \
+	fi
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@# Every package above is pinned by hash, the build backend too: nothing else may be fetched to build the project.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@printf '%s' '$(CURDIR)' > $(STAMP)
+
+.PHONY: demo
+demo: setup ## Run the whole monitor on simulated traffic; Ctrl-C ends it.
+	@$(BIN)/recording-monitor demo
+
+.PHONY: test
+test: setup ## Run all tests.
+	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
+
+.PHONY: check
+check: setup ## Check format, lint and types, as CI does beside the tests.
+	@$(BIN)/ruff format --check --quiet . || { echo "Run $(BIN)/ruff format ." >&2; $(BIN)/ruff format --diff . ; exit 1; }
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+.PHONY: bench
+bench: setup ## Measure what an event costs, against the targets.
+	@$(BIN)/python -m tests.bench
+
+.PHONY: torture
+torture: setup ## The long run: many more generated histories, kills and rebalances than `test`.
+	@$(BIN)/python -m tests.torture
+
+.PHONY: golden
+golden: setup ## Rewrite the golden files; review the difference.
+	@$(BIN)/python -m pytest -n 0 --golden $(PYTEST_ARGS)
+	@git --no-pager diff --stat -- tests
+
+.PHONY: lock
+lock: ## Resolve requirements.lock anew from pyproject.toml.
+	@test -x .venv-lock/bin/uv || { python3 -m venv --clear .venv-lock && .venv-lock/bin/pip install --quiet '$(UV_FOR_LOCK)'; }
+	@.venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
+	    --output-file requirements.lock pyproject.toml
+
+.PHONY: clean
+clean: ## Remove what the other tasks built, .venv too.
+	@rm -rf $(VENV) .venv-lock dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find monitor tests -name __pycache__ -type d -prune -exec rm -rf {} +
