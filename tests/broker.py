@@ -1,0 +1,367 @@
+"""A real Kafka broker for tests: one node, KRaft, on free loopback ports, ready in about two seconds.
+
+Maven fetches the broker's jars once into a cache outside the tree. `conftest.py` makes fixtures of what is here.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic  # `confluent_kafka.admin` has it too, but does not export it by its types.
+
+KAFKA_VERSION: Final = "4.3.1"  # 4.4.0's artifacts were incomplete.
+JAVA_MAJOR_MIN: Final = 17  # What Kafka 4 runs on.
+
+# slf4j-simple: without a binding a broker that can't start dies without a word.
+_POM: Final = f"""\
+<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>recording-monitor</groupId>
+  <artifactId>broker-for-tests</artifactId>
+  <version>1</version>
+  <dependencies>
+    <dependency>
+      <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{KAFKA_VERSION}</version>
+    </dependency>
+    <dependency>
+      <groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version>
+    </dependency>
+  </dependencies>
+</project>
+"""
+_COPY_JARS: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+_MAVEN_TIMEOUT_S: Final = 600.0
+_START_TIMEOUT_S: Final = 60.0  # Two seconds on an idle machine; a loaded one must not fail a test for being slow.
+_STOP_TIMEOUT_S: Final = 20.0
+_JVM: Final = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
+_STARTED: Final = "Kafka Server started"
+_PORT_TAKEN: Final = "Address already in use"
+
+
+class BrokerUnavailableError(Exception):
+    """No real broker can run here; the message says what is missing."""
+
+
+def java() -> str:
+    """Find a Java that is new enough, in ``JAVA_HOME`` or on PATH; raise ``BrokerUnavailableError`` if none is."""
+    home = os.environ.get("JAVA_HOME")
+    candidate = (shutil.which("java", path=f"{home}/bin") if home else None) or shutil.which("java")
+    if candidate is None:
+        raise BrokerUnavailableError(f"no java found (a JDK of version {JAVA_MAJOR_MIN} or newer is needed)")
+    told = subprocess.run([candidate, "-version"], capture_output=True, text=True, check=False)
+    version = re.search(r'version "(\d+)', told.stderr + told.stdout)
+    if version is None or int(version[1]) < JAVA_MAJOR_MIN:
+        found = f"version {version[1]}" if version else "one that does not tell its version"
+        raise BrokerUnavailableError(f"java is {found}; version {JAVA_MAJOR_MIN} or newer is needed")
+    return candidate
+
+
+def jars() -> Path:
+    """Return the directory of the broker's jars, fetched by Maven the first time.
+
+    It lies in the user's cache directory, so a clean checkout fetches nothing twice. Any number of processes may call
+    this at once: one fetches, the others wait for its lock; a directory under its final name is always whole.
+    Raises ``BrokerUnavailableError`` when the jars are not there and can't be fetched.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recording-monitor"
+    final = cache / f"kafka-{KAFKA_VERSION}"
+    if final.is_dir():
+        return final
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / f"kafka-{KAFKA_VERSION}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not final.is_dir():
+            _fetch_jars(final)
+    return final
+
+
+def _fetch_jars(final: Path) -> None:
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise BrokerUnavailableError("no mvn found (Maven fetches the broker's jars once)")
+    fetched = final.with_name(f"{final.name}.{os.getpid()}.partial")
+    shutil.rmtree(fetched, ignore_errors=True)
+    fetched.mkdir()
+    pom = final.with_name(f"{final.name}.pom.xml")
+    pom.write_text(_POM)
+    command = [maven, "-q", "-B", "-f", str(pom), _COPY_JARS, "-DincludeScope=runtime", f"-DoutputDirectory={fetched}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_MAVEN_TIMEOUT_S)
+        if done.returncode != 0:
+            errors = [line for line in done.stdout.splitlines() if "ERROR" in line] or done.stderr.splitlines() or ["?"]
+            raise BrokerUnavailableError(f"mvn could not fetch the broker's jars: {errors[0][:300]}")
+        fetched.rename(final)
+    except subprocess.TimeoutExpired as error:
+        raise BrokerUnavailableError(f"mvn did not fetch the broker's jars within {_MAVEN_TIMEOUT_S:.0f} s") from error
+    finally:
+        shutil.rmtree(fetched, ignore_errors=True)
+
+
+def free_ports(count: int) -> list[int]:
+    """Find loopback ports nobody listens on, outside the range from which the kernel gives ports to clients.
+
+    A port from inside that range may be given away to some connection while its broker is down between ``kill`` and
+    ``restart``. Another process may still take one before it is used: the caller has to survive that.
+    """
+    chooser = random.SystemRandom()
+    found: set[int] = set()
+    while len(found) < count:
+        port = chooser.randrange(15_000, _first_client_port())
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.add(port)
+    return list(found)
+
+
+def _first_client_port() -> int:
+    try:
+        first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except OSError:
+        first = 32_768  # Linux's default.
+    return first if first > 16_000 else 65_536  # A kernel set up to use them all leaves us no choice.
+
+
+# Runs in place of the broker for a moment: has the kernel kill it with the thread that started it (prctl's
+# PR_SET_PDEATHSIG, SIGKILL), then becomes it. So a test run that is killed leaves no broker behind.
+_ENDS_WITH_US: Final = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+def unique_name(stem: str) -> str:
+    """Name a topic or a group as nobody else does, in this run or another."""
+    return f"{stem}-{uuid.uuid4().hex[:12]}"
+
+
+class RealBroker:
+    """One Kafka node with its data in ``directory``; stopped until ``start``.
+
+    Its heap is 256 MB. ``properties`` are server properties over those of ``_properties`` (``message.max.bytes``,
+    ``log.retention.ms``, …). Topics are not created by being used: a misspelt name is an error, as in production.
+    Everything it says goes to ``directory/broker.log``, which stays when the data is removed.
+    """
+
+    def __init__(self, directory: Path, properties: Mapping[str, str] | None = None) -> None:
+        self.directory = directory
+        self.log = directory / "broker.log"
+        self._extra = dict(properties or {})
+        self._data = directory / "data"
+        self._ports: list[int] = []
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        """Where clients connect, the same through every restart; ``start`` must have been called once."""
+        assert self._ports, "the broker has no address before its first start"
+        return f"127.0.0.1:{self._ports[0]}"
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there; one that is paused is."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start, and return once clients are served; on data that an earlier start left, go on with it.
+
+        Raises ``BrokerUnavailableError`` when Java or the jars are missing, ``RuntimeError`` with the end of the log
+        when the broker does not come up.
+        """
+        assert not self.running, "the broker runs already"
+        first = not self._ports
+        for _ in range(5):
+            if first:
+                self._ports = free_ports(2)
+                self._format()
+            try:
+                self._launch()
+            except RuntimeError as error:
+                # Only a broker nobody has the address of may go elsewhere.
+                if not first or _PORT_TAKEN not in str(error):
+                    raise
+            else:
+                return
+        raise RuntimeError("no free port found in five attempts")
+
+    def stop(self) -> None:
+        """Shut down in good order (SIGTERM), by force if that takes over 20 s; nothing if it does not run."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End at once (SIGKILL), as a power failure would; nothing if it does not run."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Stop if it runs, and start on the same data and address."""
+        self.stop()
+        self.start()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Hold the process still: connections stay open and nothing is answered, as with a broker out of reach."""
+        process = self._process
+        assert process is not None, "the broker does not run"
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)  # Does nothing to one that has ended meanwhile.
+
+    def create_topic(self, name: str, partitions: int = 1, **config: str | float) -> str:
+        """Create a topic and return its name once clients can use it.
+
+        ``config`` are topic settings with underscores for dots: ``cleanup_policy="compact"``. Raises
+        ``KafkaException`` when the broker refuses (it exists, a setting is unknown).
+        """
+        settings = {key.replace("_", "."): str(value) for key, value in config.items()}
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        topic = NewTopic(name, num_partitions=partitions, replication_factor=1, config=settings)
+        admin.create_topics([topic])[name].result(timeout=30)
+        # The controller has it; the broker's metadata follow some milliseconds later.
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            seen = admin.list_topics(timeout=10).topics.get(name)
+            if seen is not None and seen.error is None and len(seen.partitions) == partitions:
+                return name
+            time.sleep(0.01)
+        raise RuntimeError(f"topic {name} was created and did not appear")
+
+    def new_topic(self, stem: str = "topic", partitions: int = 1, **config: str | float) -> str:
+        """Create a topic under a name of its own and return that name; otherwise like ``create_topic``."""
+        return self.create_topic(unique_name(stem), partitions, **config)
+
+    def remove_data(self) -> None:
+        """Remove the messages and keep the log; the broker must not run."""
+        assert not self.running, "the broker still runs"
+        shutil.rmtree(self._data, ignore_errors=True)
+
+    def log_tail(self, lines: int = 40) -> str:
+        """Return the last lines the broker has said, cut to 300 characters each."""
+        if not self.log.exists():
+            return ""
+        return "\n".join(line[:300] for line in self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def _properties(self) -> dict[str, str]:
+        client, controller = self._ports
+        return {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{client},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{client}",
+            "controller.listener.names": "CONTROLLER",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "log.dirs": str(self._data),
+            "auto.create.topics.enable": "false",
+            "default.replication.factor": "1",
+            "min.insync.replicas": "1",
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "1",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "transaction.state.log.num.partitions": "1",
+            "share.coordinator.state.topic.replication.factor": "1",
+            "share.coordinator.state.topic.min.isr": "1",
+            "share.coordinator.state.topic.num.partitions": "1",
+            # A killed broker may register again only when the controller has given it up: 9 s by default.
+            "broker.session.timeout.ms": "1000",
+            "broker.heartbeat.interval.ms": "200",
+            # A test waits for its group, not for members that might still come.
+            "group.initial.rebalance.delay.ms": "0",
+            # Tests of lost members can't wait for production's 6 s and 45 s.
+            "group.min.session.timeout.ms": "500",
+            "group.consumer.min.session.timeout.ms": "500",
+            "group.consumer.min.heartbeat.interval.ms": "100",
+            # Small, for a small heap and a small disk; the cleaner's default buffer alone is 128 MB.
+            "log.cleaner.dedupe.buffer.size": "2097152",
+            "log.index.size.max.bytes": "1048576",
+            "num.network.threads": "2",
+            "num.io.threads": "2",
+            **self._extra,
+        }
+
+    def _java(self, name: str, *arguments: str) -> list[str]:
+        # The binding writes to stderr; with a time of day its lines can be laid beside those of a test.
+        logging = ("-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS")
+        return [java(), *_JVM, *logging, "-cp", f"{jars()}/*", name, *arguments]
+
+    def _format(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.remove_data()
+        config = self.directory / "server.properties"
+        config.write_text("".join(f"{key}={value}\n" for key, value in self._properties().items()))
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+        # With an equals sign: one identifier in 64 begins with a dash.
+        command = self._java("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(config))
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"the broker's storage could not be formatted: {(done.stderr or done.stdout)[-2000:]}")
+
+    def _launch(self) -> None:
+        command = self._java("kafka.Kafka", str(self.directory / "server.properties"))
+        # Not from another thread: the broker would end with that one.
+        if sys.platform == "linux" and threading.current_thread() is threading.main_thread():
+            command = [sys.executable, "-I", "-S", "-c", _ENDS_WITH_US, *command]
+        with self.log.open("ab") as log:
+            begins = log.tell()
+            self._process = subprocess.Popen(
+                command,
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C in the terminal is the tests' to handle: they stop their broker.
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                break
+            if _STARTED in self._said_since(begins) and self._serves():
+                return
+            time.sleep(0.02)
+        exit_code = self._process.poll()
+        self.kill()
+        how = "was not ready in time" if exit_code is None else f"ended with exit code {exit_code}"
+        raise RuntimeError(f"the broker {how}; the end of {self.log}:\n{self._said_since(begins)[-4000:]}")
+
+    def _said_since(self, position: int) -> str:
+        with self.log.open("rb") as log:
+            log.seek(position)
+            return log.read().decode(errors="replace")
+
+    def _serves(self) -> bool:
+        try:
+            return bool(AdminClient({"bootstrap.servers": self.bootstrap}).list_topics(timeout=5).brokers)
+        except KafkaException:
+            return False
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        # A paused process keeps every signal but SIGKILL until it goes on.
+        if self.running:
+            self._process.send_signal(how)
+            self._process.send_signal(signal.SIGCONT)
+        try:
+            self._process.wait(timeout=_STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None

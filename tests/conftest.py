@@ -1,0 +1,178 @@
+"""What all tests share: what they may need of the machine, the broker, golden files, how hard properties are searched.
+
+Nothing here replaces a part of the monitor: the broker is Kafka, promtool is Prometheus' own.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.broker import BrokerUnavailableError, RealBroker, jars, java
+
+GOLDEN = Path(__file__).parent / "golden"
+
+# An example takes as long as it takes: a deadline, or a complaint that drawing was slow, says how busy the machine was.
+settings.register_profile(
+    "quick", max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+# For `make torture`: the weakest of the faults that were ever found needed 15,000 examples to show.
+settings.register_profile("long", settings.get_profile("quick"), max_examples=20_000)
+settings.load_profile("quick")
+
+
+class Need(NamedTuple):
+    """What tests with a marker need of the machine, and how to find out whether it is there."""
+
+    marker: str
+    fixtures: frozenset[str]  # A test that asks for one of these needs no marker of its own.
+    what: str
+    missing: Callable[[], str | None]
+
+
+@functools.cache
+def _missing_broker() -> str | None:
+    try:
+        java()
+        jars()
+    except BrokerUnavailableError as unavailable:
+        return str(unavailable)
+    return None
+
+
+@functools.cache
+def _missing_promtool() -> str | None:
+    return None if shutil.which("promtool") else "no promtool found (it comes with Prometheus)"
+
+
+NEEDS = (
+    Need("broker", frozenset({"broker", "new_broker"}), "against a real Kafka broker", _missing_broker),
+    Need("promtool", frozenset({"promtool"}), "of what Prometheus says to our files", _missing_promtool),
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--golden", action="store_true", help="rewrite the golden files instead of comparing with them")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for need in NEEDS:
+            if need.fixtures.intersection(getattr(item, "fixturenames", ())):
+                item.add_marker(need.marker)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for need in NEEDS:
+        if item.get_closest_marker(need.marker) is None or (reason := need.missing()) is None:
+            continue
+        # Where CI runs, a test that can't run is a promise nobody has checked.
+        if os.environ.get("CI", "").lower() in {"true", "1"}:
+            pytest.fail(f"CI=true, and this test can't run: {reason}", pytrace=False)
+        pytest.skip(f"{_skipped_for(need)}{reason}")
+
+
+def _skipped_for(need: Need) -> str:
+    return f"needs {need.marker}: "
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    told = [str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", ()) if report.longrepr]
+    for need in NEEDS:
+        reasons = [text.partition(_skipped_for(need))[2] for text in told if _skipped_for(need) in text]
+        if reasons:
+            terminalreporter.write_line(
+                f"NOT TESTED: {len(reasons)} tests {need.what} were skipped: {reasons[0]}", red=True, bold=True
+            )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        for broker in _brokers_of(item):
+            report.sections.append((f"broker log, {broker.log}", broker.log_tail()))
+    return report
+
+
+def _brokers_of(item: pytest.Item) -> list[RealBroker]:
+    asked: dict[str, object] = getattr(item, "funcargs", {})
+    made = asked.get("new_broker")
+    shared = [value for value in asked.values() if isinstance(value, RealBroker)]
+    return shared + (list(made.brokers) if isinstance(made, BrokerMaker) else [])
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBroker]:
+    """A running broker for all tests of this process: take topics of your own, and leave it running.
+
+    A test that stops, kills, pauses or sets up a broker takes ``new_broker``.
+    """
+    shared = RealBroker(tmp_path_factory.mktemp("broker"))
+    shared.start()
+    yield shared
+    shared.kill()  # Nobody will read its data: there is nothing to shut down in good order.
+    shared.remove_data()
+
+
+class BrokerMaker:
+    """Starts brokers of a test's own: ``new_broker({"message.max.bytes": "20000000"})``."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.brokers: list[RealBroker] = []
+
+    def __call__(self, properties: Mapping[str, str] | None = None, *, start: bool = True) -> RealBroker:
+        made = RealBroker(self._directory / f"broker-{len(self.brokers)}", properties)
+        self.brokers.append(made)
+        if start:
+            made.start()
+        return made
+
+
+@pytest.fixture
+def new_broker(tmp_path: Path) -> Iterator[BrokerMaker]:
+    """Make brokers of this test's own, which it may mistreat; they end with it."""
+    maker = BrokerMaker(tmp_path)
+    yield maker
+    for made in maker.brokers:
+        made.kill()
+        made.remove_data()
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    """The path of Prometheus' own checker."""
+    found = shutil.which("promtool")
+    assert found is not None  # pytest_runtest_setup has seen to it.
+    return found
+
+
+class Golden(Protocol):
+    """Compares what others will read with the file that was reviewed."""
+
+    def __call__(self, name: str, text: str) -> None: ...
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """Compare ``text`` with ``tests/golden/<name>``; under ``make golden``, write it there instead."""
+    rewrite = bool(request.config.getoption("--golden"))
+
+    def compare(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if rewrite:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert path.exists(), f"{path} is missing: `make golden` writes it"
+        assert text == path.read_text(encoding="utf-8"), f"{path} differs: if that is meant, run `make golden`"
+
+    return compare
