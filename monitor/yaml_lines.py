@@ -29,6 +29,13 @@ _WORDS: Final[dict[str, bool | None]] = {
     "false": False, "False": False, "FALSE": False,
 }  # fmt: skip
 
+# Neither says the word itself: a password that begins with such a character and lacks its quotes ends up here.
+_TAG: Final = "begins with '!', a tag, and tags are not read. Where it is meant as text, put it in quotes"
+_ALIAS: Final = (
+    "begins with '*', an alias, and no complete '&' of that name stands before it. "
+    "Where it is meant as text, put it in quotes"
+)
+
 KeyPath = tuple[str | int, ...]
 Value = Any  # None, bool, int, float, str, a list of values or a dict of text to values.
 
@@ -139,7 +146,7 @@ class _Reader:
             return self._alias(event, path)
         assert isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent)
         if event.tag is not None:
-            raise self._error(event, f"tags such as {event.tag!r} are not read. Leave it out")
+            raise self._error(event, _TAG)
         if isinstance(event, yaml.ScalarEvent):
             value: Value = _plain(event.value) if event.implicit[0] else event.value
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -172,7 +179,7 @@ class _Reader:
             if not isinstance(event, yaml.ScalarEvent):
                 raise self._error(event, "a key must be plain text")
             if event.tag is not None:
-                raise self._error(event, f"tags such as {event.tag!r} are not read. Leave it out")
+                raise self._error(event, _TAG)
             key = event.value
             if key == "<<" and event.implicit[0]:
                 raise self._error(event, "merge keys ('<<') are not read. Write the keys out")
@@ -189,7 +196,7 @@ class _Reader:
         assert event.anchor is not None
         found = self._anchors.get(event.anchor)
         if found is None:
-            raise self._error(event, f"the alias '*{event.anchor}' names an anchor that is not complete before it")
+            raise self._error(event, _ALIAS)
         value, inner = found
         self._count(event, len(inner))
         if len(path) + max(map(len, inner)) > DEPTH_MAX:
