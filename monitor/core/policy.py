@@ -18,6 +18,9 @@ from typing import Final
 
 import msgspec
 
+from monitor.core.attribution import CAUSES, START_SOURCES, STATUSES
+from monitor.core.events import FOUND_BY_LISTING, FOUND_BY_STREAM, FOUND_BY_VERB
+
 ALLOWED: Final = "allowed"
 DISALLOWED: Final = "disallowed"
 UNDETERMINED: Final = "undetermined"
@@ -37,41 +40,7 @@ RULE_WHEN_OPEN: Final = "when_open"
 RULE_SUSPICION: Final = "suspicion"
 RESERVED_NAMES: Final = (RULE_DEFAULT, RULE_WHEN_OPEN, RULE_SUSPICION)
 
-CAUSES: Final = (
-    "api_call_recording",
-    "studio_call_recording_widget",
-    "flex_plugin",
-    "conference_api",
-    "conference_twiml",
-    "flex_call_recording",
-    "flex_conference",
-    "flex_stale_session",
-    "flex_residual_setting",
-    "dial_verb",
-    "record_verb",
-    "sip_trunk",
-    "outbound_call_api",
-    "start_recording_twiml",
-    "conference_recording_api",
-    "unknown_source",
-    "unattributed",
-)
-
-# https://www.twilio.com/docs/voice/api/recording; StartCallRecordingTwiML is seen, but not in the published enum.
-START_SOURCES: Final = (
-    "DialVerb",
-    "Conference",
-    "OutboundAPI",
-    "Trunking",
-    "RecordVerb",
-    "StartCallRecordingAPI",
-    "StartConferenceRecordingAPI",
-    "StartCallRecordingTwiML",
-)
-
-STATUSES: Final = ("in-progress", "paused", "stopped", "processing", "completed", "absent", "failed", "deleted")
-
-FOUND_BY: Final = ("stream", "verb", "listing")
+FOUND_BY: Final = (FOUND_BY_STREAM, FOUND_BY_VERB, FOUND_BY_LISTING)
 
 # Calls say inbound, outbound-api and outbound-dial; Voice Insights has underscores and the two directions of a trunk.
 DIRECTIONS: Final = (
@@ -577,10 +546,18 @@ def covers(earlier: RuleDocument, later: RuleDocument) -> bool:
     if earlier.hours and not _covers_hours(earlier.hours, later.hours):
         return False
     return all(
-        (CONDITIONS[name].always and any(not pattern.strip("*") for pattern in patterns))
-        or (name in later.when and _covers_patterns(name, patterns, later.when[name]))
+        _asks_nothing(name, patterns) or (name in later.when and _covers_patterns(name, patterns, later.when[name]))
         for name, patterns in earlier.when.items()
     )
+
+
+def is_unconditional(rule: RuleDocument) -> bool:
+    """Say whether a rule is true of every recording."""
+    return covers(rule, RuleDocument(name="", outcome=rule.outcome))
+
+
+def _asks_nothing(name: str, patterns: Iterable[str]) -> bool:
+    return CONDITIONS[name].always and any(not pattern.strip("*") for pattern in patterns)
 
 
 def _covers_patterns(name: str, earlier: Sequence[str], later: Sequence[str]) -> bool:
