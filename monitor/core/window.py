@@ -1,0 +1,609 @@
+"""The window: conversations, which it joins, bounds and closes; nothing in it concludes anything.
+
+A *conversation* is the connected set of calls, conferences, recordings, tasks and Studio executions of one account.
+``Window.fold`` puts an event into it, ``Window.advance`` says what falls due. Evidence is kept as one bytes object a
+conversation, appended to and read back only to judge, so that a quiet conversation costs bytes and not objects.
+
+The rules, and the histories that refuted others, are in docs/checkpoint.md.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right, insort
+from collections import deque
+from collections.abc import Iterator, Sequence
+from heapq import heappop, heappush
+from typing import Final
+
+import msgspec
+
+from monitor.core.decode import EVENT_TYPES
+from monitor.core.events import (
+    AnyFact,
+    CallFact,
+    ConferenceFact,
+    Event,
+    ParticipantFact,
+    RecordingFact,
+    RequestFact,
+    TaskFact,
+    TwimlFact,
+)
+
+BUCKET_MS: Final = 10_000
+CLAIM_REACH_MS: Final = 120_000  # How long after TwiML ran a conference of its name may be first seen and still be meant.
+RECORDINGS_KEPT_FACTOR: Final = 4  # A recording's own events are kept beyond the bound, up to this many times it.
+
+_TYPE_CODES: Final = {name: code for code, name in enumerate(EVENT_TYPES)}
+
+
+class Kept(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """An event as the window keeps it; ``type`` is a number where it is in the table of types."""
+
+    occurred_ms: int
+    offset: int
+    event_id: str | None
+    type: int | str
+    facts: tuple[AnyFact, ...]
+
+    @property
+    def type_name(self) -> str:
+        """The event's type, in our spelling."""
+        return self.type if isinstance(self.type, str) else EVENT_TYPES[self.type]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_kept = msgspec.msgpack.Decoder(tuple[Kept, ...]).decode
+_decode_properties = msgspec.msgpack.Decoder(tuple[CallFact | TaskFact, ...]).decode
+
+
+def _array(blob: bytes, count: int) -> bytes:
+    """Concatenated msgpack values as one msgpack array."""
+    return b"\xdd" + count.to_bytes(4, "big") + blob
+
+
+class Birth(msgspec.Struct, gc=False):
+    """Where and when a conversation began; it stays true while one that holds it is open."""
+
+    offset: int
+    arrived_ms: int
+    open: bool = True
+
+
+class Seen(msgspec.Struct, frozen=True, gc=False):
+    """When a recording was first seen: its arrival, and its order of appearance (offset, place inside the message)."""
+
+    arrived_ms: int
+    offset: int
+    index: int
+
+    def before(self, other: Seen) -> bool:
+        """Whether this is the earlier sight of the two."""
+        return (self.offset, self.index) < (other.offset, other.index)
+
+
+class Conversation(msgspec.Struct, gc=False, eq=False):
+    """What belongs together. ``members`` are its SIDs; ``ids`` holds eight bytes of each event id seen."""
+
+    account: str
+    members: list[str]
+    birth: Birth
+    last_ms: int
+    due_ms: int  # The deadline it is filed under; the true one is ``last_ms`` + window.
+    truncated: bool
+    evidence: bytes = b""
+    kept: int = 0
+    properties: bytes = b""
+    properties_kept: int = 0
+    ids: bytes = b""
+    recordings: dict[str, Seen] | None = None
+    suspects: dict[str, Seen] | None = None  # Conferences that Insights says had recording on.
+    claims: list[tuple[str, int, str]] | None = None  # TwiML that waits for its conference: name, instant, member.
+    rooms: list[tuple[str, str]] | None = None  # Conferences with a name: name, conference.
+    open: bool = True
+
+    def read_evidence(self) -> tuple[Kept, ...]:
+        """Everything kept with a time, in order of arrival within each merged part."""
+        return _decode_kept(_array(self.evidence, self.kept))
+
+    def read_properties(self) -> tuple[CallFact | TaskFact, ...]:
+        """What is known without a time: of calls and of tasks."""
+        return _decode_properties(_array(self.properties, self.properties_kept))
+
+
+class _Room(msgspec.Struct, gc=False):
+    """A conference by its name: when it was first seen, and when it ended as far as is known."""
+
+    first_ms: int
+    end_ms: int | None
+
+
+class _Book:
+    """All that goes by one conference name in one account: rooms by time, and TwiML that waits for its room."""
+
+    __slots__ = ("claims", "order", "rooms")
+
+    def __init__(self) -> None:
+        self.rooms: dict[str, _Room] = {}
+        self.order: list[tuple[int, str]] = []  # (first seen, conference), sorted.
+        self.claims: list[tuple[int, str]] = []  # (instant, member), sorted.
+
+    def see(self, conference: str, first_ms: int, end_ms: int | None) -> bool:
+        """Take in a sight of a room; whether that changed anything."""
+        room = self.rooms.get(conference)
+        if room is None:
+            self.rooms[conference] = _Room(first_ms, end_ms)
+            insort(self.order, (first_ms, conference))
+            return True
+        changed = False
+        if first_ms < room.first_ms:
+            self.order.remove((room.first_ms, conference))
+            insort(self.order, (first_ms, conference))
+            room.first_ms = first_ms
+            changed = True
+        if end_ms is not None and (room.end_ms is None or end_ms > room.end_ms):
+            room.end_ms = end_ms
+            changed = True
+        return changed
+
+    def forget(self, conference: str) -> None:
+        room = self.rooms.pop(conference, None)
+        if room is not None:
+            self.order.remove((room.first_ms, conference))
+
+    def unclaim(self, claim: tuple[int, str]) -> None:
+        at = bisect_left(self.claims, claim)
+        if at < len(self.claims) and self.claims[at] == claim:
+            del self.claims[at]
+
+    def meant(self, at_ms: int) -> str | None:
+        """The room in progress at an instant, else the nearest first seen soon after it."""
+        place = bisect_right(self.order, (at_ms, "\x7f"))
+        if place:
+            _, conference = self.order[place - 1]
+            end_ms = self.rooms[conference].end_ms
+            if end_ms is None or end_ms >= at_ms:
+                return conference
+        if place < len(self.order) and self.order[place][0] <= at_ms + CLAIM_REACH_MS:
+            return self.order[place][1]
+        return None
+
+    def claims_near(self, conference: str) -> list[tuple[int, str]]:
+        """The claims that a change of this room can concern: from its reach before it to the next room's start."""
+        room = self.rooms[conference]
+        low = bisect_left(self.claims, (room.first_ms - CLAIM_REACH_MS, ""))
+        place = bisect_right(self.order, (room.first_ms, conference))
+        high = len(self.claims)
+        if place < len(self.order):
+            high = bisect_right(self.claims, (self.order[place][0], "\x7f"))
+        return self.claims[low:high]
+
+
+class Account:
+    """The open conversations of one account, by member, and its conference names."""
+
+    __slots__ = ("books", "index")
+
+    def __init__(self) -> None:
+        self.index: dict[str, Conversation] = {}
+        self.books: dict[str, _Book] = {}
+
+
+class Cut(msgspec.Struct, frozen=True, gc=False):
+    """Evidence at or below ``offset`` is gone; a conversation born before ``until_ms`` may lack some of it."""
+
+    offset: int
+    until_ms: int
+
+
+class Touched(msgspec.Struct, frozen=True, gc=False):
+    """What an event did: to which conversation (None: it names no member), and whether it was a duplicate.
+
+    ``changed`` are the conversations about which more is known than before; a duplicate changes none.
+    """
+
+    conversation: Conversation | None
+    duplicate: bool
+    changed: Sequence[Conversation]
+
+
+class Window:
+    """The open conversations of one partition. All instants come in from outside; nothing here has a clock."""
+
+    def __init__(self, *, window_ms: int, grace_ms: int, age_max_ms: int, entries_max: int, cut: Cut | None = None) -> None:
+        self.window_ms = window_ms
+        self.grace_ms = grace_ms
+        self.age_max_ms = age_max_ms
+        self.entries_max = entries_max
+        self.cut = cut
+        self.accounts: dict[str, Account] = {}
+        self.open_conversations = 0
+        self.open_recordings = 0
+        self.truncated_total = 0
+        self.dropped_total = 0
+        self._births: deque[Birth] = deque()
+        self._graces: deque[tuple[int, str, str]] = deque()
+        self._buckets: dict[int, list[Conversation]] = {}
+        self._bucket_order: list[int] = []
+        self._due: list[tuple[int, int, int, Conversation]] = []
+        self._filed = 0
+        self._merged: list[Conversation] = []
+
+    # ----------------------------------------------------------------- what falls due
+
+    def next_due_ms(self) -> int:
+        """No deadline lies before this instant."""
+        due = self._graces[0][0] if self._graces else _NEVER
+        if self._due:
+            due = min(due, self._due[0][0])
+        if self._bucket_order:
+            due = min(due, self._bucket_order[0] * BUCKET_MS)
+        return due
+
+    def last_deadline_ms(self) -> int | None:
+        """The deadline after which nothing is open any more, if nothing else arrives."""
+        lasts = [c.last_ms for a in self.accounts.values() for c in a.index.values()]
+        deadlines = [last + self.window_ms for last in lasts] + [due for due, _, _ in self._graces]
+        return max(deadlines, default=None)
+
+    def advance(self, log_time_ms: int) -> Iterator[Conversation]:
+        """Yield, closed, the conversations whose window ends at or before ``log_time_ms``, in order of deadline."""
+        while self._bucket_order and self._bucket_order[0] * BUCKET_MS <= log_time_ms:
+            bucket = heappop(self._bucket_order)
+            for conversation in self._buckets.pop(bucket):
+                self._file_again(conversation, log_time_ms)
+        while self._due and self._due[0][0] <= log_time_ms:
+            _, _, _, conversation = heappop(self._due)
+            if not conversation.open:
+                continue
+            if conversation.last_ms + self.window_ms <= log_time_ms:
+                self._close(conversation)
+                yield conversation
+            else:
+                self._file_again(conversation, log_time_ms)
+
+    def graces_ended(self, log_time_ms: int) -> Iterator[tuple[Conversation, str, int]]:
+        """Yield the recordings whose grace ends at or before ``log_time_ms``, while their conversation is open."""
+        while self._graces and self._graces[0][0] <= log_time_ms:
+            due_ms, account, recording = self._graces.popleft()
+            found = self.accounts.get(account)
+            conversation = found.index.get(recording) if found else None
+            if conversation is not None and conversation.recordings and recording in conversation.recordings:
+                yield conversation, recording, due_ms
+
+    def _file_again(self, conversation: Conversation, log_time_ms: int) -> None:
+        """Put a conversation under its true deadline: into a bucket, or among the due ones of the present bucket."""
+        if not conversation.open:
+            return
+        due_ms = conversation.due_ms = conversation.last_ms + self.window_ms
+        bucket = due_ms // BUCKET_MS
+        if bucket * BUCKET_MS <= log_time_ms:
+            self._filed += 1
+            heappush(self._due, (due_ms, conversation.birth.offset, self._filed, conversation))
+        elif bucket in self._buckets:
+            self._buckets[bucket].append(conversation)
+        else:
+            self._buckets[bucket] = [conversation]
+            heappush(self._bucket_order, bucket)
+
+    def _close(self, conversation: Conversation) -> None:
+        account = self.accounts[conversation.account]
+        for member in conversation.members:
+            del account.index[member]
+        for name, conference in conversation.rooms or ():
+            if (book := account.books.get(name)) is not None:
+                book.forget(conference)
+                self._drop_if_empty(account, name)
+        for name, at_ms, member in conversation.claims or ():
+            if (book := account.books.get(name)) is not None:
+                book.unclaim((at_ms, member))
+                self._drop_if_empty(account, name)
+        if not account.index:
+            del self.accounts[conversation.account]
+        conversation.open = False
+        conversation.birth.open = False
+        self.open_conversations -= 1
+        self.open_recordings -= len(conversation.recordings or ())
+
+    @staticmethod
+    def _drop_if_empty(account: Account, name: str) -> None:
+        book = account.books.get(name)
+        if book is not None and not book.rooms and not book.claims:
+            del account.books[name]
+
+    def close_all(self) -> list[Conversation]:
+        """Close every open conversation of the partition (a cut), in order of birth."""
+        found = {id(c): c for account in self.accounts.values() for c in account.index.values()}
+        conversations = sorted(found.values(), key=lambda c: (c.birth.offset, c.members[0]))
+        for conversation in conversations:
+            self._close(conversation)
+        self._due.clear()
+        self._buckets.clear()
+        self._bucket_order.clear()
+        return conversations
+
+    def conversations(self) -> list[Conversation]:
+        """All that is open, in order of birth."""
+        found = {id(c): c for account in self.accounts.values() for c in account.index.values()}
+        return sorted(found.values(), key=lambda c: (c.birth.offset, c.members[0]))
+
+    # ----------------------------------------------------------------- where a rebuild has to begin
+
+    def oldest_birth(self) -> Birth | None:
+        """The birth of the oldest open conversation: the first message that anything open rests on."""
+        births = self._births
+        while births and not births[0].open:
+            births.popleft()
+        return births[0] if births else None
+
+    def drop_cut_when_over(self, log_time_ms: int) -> None:
+        """Forget the cut once nothing can rest on what it lost."""
+        cut = self.cut
+        if cut is None or log_time_ms < cut.until_ms:
+            return
+        birth = self.oldest_birth()
+        if birth is None or (birth.offset > cut.offset and birth.arrived_ms >= cut.until_ms):
+            self.cut = None
+
+    # ----------------------------------------------------------------- folding
+
+    def fold(self, event: Event, offset: int, index: int, arrived_ms: int) -> Touched:
+        """Put one event where it belongs: join what it connects, keep what it shows, move the window on."""
+        members = event.members
+        if not members:
+            return _NOWHERE
+        account = self.accounts.get(event.account)
+        if account is None:
+            account = self.accounts[event.account] = Account()
+        digest = hash(event.id).to_bytes(8, "big", signed=True) if event.id is not None else None
+        conversation = self._find(account, members, digest)
+        if conversation is not None:
+            conversation.last_ms = arrived_ms
+            return Touched(conversation, True, ())
+        self._merged.clear()
+        conversation = self._gather(account, event.account, members, offset, arrived_ms)
+        if digest is not None:
+            conversation.ids += digest
+        conversation.last_ms = arrived_ms
+        if event.facts and self._keep(account, conversation, event, offset, index, arrived_ms):
+            conversation = account.index[members[0]]  # A binding may have merged it into another one.
+            self._merged.append(conversation)
+        return Touched(conversation, False, [c for c in self._merged if c.open] if self._merged else ())
+
+    @staticmethod
+    def _find(account: Account, members: tuple[str, ...], digest: bytes | None) -> Conversation | None:
+        """The conversation of one of ``members`` that has had this event before."""
+        if digest is None:
+            return None
+        get = account.index.get
+        previous = None
+        for member in members:
+            conversation = get(member)
+            if conversation is None or conversation is previous:
+                continue
+            previous = conversation
+            if _holds(conversation.ids, digest):
+                return conversation
+        return None
+
+    def _gather(
+        self, account: Account, account_sid: str, members: tuple[str, ...], offset: int, arrived_ms: int
+    ) -> Conversation:
+        """The one conversation of all ``members``: found, merged or new."""
+        index = account.index
+        conversation: Conversation | None = None
+        for member in members:
+            found = index.get(member)
+            if found is None or found is conversation:
+                continue
+            conversation = found if conversation is None else self._merge(account, conversation, found)
+        if conversation is None:
+            truncated = self.cut is not None and arrived_ms < self.cut.until_ms
+            conversation = Conversation(
+                account_sid, [], Birth(offset, arrived_ms), arrived_ms, arrived_ms + self.window_ms, truncated
+            )
+            self.truncated_total += truncated
+            self._births.append(conversation.birth)
+            self.open_conversations += 1
+            self._file_again(conversation, arrived_ms)
+        for member in members:
+            if member not in index:
+                index[member] = conversation
+                conversation.members.append(member)
+        return conversation
+
+    def _merge(self, account: Account, one: Conversation, other: Conversation) -> Conversation:
+        """Join two conversations for good; the smaller is poured into the larger."""
+        if len(one.members) < len(other.members):
+            one, other = other, one
+        for member in other.members:
+            account.index[member] = one
+        one.members += other.members
+        if other.birth.offset < one.birth.offset:
+            one.birth, other.birth = other.birth, one.birth
+        other.birth.open = False
+        one.last_ms = max(one.last_ms, other.last_ms)
+        one.truncated = one.truncated or other.truncated
+        one.evidence += other.evidence
+        one.kept += other.kept
+        one.properties += other.properties
+        one.properties_kept += other.properties_kept
+        one.ids += other.ids
+        one.recordings = _earliest(one.recordings, other.recordings)
+        one.suspects = _earliest(one.suspects, other.suspects)
+        if other.claims:
+            one.claims = (one.claims or []) + other.claims
+        if other.rooms:
+            one.rooms = (one.rooms or []) + other.rooms
+        other.open = False
+        other.members, other.evidence, other.properties, other.ids = [], b"", b"", b""
+        other.recordings = other.suspects = other.claims = other.rooms = None
+        self.open_conversations -= 1
+        self._merged.append(one)
+        return one
+
+    def _keep(
+        self, account: Account, conversation: Conversation, event: Event, offset: int, index: int, arrived_ms: int
+    ) -> bool:
+        """Keep what an event shows; whether any of it is new."""
+        new = False
+        occurred_ms = event.occurred_ms if event.occurred_ms is not None else arrived_ms
+        timed: list[AnyFact] = []
+        for fact in event.facts:
+            if isinstance(fact, CallFact | TaskFact):
+                encoded = _encode(fact)
+                if encoded not in conversation.properties:
+                    if conversation.properties_kept >= self.entries_max:
+                        self._truncate(conversation)
+                        continue
+                    conversation.properties += encoded
+                    conversation.properties_kept += 1
+                    new = True
+                    if isinstance(fact, TaskFact) and fact.conference is not None and conversation.kept < self.entries_max:
+                        timed.append(fact)  # It shows a Flex conference: worth its position.
+                continue
+            if isinstance(fact, RecordingFact):
+                self._see_recording(conversation, fact.recording, Seen(arrived_ms, offset, index))
+            elif conversation.kept >= self.entries_max:
+                self._truncate(conversation)
+                continue
+            timed.append(fact)
+        if not timed:
+            return new
+        if conversation.kept >= self.entries_max * RECORDINGS_KEPT_FACTOR:
+            self._truncate(conversation)
+            return new
+        kept = Kept(occurred_ms, offset, event.id, _TYPE_CODES.get(event.type, event.type), tuple(timed))
+        conversation.evidence += _encode(kept)
+        conversation.kept += 1
+        seen = Seen(arrived_ms, offset, index)
+        for fact in timed:
+            self._bind(account, conversation, fact, occurred_ms, seen)
+            conversation = account.index[event.members[0]]  # A binding may have poured it into another one.
+        return True
+
+    def _truncate(self, conversation: Conversation) -> None:
+        self.dropped_total += 1
+        if not conversation.truncated:
+            conversation.truncated = True
+            self.truncated_total += 1
+
+    def _see_recording(self, conversation: Conversation, recording: str, seen: Seen) -> None:
+        if conversation.recordings is None:
+            conversation.recordings = {}
+        if recording not in conversation.recordings:
+            conversation.recordings[recording] = seen
+            self.open_recordings += 1
+            self._graces.append((seen.arrived_ms + self.grace_ms, conversation.account, recording))
+
+    # ----------------------------------------------------------------- bindings by conference name
+
+    def _bind(self, account: Account, conversation: Conversation, fact: AnyFact, occurred_ms: int, seen: Seen) -> None:
+        """Join a call's TwiML with the conference it means, where only the conference's name connects the two.
+
+        A call that is seen in a conference needs no such thing: its own events connect it.
+        """
+        if isinstance(fact, ParticipantFact):
+            if conversation.claims:
+                self._release(account, conversation, fact.call)
+            if fact.name:
+                at_ms = occurred_ms if fact.at_ms is None else fact.at_ms
+                self._see_room(account, conversation, fact.name, fact.conference, at_ms, None)
+        elif isinstance(fact, ConferenceFact):
+            at_ms = occurred_ms if fact.at_ms is None else fact.at_ms
+            if fact.recording_on:
+                if conversation.suspects is None:
+                    conversation.suspects = {}
+                conversation.suspects.setdefault(fact.conference, seen)
+            if fact.name:
+                end_ms = at_ms if fact.phase == "end" else None
+                self._see_room(account, conversation, fact.name, fact.conference, at_ms, end_ms)
+        elif isinstance(fact, TwimlFact):
+            if not _entered(conversation, fact.call):
+                self._claim(account, conversation, fact.name, occurred_ms, fact.call)
+        elif (
+            isinstance(fact, RequestFact)
+            and fact.conference is None
+            and fact.name is not None
+            and fact.call is not None
+            and not _entered(conversation, fact.call)
+        ):
+            self._claim(account, conversation, fact.name, occurred_ms, fact.call)
+
+    def _see_room(
+        self, account: Account, conversation: Conversation, name: str, conference: str, first_ms: int, end_ms: int | None
+    ) -> None:
+        book = account.books.get(name)
+        if book is None:
+            book = account.books[name] = _Book()
+        if conference not in book.rooms:
+            conversation.rooms = [*(conversation.rooms or ()), (name, conference)]
+        if book.see(conference, first_ms, end_ms) and book.claims:
+            for at_ms, member in book.claims_near(conference):
+                self._join_by_name(account, book, at_ms, member)
+
+    def _claim(self, account: Account, conversation: Conversation, name: str, at_ms: int, member: str) -> None:
+        book = account.books.get(name)
+        if book is None:
+            book = account.books[name] = _Book()
+        claim = (at_ms, member)
+        place = bisect_left(book.claims, claim)
+        if place == len(book.claims) or book.claims[place] != claim:
+            book.claims.insert(place, claim)
+            conversation.claims = [*(conversation.claims or ()), (name, at_ms, member)]
+        self._join_by_name(account, book, at_ms, member)
+
+    def _release(self, account: Account, conversation: Conversation, call: str) -> None:
+        """A call seen in a conference binds nothing by name any more."""
+        left = []
+        for name, at_ms, member in conversation.claims or ():
+            if member == call:
+                if (book := account.books.get(name)) is not None:
+                    book.unclaim((at_ms, member))
+                    self._drop_if_empty(account, name)
+            else:
+                left.append((name, at_ms, member))
+        conversation.claims = left or None
+
+    def _join_by_name(self, account: Account, book: _Book, at_ms: int, member: str) -> None:
+        conference = book.meant(at_ms)
+        if conference is None:
+            return
+        one, other = account.index.get(member), account.index.get(conference)
+        if one is not None and other is not None and one is not other:
+            self._merge(account, one, other)
+
+
+_NEVER: Final = 1 << 62
+_NOWHERE: Final = Touched(None, False, ())
+
+
+def _holds(ids: bytes, digest: bytes) -> bool:
+    """Whether one of the eight-byte digests in ``ids`` is ``digest``; a match across a border is none."""
+    at = ids.find(digest)
+    while at >= 0 and at % 8:
+        at = ids.find(digest, at + 1)
+    return at >= 0
+
+
+def _earliest(one: dict[str, Seen] | None, other: dict[str, Seen] | None) -> dict[str, Seen] | None:
+    if not one or not other:
+        return one or other
+    merged = dict(one)
+    for key, seen in other.items():
+        mine = merged.get(key)
+        if mine is None or seen.before(mine):
+            merged[key] = seen
+    return merged
+
+
+def _entered(conversation: Conversation, call: str) -> bool:
+    """Whether any participant event of this call is known."""
+    return any(
+        isinstance(fact, ParticipantFact) and fact.call == call
+        for kept in conversation.read_evidence()
+        for fact in kept.facts
+    )
+
+
+
