@@ -32,6 +32,7 @@ help: ## Say what there is to do (this text).
 
 .PHONY: setup
 setup: $(STAMP) ## Build .venv with recording-monitor in it; at once when it is up to date.
+	@:
 
 $(STAMP): requirements.lock pyproject.toml monitor/__init__.py
 	@python=; for candidate in $(PYTHONS); do \
