@@ -1,0 +1,1160 @@
+"""The events topic, and the life of a partition: taken over, rebuilt, judged, committed, given up.
+
+One thread runs it all. The group's consumer reads only what is judged at once; whatever has to be read again (a
+replay, the verdicts published, the account settings) comes through a second consumer in slices between two batches, so
+that a partition that stays put does not wait for one that arrives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+import structlog
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_INVALID,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+from monitor.core.pipeline import Checkpoint, Publish, SetAside, SettingSeen, Told
+from monitor.core.verdict import Ledger
+from monitor.errors import OutOfReach, OutputUnavailable
+from monitor.inputs.checkpoint import (
+    Committed,
+    Resume,
+    StartAt,
+    encode_metadata,
+    fingerprint_of,
+    resume,
+)
+from monitor.inputs.reader import BEGINNING, Peek, Reader, logger, reader_properties, shared_properties
+
+log = structlog.get_logger(__name__)
+
+TICK_TYPE: Final = "dev.recording-monitor.tick"
+BY_HEADER: Final = "by"
+
+BATCH_MESSAGES_MAX: Final = 2000
+SLICE_MESSAGES_MAX: Final = 2000
+SLICE_S: Final = 0.025
+COMMIT_EVERY_S: Final = 1.0
+TICK_EVERY_S: Final = 10.0
+REPORT_EVERY_S: Final = 1.0
+IDLE_POLL_S: Final = 0.2
+BUSY_POLL_S: Final = 0.005
+FINISH_S: Final = 4.0
+LOOKUP_TIMEOUT_S: Final = 10.0
+RETRY_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+# A commit may be refused once because a rebalance was under way, and the partition still be ours when it is over.
+REFUSALS_MAX: Final = 2
+
+_REFUSED: Final = frozenset(
+    {
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.STALE_MEMBER_EPOCH,
+        KafkaError.FENCED_MEMBER_EPOCH,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError._ASSIGNMENT_LOST,
+    }
+)
+
+_FIXED: Final[dict[str, object]] = {
+    "auto.offset.reset": "error",
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "enable.partition.eof": True,
+}
+_REFUSED_BY_CONSUMER_PROTOCOL: Final = ("session.timeout.ms", "partition.assignment.strategy")
+
+
+def member_properties(client: Mapping[str, object], group_id: str) -> dict[str, object]:
+    """What librdkafka is told for the group's consumer; ``client`` (the address and what the user set) goes first.
+
+    Only what the promises rest on can't be set: there is one offset commit, ours, and no reset but by decision.
+    ``fetch.queue.backoff.ms``: the default 1000 caps catching up at 167 k/s instead of 1,000 k/s.
+    ``queued.max.messages.kbytes``: what is queued is judged before what comes, so the queue bounds a live message's
+    wait while another partition catches up (16 MiB: about 80 ms of judging).
+    """
+    defaults: dict[str, object] = {
+        "fetch.queue.backoff.ms": 2,
+        "queued.max.messages.kbytes": 16384,
+        "session.timeout.ms": 15000,
+        "partition.assignment.strategy": "cooperative-sticky",
+    }
+    if str(client.get("group.protocol")).lower() == "consumer":
+        for key in _REFUSED_BY_CONSUMER_PROTOCOL:
+            del defaults[key]
+    return {**defaults, **shared_properties(client, consumes=True), **_FIXED, "group.id": group_id}
+
+
+def hands_over_incrementally(properties: Mapping[str, object]) -> bool:
+    """Whether rebalances name what comes and goes (cooperative), or take everything and give it anew (eager)."""
+    if str(properties.get("group.protocol")).lower() == "consumer":
+        return True
+    return "cooperative" in str(properties.get("partition.assignment.strategy", ""))
+
+
+def render_tick(partition: int, *, by: str, sent_at: datetime) -> bytes:
+    """Our own event that moves log time in silence and proves the way through."""
+    at = sent_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return msgspec.json.encode(
+        {
+            "specversion": "1.0",
+            "type": TICK_TYPE,
+            "source": "recording-monitor",
+            "id": f"tick:{partition}:{by}:{at}",
+            "time": at,
+            "datacontenttype": "application/json",
+            "data": {"sent_at": at, "by": by},
+        }
+    )
+
+
+class Fold(Protocol):
+    """One partition's pipeline, as far as its owner needs it; `core/pipeline` has the real one."""
+
+    @property
+    def log_time_ms(self) -> int | None:
+        """Log time now; None before the first message."""
+
+    def prime(self, timestamp_ms: int) -> None:
+        """Take the Kafka timestamp of the message before the first one fed."""
+
+    def feed(
+        self,
+        offset: int,
+        timestamp_ms: int,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes]] | None = None,
+    ) -> Sequence[Told]:
+        """Fold one message and tell what it changes; raises only on a bug, or OutputUnavailable from the ledger."""
+
+    def open(self, ledger: Ledger) -> int:
+        """End the rebuild: from now on, what differs from ``ledger`` is told. Returns the first offset that tells."""
+
+    def checkpoint(self) -> Checkpoint:
+        """Where to go on and where to replay from, as of the last message fed."""
+
+    def change_settings(self, account_sid: str) -> None:
+        """The settings of this account are others than before; what follows is told with the next message."""
+
+
+class Outputs(Protocol):
+    """Where what a fold tells goes. ``done`` is called by ``poll`` with the offset there, or None: not delivered."""
+
+    @property
+    def outstanding(self) -> int:
+        """How many messages are on their way."""
+
+    def publish(
+        self, partition: int, told: Publish, *, by: str, log_time_ms: int, done: Callable[[int | None], None]
+    ) -> None:
+        """Write a verdict or a tombstone into ``partition`` of the verdict topic."""
+
+    def write_back(
+        self, partition: int, key: str, value: bytes | None, *, by: str, done: Callable[[int | None], None]
+    ) -> None:
+        """Write what holds for ``key`` over a lesser verdict."""
+
+    def set_aside(self, partition: int, offset: int, told: SetAside, *, done: Callable[[int | None], None]) -> None:
+        """Quarantine one entry."""
+
+    def quarantine(
+        self,
+        partition: int,
+        offset: int,
+        reason: str,
+        detail: str,
+        index: int | None,
+        data: bytes,
+        *,
+        done: Callable[[int | None], None],
+    ) -> None:
+        """Quarantine bytes; ``index`` None: a whole message."""
+
+    def setting(self, partition: int, offset: int, told: SettingSeen, *, done: Callable[[int | None], None]) -> None:
+        """Copy an account setting to its own topic."""
+
+    def tick(self, topic: str, partition: int, value: bytes, *, done: Callable[[int | None], None]) -> None:
+        """Write a tick into one partition of the events topic."""
+
+    def poll(self) -> None:
+        """Take in what was acknowledged."""
+
+
+class Watch(Protocol):
+    """Who is told how the reading goes: metrics, health, the log of verdicts. Called on the reading thread."""
+
+    def polled(self) -> None:
+        """The loop has turned."""
+
+    def folded(self, partition: int, fold: Fold, *, replayed: bool) -> None:
+        """A batch or a slice went into the fold: its counts may be taken."""
+
+    def published(self, partition: int, told: Publish, *, replay_left: bool) -> None:
+        """A verdict is safe on its topic. ``replay_left``: the rebuild left it to be told, so its age says nothing."""
+
+    def quarantined(self, partition: int, reason: str) -> None:
+        """Bytes are safe in quarantine."""
+
+    def committed(self, result: str) -> None:
+        """A commit ended: ``ok``, ``refused`` or ``failed``."""
+
+    def rebalanced(self, event: str, partitions: Sequence[int]) -> None:
+        """``assigned``, ``revoked`` or ``lost``."""
+
+    def owned(self, count: int) -> None:
+        """How many partitions this process has now."""
+
+    def position(self, partition: int, *, log_time_ms: int | None, lag: int | None, tick_ms: int | None) -> None:
+        """About once a second. ``tick_ms``: when the newest tick that came back was sent."""
+
+    def forgotten(self, partition: int) -> None:
+        """The partition is no longer ours: its gauges go."""
+
+    def taken_over(self, partition: int, resumed: Resume) -> None:
+        """How a partition is taken over: whether the commit was foreign, and what can't be seen again."""
+
+    def restored(self, partition: int, seconds: float) -> None:
+        """The gate of a partition opened, so long after it was assigned."""
+
+    def kafka_error(self, kind: str) -> None:
+        """The client reported an error; ``kind`` is its name in librdkafka, in lower case."""
+
+
+class Topics(msgspec.Struct, frozen=True, kw_only=True):
+    """The names of the topics the reading touches."""
+
+    events: str
+    verdicts: str
+    account_settings: str
+
+
+class Times(msgspec.Struct, frozen=True, kw_only=True):
+    """What a takeover has to know of the tuning."""
+
+    window_ms: int
+    age_max_ms: int
+    start_at: StartAt
+
+
+class _Stage(Enum):
+    WAITING = "waiting"  # for the next try
+    ASKING = "asking"  # for the checkpoint and the ends of the log
+    REBUILDING = "rebuilding"
+    LIVE = "live"
+
+
+class _Pending:
+    """Effects on their way, told apart by fences, so that a commit waits for those before it and no others."""
+
+    def __init__(self) -> None:
+        self._fence = 0
+        self._open: dict[int, int] = {}
+
+    def begin(self) -> int:
+        self._open[self._fence] = self._open.get(self._fence, 0) + 1
+        return self._fence
+
+    def end(self, fence: int) -> None:
+        self._open[fence] -= 1
+        if not self._open[fence]:
+            del self._open[fence]
+
+    def fence(self) -> int:
+        """Draw a line; what has begun until now is before it."""
+        drawn = self._fence
+        self._fence += 1
+        return drawn
+
+    def safe(self, fence: int) -> bool:
+        """Whether all before the line is acknowledged."""
+        return all(begun > fence for begun in self._open)
+
+    def __bool__(self) -> bool:
+        return bool(self._open)
+
+
+class _Held:
+    """One partition in our hands, from one takeover to its end. A new takeover is a new one of these."""
+
+    def __init__(self, partition: int, *, skip: frozenset[int], attempt: int, not_before: float) -> None:
+        self.partition = partition
+        self.skip = skip
+        self.attempt = attempt
+        self.not_before = not_before
+        self.by = uuid.uuid4().hex[:16]
+        self.began = time.monotonic()
+        self.stage = _Stage.WAITING
+        self.dropped = False
+        self.failed: str | None = None
+        self.asking: Future[Resume] | None = None
+        self.resumed: Resume | None = None
+        self.ledger: Ledger | None = None
+        self.fold: Fold | None = None
+        self.committed_offset = -1  # C of the takeover: from here on, messages are ours to answer for.
+        self.verdicts_read = False
+        self.replayed = False
+        self.write_back: dict[str, bytes] = {}
+        self.next_offset = 0
+        self.gate = 0
+        self.at_end = False
+        self.pending = _Pending()
+        self.candidate: tuple[int, Checkpoint] | None = None
+        self.sent: Checkpoint | None = None
+        self.safe_offset = -1  # The greatest offset known to be committed.
+        self.commit_after = 0.0
+        self.refusals = 0
+        self.tick_after = 0.0
+        self.ticks_out: list[tuple[int, int]] = []  # (offset, sent ms) of ticks acknowledged and not yet read back
+        self.tick_read_ms: int | None = None
+
+
+class _Replay:
+    """Feeds [R, C) into a fold with the gate shut."""
+
+    def __init__(self, member: Member, held: _Held, checkpoint: Checkpoint) -> None:
+        self._member = member
+        self._held = held
+        self._from = checkpoint.replay_from
+        self._end = checkpoint.offset
+
+    def message(self, message: Message) -> None:
+        held = self._held
+        offset = _offset(message)
+        if held.replayed or held.dropped:
+            return
+        assert held.fold is not None
+        if offset < self._from:
+            held.fold.prime(message.timestamp()[1])
+        elif offset < self._end:
+            self._member._fold(held, message)
+        if offset >= self._end - 1:
+            self._member._replayed(held)
+
+    def ended(self) -> None:
+        if not self._held.replayed and not self._held.dropped:
+            self._member._replayed(self._held)
+
+    def failed(self, error: KafkaError) -> None:
+        self._member._drop(self._held, f"replay: {error.name()}")
+
+
+class _Verdicts:
+    """Keeps the ledger of one partition in step with the verdict topic, to its end and onwards."""
+
+    def __init__(self, member: Member, held: _Held) -> None:
+        self._member = member
+        self._held = held
+        self._by = held.by.encode()
+
+    def message(self, message: Message) -> None:
+        held = self._held
+        if held.dropped:
+            return
+        if (BY_HEADER, self._by) in (_headers(message) or ()):
+            return  # Our own; the acknowledgement has placed it.
+        text = _key(message)
+        if text is None:
+            return
+        assert held.ledger is not None
+        try:
+            back = held.ledger.read(text, message.value(), _offset(message))
+        except OutputUnavailable as error:
+            self._member._drop(held, str(error))
+            return
+        if back is None:
+            held.write_back.pop(text, None)
+        else:
+            held.write_back[text] = back
+            if held.stage is _Stage.LIVE:
+                self._member._write_back(held)
+
+    def ended(self) -> None:
+        self._held.verdicts_read = True
+
+    def failed(self, error: KafkaError) -> None:
+        self._member._drop(self._held, f"verdicts: {error.name()}")
+
+
+class _Settings:
+    """Follows one partition of the account settings."""
+
+    def __init__(self, member: Member, partition: int) -> None:
+        self._member = member
+        self._partition = partition
+
+    def message(self, message: Message) -> None:
+        key = _key(message)
+        if key is not None:
+            self._member._setting(key, message.value())
+
+    def ended(self) -> None:
+        self._member._settings_ended(self._partition)
+
+    def failed(self, error: KafkaError) -> None:
+        self._member._settings_failed(error)
+
+
+class _Log:
+    """The `checkpoint.Log` of one partition, asked of the broker. Used on the asking thread."""
+
+    def __init__(self, consumer: Consumer, peek: Peek, topic: str, partition: int) -> None:
+        self._consumer = consumer
+        self._peek = peek
+        self._where = (topic, partition)
+        self.low, self.high = consumer.get_watermark_offsets(TopicPartition(topic, partition), LOOKUP_TIMEOUT_S)
+
+    def first_at(self, timestamp_ms: int) -> int | None:
+        asked = TopicPartition(*self._where, max(0, timestamp_ms))
+        try:
+            [found] = self._consumer.offsets_for_times([asked], LOOKUP_TIMEOUT_S)
+        except KafkaException as failure:
+            error = failure.args[0]
+            if error.code() in (KafkaError._TIMED_OUT, KafkaError._TRANSPORT):
+                raise OutOfReach(f"offsets by time: {error.name()}") from failure
+            return None  # A broker that can't be asked so (the embedded one), and never will.
+        if found.error is not None:
+            return None
+        return found.offset if found.offset >= 0 else self.high
+
+    def stamp(self, offset: int) -> int | None:
+        message = self._peek.at_or_after(*self._where, offset)
+        return message.timestamp()[1] if message is not None else None
+
+
+class Member:
+    """A member of the consumer group, and the owner of the partitions it is given.
+
+    ``run`` is the thread's whole life; ``stop`` may be called from any thread or signal handler.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: Mapping[str, object],
+        group_id: str,
+        topics: Topics,
+        times: Times,
+        topic_id: Callable[[], str],
+        build: Callable[[int, Checkpoint, frozenset[int]], Fold],
+        ledger: Callable[[Callable[[int], bytes]], Ledger],
+        take_setting: Callable[[str, bytes | None], Iterable[str]],
+        outputs: Outputs,
+        watch: Watch,
+        between_batches: Callable[[bool], None],
+        tick_every_s: float = TICK_EVERY_S,
+        commit_every_s: float = COMMIT_EVERY_S,
+    ) -> None:
+        """``client``: librdkafka properties, with the address. ``topic_id``: what names the events topic for good (its
+        name where the broker can't tell); it may raise OutOfReach. ``build`` makes the fold of a partition,
+        ``ledger`` its ledger, given what reads one of the partition's verdicts back.
+        ``take_setting`` takes one message of the account settings and returns the accounts it concerns.
+        ``between_batches`` is called once a turn, with whether nothing was to be done.
+        """
+        properties = member_properties(client, group_id)
+        self._incremental = hands_over_incrementally(properties)
+        self._topics = topics
+        self._times = times
+        self._topic_id = topic_id
+        self._build = build
+        self._ledger = ledger
+        self._take_setting = take_setting
+        self._outputs = outputs
+        self._watch = watch
+        self._between_batches = between_batches
+        self._tick_every_s = tick_every_s
+        self._commit_every_s = commit_every_s
+        self._name = f"{platform.node() or 'monitor'}/{os.getpid()}"
+        self._stopping = threading.Event()
+        self._held: dict[int, _Held] = {}
+        self._joined = False
+        self._fingerprint: str | None = None
+        self._settings_left: set[int] | None = None
+        self._settings_asking: Future[list[int]] | None = None
+        self._settings_after = 0.0
+        self._report_after = 0.0
+        self._said: dict[str, float] = {}
+        self._consumer = Consumer(
+            {**properties, "error_cb": self._client_error, "on_commit": self._commit_ended}, logger=logger
+        )
+        reading = reader_properties(client, group_id)
+        self._reader = Reader(reading, on_error=self._client_error)
+        self._peek = Peek(reading)
+        self._askers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kafka-questions")
+
+    # What others may ask, from any thread.
+
+    def stop(self) -> None:
+        """End ``run`` soon: the batch at hand is finished, its effects are awaited, and the position is committed."""
+        self._stopping.set()
+
+    def missing(self) -> list[str]:
+        """What is not there yet before the assignment, possibly empty, is restored; empty: ready."""
+        missing = []
+        if not self._joined:
+            missing.append("no assignment from the consumer group yet")
+        if self._settings_left is None or self._settings_left:
+            missing.append("account settings not read to their end yet")
+        restoring = sorted(p for p, held in list(self._held.items()) if held.stage is not _Stage.LIVE)
+        if restoring:
+            missing.append(f"partitions not restored yet: {', '.join(map(str, restoring))}")
+        return missing
+
+    # The loop.
+
+    def run(self) -> None:
+        """Read, judge, publish and commit until ``stop``. Raises KafkaException on what the client can't survive."""
+        self._consumer.subscribe(
+            [self._topics.events], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+        )
+        busy = False
+        try:
+            while not self._stopping.is_set():
+                busy = self._turn(busy=busy)
+        finally:
+            self._end()
+
+    def _turn(self, *, busy: bool) -> bool:
+        first = self._consumer.poll(self._patience(busy=busy))
+        self._watch.polled()
+        if first is not None:
+            self._take([first, *self._consumer.consume(BATCH_MESSAGES_MAX - 1, 0)])
+        more = self._reader.read(SLICE_MESSAGES_MAX, SLICE_S)
+        for held in self._held.values():
+            if held.stage is _Stage.REBUILDING and held.fold is not None:
+                self._watch.folded(held.partition, held.fold, replayed=True)
+        self._outputs.poll()
+        self._follow_settings()
+        for held in list(self._held.values()):
+            self._advance(held)
+        self._commit()
+        self._report()
+        self._between_batches(first is None and not more)
+        return more
+
+    def _patience(self, *, busy: bool) -> float:
+        """How long the loop may wait for a live message. An acknowledgement or a rebuild must not wait for one."""
+        if busy:
+            return 0.0
+        if self._outputs.outstanding or any(h.stage is not _Stage.LIVE for h in self._held.values()):
+            return BUSY_POLL_S
+        return IDLE_POLL_S
+
+    def _take(self, batch: list[Message]) -> None:
+        fed: set[int] = set()
+        for message in batch:
+            partition = message.partition()
+            error = message.error()
+            if error is not None:
+                self._read_error(partition, error)
+                continue
+            held = self._held.get(partition) if partition is not None else None
+            # Others were fetched before a pause or a seek, and come again when it is their turn.
+            if held is not None and held.stage is _Stage.LIVE and _offset(message) >= held.next_offset:
+                held.at_end = False
+                self._fold(held, message)
+                fed.add(held.partition)
+        for partition in fed:
+            held = self._held.get(partition)
+            if held is not None and held.fold is not None:
+                self._watch.folded(partition, held.fold, replayed=False)
+
+    def _fold(self, held: _Held, message: Message) -> None:
+        """Feed one message, live or replayed, and send what it tells."""
+        fold = held.fold
+        assert fold is not None
+        offset = _offset(message)
+        try:
+            told = fold.feed(offset, message.timestamp()[1], message.value(), _headers(message))
+            for each in told:
+                self._emit(held, offset, each, fold.log_time_ms)
+            if offset in held.skip and offset >= held.committed_offset:
+                self._quarantine(held, message)
+        except OutputUnavailable as error:
+            self._drop(held, str(error))
+            return
+        except Exception as error:
+            self._raised(held, offset, error)
+            return
+        held.next_offset = offset + 1
+
+    def _raised(self, held: _Held, offset: int, error: Exception) -> None:
+        """The core raised: a bug of ours. The message is left out, and the state, which may be broken, is rebuilt."""
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        # The error's own text may quote the message, and with it numbers and names: its type and place must do.
+        log.error(
+            "core_raised",
+            position=f"{held.partition}:{offset}",
+            error=type(error).__name__,
+            where=f"{Path(where.filename).name}:{where.lineno}",
+            below_checkpoint=offset < held.committed_offset,
+        )
+        self._drop(held, "core_raised", skip=held.skip | {offset}, at_once=True)
+
+    def _emit(self, held: _Held, offset: int, told: Told, log_time_ms: int | None) -> None:
+        fence = held.pending.begin()
+        outputs, partition = self._outputs, held.partition
+
+        def done(place: int | None) -> None:
+            held.pending.end(fence)
+            if place is None:
+                held.failed = held.failed or "not_delivered"
+            elif isinstance(told, Publish):
+                if held.ledger is not None and told.verdict is not None:
+                    held.ledger.placed(told.key, told.verdict.at, place)
+                self._watch.published(partition, told, replay_left=offset <= held.gate)
+            elif isinstance(told, SetAside):
+                self._watch.quarantined(partition, told.reason)
+
+        try:
+            if isinstance(told, Publish):
+                outputs.publish(partition, told, by=held.by, log_time_ms=log_time_ms or 0, done=done)
+            elif isinstance(told, SetAside):
+                outputs.set_aside(partition, offset, told, done=done)
+            else:
+                outputs.setting(partition, offset, told, done=done)
+        except OutputUnavailable:
+            held.pending.end(fence)
+            raise
+
+    def _quarantine(self, held: _Held, message: Message) -> None:
+        """A message the core cannot fold, as a whole."""
+        fence = held.pending.begin()
+
+        def done(place: int | None) -> None:
+            held.pending.end(fence)
+            if place is None:
+                held.failed = held.failed or "not_delivered"
+            else:
+                self._watch.quarantined(held.partition, "core-error")
+
+        value = message.value() or b""
+        try:
+            self._outputs.quarantine(held.partition, _offset(message), "core-error", "", None, value, done=done)
+        except OutputUnavailable:
+            held.pending.end(fence)
+            raise
+
+    def _write_back(self, held: _Held) -> None:
+        """Put what holds over what a former owner wrote late."""
+        ledger = held.ledger
+        assert ledger is not None
+        for key, value in held.write_back.items():
+            fence = held.pending.begin()
+
+            def done(place: int | None, fence: int = fence) -> None:
+                held.pending.end(fence)
+                if place is None:
+                    held.failed = held.failed or "not_delivered"
+
+            try:
+                self._outputs.write_back(held.partition, key, value, by=held.by, done=done)
+            except OutputUnavailable as error:
+                held.pending.end(fence)
+                self._drop(held, str(error))
+                return
+        if held.write_back:
+            log.info("verdicts_written_back", partition=held.partition, verdicts=len(held.write_back))
+        held.write_back.clear()
+
+    # The life of a partition.
+
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """New partitions are paused where they stand; each is read from C once it is rebuilt."""
+        self._joined = True
+        where = [TopicPartition(tp.topic, tp.partition, OFFSET_BEGINNING) for tp in partitions]
+        if self._incremental:
+            consumer.incremental_assign(where)
+        else:
+            consumer.assign(where)
+        if where:
+            consumer.pause(where)
+        for tp in partitions:
+            self._held[tp.partition] = _Held(tp.partition, skip=frozenset(), attempt=0, not_before=0.0)
+        numbers = sorted(tp.partition for tp in partitions)
+        log.info("partitions_assigned", partitions=numbers)
+        self._watch.rebalanced("assigned", numbers)
+        self._watch.owned(len(self._held))
+
+    def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Finish what was begun and commit it, while the partitions are still ours."""
+        self._finish([tp.partition for tp in partitions], self._commit_and_wait)
+        self._gone("revoked", partitions)
+        if self._incremental:
+            consumer.incremental_unassign(partitions)
+        else:
+            consumer.unassign()
+
+    def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Somebody else has them already: nothing may be committed.
+
+        What of ours is still on its way, the new owner's ledger will weigh.
+        """
+        self._gone("lost", partitions)
+        if self._incremental:
+            consumer.incremental_unassign(partitions)
+        else:
+            consumer.unassign()
+
+    def _gone(self, event: str, partitions: list[TopicPartition]) -> None:
+        numbers = sorted(tp.partition for tp in partitions)
+        for number in numbers:
+            held = self._held.pop(number, None)
+            if held is not None:
+                self._abandon(held)
+                self._watch.forgotten(number)
+        log.info("partitions_gone", how=event, partitions=numbers)
+        self._watch.rebalanced(event, numbers)
+        self._watch.owned(len(self._held))
+
+    def _abandon(self, held: _Held) -> None:
+        held.dropped = True
+        self._reader.leave(self._topics.events, held.partition)
+        self._reader.leave(self._topics.verdicts, held.partition)
+
+    def _drop(self, held: _Held, why: str, *, skip: frozenset[int] | None = None, at_once: bool = False) -> None:
+        """Forget the state of a partition that is still ours, and take it over anew."""
+        if held.dropped or self._held.get(held.partition) is not held:
+            return
+        self._abandon(held)
+        delay = 0.0 if at_once else RETRY_S[min(held.attempt, len(RETRY_S) - 1)]
+        log.warning("partition_state_dropped", partition=held.partition, why=why, again_in_s=delay)
+        self._held[held.partition] = _Held(
+            held.partition,
+            skip=held.skip if skip is None else skip,
+            attempt=held.attempt if at_once else held.attempt + 1,
+            not_before=time.monotonic() + delay,
+        )
+        with contextlib.suppress(KafkaException):
+            self._consumer.pause([TopicPartition(self._topics.events, held.partition)])
+
+    def _advance(self, held: _Held) -> None:
+        """Do what is next in the life of a partition, if it is time."""
+        if held.failed is not None and not held.dropped:
+            self._drop(held, held.failed)
+        elif held.stage is _Stage.WAITING:
+            if time.monotonic() >= held.not_before and not self._stopping.is_set():
+                held.asking = self._askers.submit(self._ask, held.partition)
+                held.stage = _Stage.ASKING
+        elif held.stage is _Stage.ASKING:
+            assert held.asking is not None
+            if held.asking.done():
+                self._asked(held, held.asking)
+        elif held.stage is _Stage.REBUILDING:
+            self._rebuild(held)
+        elif time.monotonic() >= held.tick_after:
+            self._tick(held)
+
+    def _ask(self, partition: int) -> Resume:
+        """Find out how to take over a partition; on the asking thread, because each question is a round trip."""
+        events = self._topics.events
+        if self._fingerprint is None:
+            self._fingerprint = self._ask_fingerprint()
+        [found] = self._consumer.committed([TopicPartition(events, partition)], LOOKUP_TIMEOUT_S)
+        if found.error is not None:
+            raise KafkaException(found.error)
+        committed = None
+        if found.offset != OFFSET_INVALID and found.offset >= 0:
+            committed = Committed(found.offset, found.metadata)
+        return resume(
+            committed,
+            _Log(self._consumer, self._peek, events, partition),
+            fingerprint=self._fingerprint,
+            start_at=self._times.start_at,
+            window_ms=self._times.window_ms,
+            age_max_ms=self._times.age_max_ms,
+            now_ms=_now_ms(),
+        )
+
+    def _ask_fingerprint(self) -> str:
+        metadata = self._consumer.list_topics(self._topics.events, LOOKUP_TIMEOUT_S)
+        topic = metadata.topics[self._topics.events]
+        if topic.error is not None:
+            raise KafkaException(topic.error)
+        return fingerprint_of(metadata.cluster_id, self._topic_id(), len(topic.partitions))
+
+    def _asked(self, held: _Held, asking: Future[Resume]) -> None:
+        try:
+            resumed = asking.result()
+        except (KafkaException, OutOfReach) as error:
+            self._drop(held, _kind(error))
+            return
+        held.resumed = resumed
+        held.stage = _Stage.REBUILDING
+        self._watch.taken_over(held.partition, resumed)
+        _say_takeover(held.partition, resumed)
+        verdicts = self._topics.verdicts
+        held.ledger = self._ledger(lambda place: self._fetch_verdict(held.partition, place))
+        self._reader.follow(verdicts, held.partition, BEGINNING, _Verdicts(self, held))
+
+    def _fetch_verdict(self, partition: int, place: int) -> bytes:
+        try:
+            message = self._peek.at_or_after(self._topics.verdicts, partition, place)
+        except OutOfReach as error:
+            raise OutputUnavailable(str(error)) from error
+        value = message.value() if message is not None and message.offset() == place else None
+        if value is None:
+            # Compacted away since: then the ledger has been told of what replaced it, or will be in a moment.
+            raise OutputUnavailable(f"the verdict at {partition}:{place} is no longer there")
+        return value
+
+    def _rebuild(self, held: _Held) -> None:
+        resumed, ledger = held.resumed, held.ledger
+        assert resumed is not None
+        assert ledger is not None
+        if held.fold is None:
+            if resumed.raise_generation and not held.verdicts_read:
+                return  # The generation to begin in is not known before.
+            self._begin_replay(held, resumed.in_generation(ledger.greatest_generation()))
+        if held.replayed and held.verdicts_read and self._settings_left is not None and not self._settings_left:
+            self._open(held, ledger)
+
+    def _begin_replay(self, held: _Held, checkpoint: Checkpoint) -> None:
+        held.committed_offset = held.next_offset = checkpoint.offset
+        held.fold = self._build(held.partition, checkpoint, held.skip)
+        # One message earlier: what the first one's timestamp is held against.
+        start = max(checkpoint.replay_from - 1, 0)
+        if start >= checkpoint.offset:
+            held.replayed = True
+            return
+        self._reader.follow(self._topics.events, held.partition, start, _Replay(self, held, checkpoint))
+
+    def _replayed(self, held: _Held) -> None:
+        held.replayed = True
+        held.next_offset = held.committed_offset
+        self._reader.leave(self._topics.events, held.partition)
+
+    def _open(self, held: _Held, ledger: Ledger) -> None:
+        fold = held.fold
+        assert fold is not None
+        at = TopicPartition(self._topics.events, held.partition, held.committed_offset)
+        try:
+            self._consumer.seek(at)
+            held.gate = fold.open(ledger)
+            self._consumer.resume([at])
+        except KafkaException as failure:
+            # Straight after an assignment the client may not be there yet.
+            self._say_sometimes("seek_refused", partition=held.partition, kind=_kind(failure))
+            return
+        except OutputUnavailable as error:
+            self._drop(held, str(error))
+            return
+        held.stage = _Stage.LIVE
+        held.attempt = 0
+        held.commit_after = time.monotonic() + self._commit_every_s
+        self._write_back(held)
+        self._tick(held)
+        seconds = time.monotonic() - held.began
+        log.info("partition_restored", partition=held.partition, seconds=round(seconds, 3), gate=held.gate)
+        self._watch.restored(held.partition, seconds)
+
+    def _tick(self, held: _Held) -> None:
+        held.tick_after = time.monotonic() + self._tick_every_s
+        now = datetime.now(UTC)
+        sent_ms = int(now.timestamp() * 1000)
+
+        def done(place: int | None) -> None:
+            if place is not None:
+                held.ticks_out.append((place, sent_ms))
+
+        try:
+            value = render_tick(held.partition, by=self._name, sent_at=now)
+            self._outputs.tick(self._topics.events, held.partition, value, done=done)
+        except OutputUnavailable as error:
+            self._say_sometimes("tick_not_sent", partition=held.partition, why=str(error))
+
+    # Commits.
+
+    def _commit(self) -> None:
+        now = time.monotonic()
+        for held in self._held.values():
+            if held.stage is not _Stage.LIVE or held.fold is None or held.sent is not None:
+                continue
+            if held.candidate is None:
+                if now < held.commit_after or held.next_offset <= held.safe_offset:
+                    continue
+                # All of it as of now, after the last batch; it waits only for the effects of what is behind it.
+                held.candidate = (held.pending.fence(), held.fold.checkpoint())
+            fence, checkpoint = held.candidate
+            if held.pending.safe(fence):
+                held.candidate = None
+                held.commit_after = now + self._commit_every_s
+                self._send_commit(held, checkpoint)
+
+    def _send_commit(self, held: _Held, checkpoint: Checkpoint) -> None:
+        held.sent = checkpoint
+        try:
+            self._consumer.commit(offsets=[self._offset_of(held, checkpoint)], asynchronous=True)
+        except KafkaException as failure:
+            self._commit_result(held, failure.args[0])
+
+    def _offset_of(self, held: _Held, checkpoint: Checkpoint) -> TopicPartition:
+        assert self._fingerprint is not None
+        metadata = encode_metadata(checkpoint, self._fingerprint)
+        return TopicPartition(self._topics.events, held.partition, checkpoint.offset, metadata)
+
+    def _commit_ended(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        for tp in partitions:
+            held = self._held.get(tp.partition)
+            if held is not None and held.sent is not None and held.sent.offset == tp.offset:
+                self._commit_result(held, tp.error or error)
+
+    def _commit_result(self, held: _Held, error: KafkaError | None) -> None:
+        checkpoint, held.sent = held.sent, None
+        assert checkpoint is not None
+        if error is None:
+            held.safe_offset = checkpoint.offset
+            held.refusals = 0
+            self._watch.committed("ok")
+            return
+        refused = error.code() in _REFUSED
+        self._watch.committed("refused" if refused else "failed")
+        self._say_sometimes("commit_not_taken", partition=held.partition, kind=error.name())
+        if refused:
+            held.refusals += 1
+            if held.refusals >= REFUSALS_MAX:
+                self._drop(held, f"commit refused: {error.name()}")
+
+    def _commit_and_wait(self, offsets: list[TopicPartition]) -> None:
+        self._consumer.commit(offsets=offsets, asynchronous=False)
+
+    def _finish(self, numbers: list[int], commit: Callable[[list[TopicPartition]], None]) -> None:
+        """Await the effects of some partitions, at most so long, and commit what is safe with them."""
+        live = [h for n in numbers if (h := self._held.get(n)) is not None and h.stage is _Stage.LIVE]
+        until = time.monotonic() + FINISH_S
+        try:
+            while any(h.pending for h in live) and time.monotonic() < until:
+                self._outputs.poll()
+                time.sleep(0.001)
+        except OutputUnavailable as error:
+            log.warning("effects_not_acknowledged", why=str(error))
+        offsets = []
+        for held in live:
+            if held.pending or held.failed or held.fold is None:
+                log.warning("partition_left_uncommitted", partition=held.partition)
+            elif held.next_offset > held.safe_offset:
+                offsets.append(self._offset_of(held, held.fold.checkpoint()))
+        if not offsets:
+            return
+        try:
+            commit(offsets)
+            self._watch.committed("ok")
+        except (KafkaException, OutOfReach) as error:
+            # Normal for a process that has lost them: whoever has them now begins at the commit before.
+            self._watch.committed("refused")
+            log.info("last_commit_not_taken", kind=_kind(error))
+
+    # Account settings.
+
+    def _follow_settings(self) -> None:
+        if self._settings_left is not None:
+            return
+        topic = self._topics.account_settings
+        if self._settings_asking is None:
+            if time.monotonic() >= self._settings_after:
+                self._settings_asking = self._askers.submit(self._partitions_of, topic)
+            return
+        if not self._settings_asking.done():
+            return
+        asking, self._settings_asking = self._settings_asking, None
+        try:
+            numbers = asking.result()
+        except (KafkaException, OutOfReach) as error:
+            self._settings_after = time.monotonic() + 1.0
+            self._say_sometimes("account_settings_not_readable", topic=topic, kind=_kind(error))
+            return
+        self._settings_left = set(numbers)
+        for number in numbers:
+            self._reader.follow(topic, number, BEGINNING, _Settings(self, number))
+
+    def _partitions_of(self, topic: str) -> list[int]:
+        found = self._consumer.list_topics(topic, LOOKUP_TIMEOUT_S).topics[topic]
+        if found.error is not None:
+            raise KafkaException(found.error)
+        if not found.partitions:
+            raise OutOfReach(f"{topic} has no partitions yet")
+        return sorted(found.partitions)
+
+    def _setting(self, key: str, value: bytes | None) -> None:
+        for account in self._take_setting(key, value):
+            for held in self._held.values():
+                if held.fold is not None:
+                    held.fold.change_settings(account)
+
+    def _settings_ended(self, partition: int) -> None:
+        if self._settings_left is not None:
+            self._settings_left.discard(partition)
+
+    def _settings_failed(self, error: KafkaError) -> None:
+        self._say_sometimes("account_settings_not_readable", kind=error.name())
+        self._settings_left = None
+        self._settings_after = time.monotonic() + 1.0
+
+    # Saying how it goes.
+
+    def _read_error(self, partition: int | None, error: KafkaError) -> None:
+        code = error.code()
+        held = self._held.get(partition) if partition is not None else None
+        if code == KafkaError._PARTITION_EOF:
+            if held is not None:
+                held.at_end = True
+            return
+        if error.fatal() or code == KafkaError._FATAL:
+            raise KafkaException(error)
+        self._client_error(error)
+        if (
+            held is not None
+            and held.stage is _Stage.LIVE
+            and code
+            in (
+                KafkaError._AUTO_OFFSET_RESET,
+                KafkaError.OFFSET_OUT_OF_RANGE,
+            )
+        ):
+            # Retention has passed us by, or the topic was made anew: the takeover finds out which.
+            self._drop(held, error.name(), at_once=True)
+
+    def _client_error(self, error: KafkaError) -> None:
+        """From any of our clients, on this thread: the broker is away, refuses us, or misses a topic.
+
+        It is tried again for as long as it takes.
+        """
+        self._watch.kafka_error(error.name().lower().lstrip("_"))
+        self._say_sometimes("kafka_trouble", kind=error.name())
+
+    def _say_sometimes(self, event: str, **said: Any) -> None:
+        """A line a minute of each kind: trouble repeats itself a hundred times a second."""
+        key = f"{event}:{said.get('kind')}:{said.get('partition')}"
+        now = time.monotonic()
+        if now - self._said.get(key, -60.0) >= 60.0:
+            if len(self._said) > 1000:
+                self._said.clear()
+            self._said[key] = now
+            log.warning(event, **said)
+
+    def _report(self) -> None:
+        now = time.monotonic()
+        if now < self._report_after:
+            return
+        self._report_after = now + REPORT_EVERY_S
+        for held in self._held.values():
+            if held.stage is not _Stage.LIVE or held.fold is None:
+                continue
+            while held.ticks_out and held.ticks_out[0][0] < held.next_offset:
+                held.tick_read_ms = held.ticks_out.pop(0)[1]
+            self._watch.position(
+                held.partition, log_time_ms=held.fold.log_time_ms, lag=self._lag(held), tick_ms=held.tick_read_ms
+            )
+
+    def _lag(self, held: _Held) -> int | None:
+        """Messages not judged yet; 0 only where the broker said that this is the end."""
+        if held.at_end:
+            return 0
+        try:
+            bounds = self._consumer.get_watermark_offsets(
+                TopicPartition(self._topics.events, held.partition), cached=True
+            )
+        except KafkaException:
+            return None
+        return max(1, bounds[1] - held.next_offset) if bounds[1] >= 0 else None
+
+    def _end(self) -> None:
+        """Finish, commit and leave the group; bounded in time, for the broker may be away."""
+        self._finish(list(self._held), self._commit_or_give_up)
+        for held in self._held.values():
+            self._abandon(held)
+        self._held.clear()
+        self._askers.shutdown(wait=False, cancel_futures=True)
+        self._consumer.close()
+        self._reader.close()
+        self._peek.close()
+
+    def _commit_or_give_up(self, offsets: list[TopicPartition]) -> None:
+        """Commit at the very end. The client waits for a broker that is away as long as it takes; we do not."""
+        outcome: Future[None] = Future()
+
+        def commit() -> None:
+            try:
+                self._commit_and_wait(offsets)
+                outcome.set_result(None)
+            except BaseException as error:
+                outcome.set_exception(error)
+
+        threading.Thread(target=commit, daemon=True, name="kafka-last-commit").start()
+        try:
+            outcome.result(FINISH_S / 2)
+        except TimeoutError:
+            raise OutOfReach("the last commit was not answered") from None
+
+
+def _say_takeover(partition: int, resumed: Resume) -> None:
+    checkpoint = resumed.checkpoint
+    said = {"partition": partition, "offset": checkpoint.offset, "replay_from": checkpoint.replay_from}
+    if resumed.foreign is not None:
+        log.warning("foreign_checkpoint_found", why=resumed.foreign, **said)
+    elif resumed.fresh:
+        log.info("partition_begun", **said)
+    else:
+        log.info("partition_taken_over", **said)
+    if resumed.blind is not None:
+        blind = resumed.blind
+        log.error(
+            "blind_interval_found",
+            partition=partition,
+            first=blind.first,
+            end=blind.end,
+            unjudged=blind.unjudged,
+            since_ms=blind.since_ms,
+            until_ms=blind.until_ms,
+        )
+
+
+def _offset(message: Message) -> int:
+    offset = message.offset()
+    assert offset is not None
+    return offset
+
+
+def _key(message: Message) -> str | None:
+    key = message.key()
+    return key.decode(errors="replace") if isinstance(key, bytes) else key
+
+
+def _headers(message: Message) -> list[tuple[str, bytes]] | None:
+    """The headers that say something; the client gives None where there are none at all."""
+    headers = message.headers()
+    if not headers:
+        return None
+    pairs = headers.items() if isinstance(headers, dict) else headers
+    return [(name, value) for name, value in pairs if isinstance(value, bytes)]
+
+
+def _kind(error: KafkaException | OutOfReach) -> str:
+    first = error.args[0] if error.args else error
+    return first.name() if isinstance(first, KafkaError) else str(first)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+__all__ = ["Fold", "Member", "Outputs", "Times", "Topics", "Watch", "render_tick"]

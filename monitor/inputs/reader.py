@@ -1,0 +1,221 @@
+"""Reading partitions by assignment, without a group: replays, the verdict topic, the account settings.
+
+It is a consumer apart from the group's, so that a long replay never stands in the queue before a live message.
+An end is the broker's PARTITION_EOF, never an offset compared.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from monitor.errors import OutOfReach
+
+BEGINNING: Final[int] = OFFSET_BEGINNING
+
+# Properties that make a member of a group; a reader is none, and producers warn about them.
+_MEMBERSHIP: Final = frozenset(
+    {
+        "group.instance.id",
+        "group.protocol",
+        "group.protocol.type",
+        "group.remote.assignor",
+        "heartbeat.interval.ms",
+        "max.poll.interval.ms",
+        "partition.assignment.strategy",
+        "session.timeout.ms",
+    }
+)
+_CONSUMING: Final = frozenset(
+    {
+        "auto.commit.interval.ms",
+        "auto.offset.reset",
+        "check.crcs",
+        "coordinator.query.interval.ms",
+        "enable.auto.commit",
+        "enable.auto.offset.store",
+        "enable.partition.eof",
+        "fetch.error.backoff.ms",
+        "fetch.max.bytes",
+        "fetch.message.max.bytes",
+        "fetch.min.bytes",
+        "fetch.queue.backoff.ms",
+        "fetch.wait.max.ms",
+        "isolation.level",
+        "max.partition.fetch.bytes",
+        "queued.max.messages.kbytes",
+        "queued.min.messages",
+    }
+)
+_PRODUCING: Final = frozenset(
+    {
+        "acks",
+        "batch.num.messages",
+        "batch.size",
+        "compression.codec",
+        "compression.level",
+        "compression.type",
+        "delivery.timeout.ms",
+        "enable.gapless.guarantee",
+        "enable.idempotence",
+        "linger.ms",
+        "message.send.max.retries",
+        "message.timeout.ms",
+        "partitioner",
+        "queue.buffering.max.kbytes",
+        "queue.buffering.max.messages",
+        "queue.buffering.max.ms",
+        "request.required.acks",
+        "request.timeout.ms",
+        "retries",
+        "sticky.partitioning.linger.ms",
+        "transaction.timeout.ms",
+        "transactional.id",
+    }
+)
+
+logger: Final = logging.getLogger("librdkafka")
+
+
+def shared_properties(client: Mapping[str, object], *, consumes: bool) -> dict[str, object]:
+    """Of the settings' ``kafka.client``, what a consumer (or else a producer) understands.
+
+    One map serves all our clients; librdkafka warns of each property that is not for the kind of client at hand.
+    """
+    foreign = _PRODUCING if consumes else _CONSUMING | _MEMBERSHIP
+    return {key: value for key, value in client.items() if key not in foreign}
+
+
+def reader_properties(client: Mapping[str, object], group_id: str) -> dict[str, object]:
+    """What librdkafka is told for a consumer that only ever assigns.
+
+    It carries the group's id because the client demands one and the group's ACL covers it, and never joins or commits.
+    """
+    given = {k: v for k, v in shared_properties(client, consumes=True).items() if k not in _MEMBERSHIP}
+    return {
+        "fetch.queue.backoff.ms": 2,
+        "queued.max.messages.kbytes": 16384,
+        **given,
+        "group.id": group_id,
+        "auto.offset.reset": "error",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "enable.partition.eof": True,
+    }
+
+
+class Follower(Protocol):
+    """Who is told what stands in one partition."""
+
+    def message(self, message: Message) -> None:
+        """One message, in order."""
+
+    def ended(self) -> None:
+        """Everything up to the end has been told; comes again after each time the end was left behind."""
+
+    def failed(self, error: KafkaError) -> None:
+        """The partition cannot be read from where we stand (its offset is gone, the topic is not there)."""
+
+
+class Reader:
+    """Follows any number of partitions on the caller's thread; of each, one follower is told."""
+
+    def __init__(self, properties: Mapping[str, object], *, on_error: Callable[[KafkaError], None]) -> None:
+        self._consumer = Consumer({**properties, "error_cb": on_error}, logger=logger)
+        self._followers: dict[tuple[str, int], Follower] = {}
+
+    def follow(self, topic: str, partition: int, offset: int, follower: Follower) -> None:
+        """Begin at ``offset`` (or ``BEGINNING``); one already followed begins anew."""
+        self.leave(topic, partition)
+        self._consumer.incremental_assign([TopicPartition(topic, partition, offset)])
+        self._followers[topic, partition] = follower
+
+    def leave(self, topic: str, partition: int) -> None:
+        """Stop telling of this partition; what was already fetched of it is dropped."""
+        if self._followers.pop((topic, partition), None) is not None:
+            self._consumer.incremental_unassign([TopicPartition(topic, partition)])
+
+    def read(self, messages_max: int, for_s: float) -> bool:
+        """Tell the followers what has arrived, at most so much; return whether there may be more at once."""
+        until = time.monotonic() + for_s
+        told = 0
+        while told < messages_max:
+            batch = self._consumer.consume(min(200, messages_max - told), 0)
+            if not batch:
+                return False
+            told += len(batch)
+            for message in batch:
+                self._tell(message)
+            if time.monotonic() >= until:
+                break
+        return True
+
+    def _tell(self, message: Message) -> None:
+        topic, partition = message.topic(), message.partition()
+        if topic is None or partition is None:
+            return  # An error of the client at large; ``error_cb`` has been told.
+        follower = self._followers.get((topic, partition))
+        if follower is None:
+            return
+        error = message.error()
+        if error is None:
+            follower.message(message)
+        elif error.code() == KafkaError._PARTITION_EOF:
+            follower.ended()
+        else:
+            follower.failed(error)
+
+    def close(self) -> None:
+        """Leave everything."""
+        self._followers.clear()
+        self._consumer.close()
+
+
+class Peek:
+    """Reads single messages by their offset: rare questions, each answered before the caller goes on."""
+
+    def __init__(self, properties: Mapping[str, object], *, timeout_s: float = 10.0) -> None:
+        self._properties = dict(properties)
+        self._timeout_s = timeout_s
+        self._consumer: Consumer | None = None
+        self._lock = threading.Lock()
+
+    def at_or_after(self, topic: str, partition: int, offset: int) -> Message | None:
+        """The first message at or after ``offset``; None: there is none. Raises OutOfReach when nobody answers."""
+        with self._lock:
+            if self._consumer is None:
+                self._consumer = Consumer(self._properties, logger=logger)
+            consumer = self._consumer
+            try:
+                consumer.assign([TopicPartition(topic, partition, offset)])
+                return self._first(consumer, topic, partition, offset)
+            except KafkaException as error:
+                raise OutOfReach(f"{topic}[{partition}] could not be read at {offset}: {error.args[0]}") from error
+            finally:
+                consumer.unassign()
+
+    def _first(self, consumer: Consumer, topic: str, partition: int, offset: int) -> Message | None:
+        until = time.monotonic() + self._timeout_s
+        while (left := until - time.monotonic()) > 0:
+            message = consumer.poll(left)
+            if message is None:
+                continue
+            error = message.error()
+            if error is None:
+                return message
+            if error.code() == KafkaError._PARTITION_EOF:
+                return None
+            raise KafkaException(error)
+        raise OutOfReach(f"{topic}[{partition}] could not be read at {offset} within {self._timeout_s:g} s")
+
+    def close(self) -> None:
+        """Let go of the connection, if one was ever made."""
+        with self._lock:
+            if self._consumer is not None:
+                self._consumer.close()
+                self._consumer = None

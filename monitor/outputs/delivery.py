@@ -1,0 +1,128 @@
+"""The one producer of a process: idempotent, acknowledged by all replicas, and told of each message's end.
+
+Delivery is at least once. Whoever sends a message is told where it was placed, or that it was not; nobody waits.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from monitor.errors import OutputUnavailable
+
+logger: Final = logging.getLogger("librdkafka")
+log = structlog.get_logger(__name__)
+
+Headers = Sequence[tuple[str, bytes]]
+Done = Callable[[int | None], None]
+"""Called on the polling thread with the offset the message was placed at; None: it was not delivered."""
+
+
+def producer_properties(client: Mapping[str, object]) -> dict[str, object]:
+    """What librdkafka is told for our producers. ``client`` holds the address and what only producers understand.
+
+    The partitioner is what Java does (librdkafka's default is another), for whatever is not sent to a partition by
+    number.
+    """
+    return {"linger.ms": 2, "compression.type": "lz4", **client} | {
+        "enable.idempotence": True,
+        "acks": "all",
+        "partitioner": "murmur2_random",
+    }
+
+
+class Delivery:
+    """Sends messages, and knows how many are on their way. One thread only."""
+
+    def __init__(
+        self,
+        properties: Mapping[str, object],
+        *,
+        on_error: Callable[[KafkaError], None],
+        full_timeout_s: float = 20.0,
+    ) -> None:
+        """``full_timeout_s``: how long ``send`` waits for room in a full queue before it gives up."""
+        self._properties = {**properties, "error_cb": on_error}
+        self._full_timeout_s = full_timeout_s
+        self._broken = False
+        self.outstanding = 0
+        self._producer = Producer(self._properties, logger=logger)
+
+    def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        partition: int | None = None,
+        key: str | None = None,
+        headers: Headers = (),
+        done: Done,
+    ) -> None:
+        """Queue one message; without ``partition``, the key chooses it.
+
+        Raises OutputUnavailable when the queue stays full or the client refuses the message; ``done`` is not called.
+        """
+        if self._broken:
+            self._reopen()
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            self.outstanding -= 1
+            if error is None:
+                done(message.offset())
+                return
+            # Fatal: an idempotent producer that lost its sequence refuses all that follows. Another takes its place.
+            self._broken = self._broken or error.fatal() or error.code() == KafkaError._FATAL
+            log.warning("message_not_delivered", topic=topic, partition=partition, kind=error.name())
+            done(None)
+
+        until = time.monotonic() + self._full_timeout_s
+        while True:
+            try:
+                self._producer.produce(
+                    topic,
+                    value,
+                    key,
+                    partition=-1 if partition is None else partition,  # -1: as the partitioner says.
+                    headers=list(headers) or None,
+                    on_delivery=delivered,
+                )
+                break
+            except BufferError:
+                # The broker is slower than we are, or away: wait for room here, which holds the reading back too.
+                self._producer.poll(0.1)
+                if time.monotonic() > until:
+                    raise OutputUnavailable(f"{topic}: the queue of messages to send stayed full") from None
+            except KafkaException as failure:
+                error = failure.args[0]
+                self._broken = self._broken or error.fatal() or error.code() == KafkaError._FATAL
+                raise OutputUnavailable(f"{topic}: {error.name()}") from failure
+        self.outstanding += 1
+
+    def poll(self, for_s: float = 0.0) -> None:
+        """Tell the senders what has been acknowledged, or refused, since."""
+        self._producer.poll(for_s)
+
+    def flush(self, for_s: float) -> None:
+        """Return once nothing is on its way; raises OutputUnavailable when that takes longer than ``for_s``."""
+        left = self._producer.flush(for_s)
+        if left:
+            raise OutputUnavailable(f"{left} messages were not acknowledged within {for_s:g} s")
+
+    def close(self, for_s: float) -> None:
+        """Send what can be sent within ``for_s``, and give up the rest (each is told)."""
+        self._producer.flush(for_s)
+        self._producer.purge()
+        self._producer.poll(0)
+
+    def _reopen(self) -> None:
+        """Replace a producer that has failed for good. What it still held is told as not delivered."""
+        self._producer.purge()
+        self._producer.flush(1)
+        log.warning("producer_replaced")
+        self._producer = Producer(self._properties, logger=logger)
+        self._broken = False

@@ -1,0 +1,307 @@
+"""A whole member on a broker, in a thread of the test: the real pipeline, the real outputs, and a list of what it said.
+
+Shared by the tests of the partition's life. Nothing is replaced: ``Heard`` is one more listener, as the metrics are.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
+
+from monitor.core.attribution import AccountSettings
+from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
+from monitor.core.policy import built_in_policy
+from monitor.core.verdict import Ledger, Verdict, decode_verdict
+from monitor.inputs.checkpoint import Resume, StartAt
+from monitor.inputs.kafka import Fold, Member, Times, Topics
+from monitor.outputs.delivery import Delivery, producer_properties
+from monitor.outputs.verdict_topic import VerdictTopic
+from tests.broker import RealBroker, unique_name
+
+WAIT_S = 60.0
+RECORDING = "com.twilio.voice.status-callback.recording.processed"
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def until(what: Callable[[], bool], for_s: float = WAIT_S) -> None:
+    """Wait until something is so; a test that waits in vain fails here."""
+    ends = time.monotonic() + for_s
+    while not what():
+        assert time.monotonic() < ends, "it did not come to pass"
+        time.sleep(0.01)
+
+
+def account_sid(number: int) -> str:
+    return f"AC{number:032x}"
+
+
+def recording_sid(number: int) -> str:
+    return f"RE{number:032x}"
+
+
+def recording_event(
+    number: int,
+    *,
+    source: str = "DialVerb",
+    status: str = "in-progress",
+    account: int = 1,
+    started_ms: int | None = None,
+) -> bytes:
+    """What Twilio sends when recording ``number`` has begun (or has another status)."""
+    started = datetime.fromtimestamp((started_ms or now_ms()) / 1000, UTC)
+    at = started.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    parameters = {
+        "AccountSid": account_sid(account),
+        "RecordingSid": recording_sid(number),
+        "RecordingStatus": status,
+        "RecordingSource": source,
+        "CallSid": f"CA{number:032x}",
+        "RecordingStartTime": at,
+    }
+    return msgspec.json.encode(
+        {
+            "specversion": "1.0",
+            "type": RECORDING,
+            "source": f"/2010-04-01/Accounts/{account_sid(account)}",
+            "id": f"VW:{number}:{status}",
+            "time": at,
+            "data": {"request": {"url": "https://voice.example.com/r", "parameters": parameters}},
+        }
+    )
+
+
+class Heard:
+    """Listens to a member, and remembers."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, Publish, bool]] = []
+        self.aside: list[tuple[int, str]] = []
+        self.commits: list[str] = []
+        self.rebalances: list[tuple[str, tuple[int, ...]]] = []
+        self.positions: dict[int, tuple[int | None, int | None, int | None]] = {}
+        self.takeovers: list[tuple[int, Resume]] = []
+        self.restores: list[int] = []
+        self.errors: list[str] = []
+        self.polls = 0
+        self.replayed = 0
+        self.count = 0
+
+    def polled(self) -> None:
+        self.polls += 1
+
+    def folded(self, partition: int, fold: Fold, *, replayed: bool) -> None:
+        if isinstance(fold, Pipeline):
+            self.replayed += fold.take_counts().replayed
+
+    def published(self, partition: int, told: Publish, *, replay_left: bool) -> None:
+        self.told.append((partition, told, replay_left))
+
+    def quarantined(self, partition: int, reason: str) -> None:
+        self.aside.append((partition, reason))
+
+    def committed(self, result: str) -> None:
+        self.commits.append(result)
+
+    def rebalanced(self, event: str, partitions: Sequence[int]) -> None:
+        self.rebalances.append((event, tuple(partitions)))
+
+    def owned(self, count: int) -> None:
+        self.count = count
+
+    def position(self, partition: int, *, log_time_ms: int | None, lag: int | None, tick_ms: int | None) -> None:
+        self.positions[partition] = (log_time_ms, lag, tick_ms)
+
+    def forgotten(self, partition: int) -> None:
+        self.positions.pop(partition, None)
+
+    def taken_over(self, partition: int, resumed: Resume) -> None:
+        self.takeovers.append((partition, resumed))
+
+    def restored(self, partition: int, seconds: float) -> None:
+        self.restores.append(partition)
+
+    def kafka_error(self, kind: str) -> None:
+        self.errors.append(kind)
+
+
+class Desk:
+    """The topics of one test and all that is run on them."""
+
+    def __init__(self, bootstrap: str, create: Callable[..., str], partitions: int = 2, **events: str | float) -> None:
+        stem = unique_name("desk")
+        self.bootstrap = bootstrap
+        self.group = stem
+        self.partitions = partitions
+        self.topics = Topics(
+            events=create(f"{stem}.events", partitions, **events),
+            verdicts=create(f"{stem}.verdicts", partitions, cleanup_policy="compact"),
+            account_settings=create(f"{stem}.settings", 1, cleanup_policy="compact"),
+        )
+        self.quarantine = create(f"{stem}.quarantine", 1)
+        self._producer = Producer({"bootstrap.servers": bootstrap})
+
+    @classmethod
+    def on(cls, broker: RealBroker, partitions: int = 2, **events: str | float) -> Desk:
+        return cls(broker.bootstrap, broker.create_topic, partitions, **events)
+
+    def send(self, values: Iterable[bytes | None], partition: int = 0, **more: int) -> None:
+        """Write messages into one partition of the events topic; returns once they are there."""
+        for value in values:
+            self._producer.produce(self.topics.events, value, partition=partition, **more)  # type: ignore[arg-type]
+            self._producer.poll(0)
+        assert self._producer.flush(WAIT_S) == 0
+
+    def write(self, topic: str, key: str, value: bytes | None, partition: int = 0) -> None:
+        self._producer.produce(topic, value, key, partition=partition)
+        assert self._producer.flush(WAIT_S) == 0
+
+    def read(self, topic: str, partition: int = 0) -> list[tuple[str | None, bytes | None, dict[str, bytes]]]:
+        """All that stands in a partition now: key, value, headers."""
+        consumer = Consumer(
+            {"bootstrap.servers": self.bootstrap, "group.id": "tests", "enable.partition.eof": True}
+        )
+        consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING)])
+        found: list[tuple[str | None, bytes | None, dict[str, bytes]]] = []
+        ends = time.monotonic() + WAIT_S
+        while time.monotonic() < ends:
+            message = consumer.poll(1)
+            if message is None:
+                continue
+            error = message.error()
+            if error is not None:
+                assert error.code() == KafkaError._PARTITION_EOF, error
+                consumer.close()
+                return found
+            key = message.key()
+            headers = dict(message.headers() or [])
+            found.append((key.decode() if key else None, message.value(), headers))  # type: ignore[arg-type]
+        raise AssertionError(f"{topic}[{partition}] has no end")
+
+    def verdicts(self, partition: int = 0) -> dict[str, Verdict]:
+        """What holds: of each key the greatest verdict, as readers take it."""
+        holds: dict[str, Verdict] = {}
+        for key, value, _ in self.read(self.topics.verdicts, partition):
+            assert key is not None
+            if value is None:
+                holds.pop(key, None)
+                continue
+            verdict = decode_verdict(value)
+            known = holds.get(key)
+            if known is None or (known.at, known.final) <= (verdict.at, verdict.final):
+                holds[key] = verdict
+        return holds
+
+    def committed(self, partition: int = 0) -> TopicPartition:
+        """The group's commit; its offset is negative where there is none."""
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": self.group})
+        [found] = consumer.committed([TopicPartition(self.topics.events, partition)], timeout=WAIT_S)
+        consumer.close()
+        return found
+
+    def commit(self, offset: int, metadata: str = "", partition: int = 0) -> None:
+        """Commit as a tool would, while no member is there."""
+        consumer = Consumer({"bootstrap.servers": self.bootstrap, "group.id": self.group})
+        at = TopicPartition(self.topics.events, partition, offset, metadata)
+        consumer.commit(offsets=[at], asynchronous=False)
+        consumer.close()
+
+
+class Running:
+    """A member at work in a thread. Leaving the ``with`` stops it in good order and raises what it raised."""
+
+    def __init__(
+        self,
+        desk: Desk,
+        *,
+        client: Mapping[str, object] | None = None,
+        tuning: Tuning | None = None,
+        start_at: StartAt = "earliest",
+        wrap: Callable[[Pipeline], Fold] = lambda pipeline: pipeline,
+        tick_every_s: float = 0.5,
+        full_timeout_s: float = 20.0,
+    ) -> None:
+        self.heard = Heard()
+        self.tuning = tuning or Tuning()
+        self.settings = AccountSettings()
+        properties = {"bootstrap.servers": desk.bootstrap}
+        self.delivery = Delivery(
+            producer_properties(properties),
+            on_error=lambda error: self.heard.kafka_error(error.name()),
+            full_timeout_s=full_timeout_s,
+        )
+        outputs = VerdictTopic(
+            self.delivery,
+            verdicts=desk.topics.verdicts,
+            quarantine=desk.quarantine,
+            account_settings=desk.topics.account_settings,
+            now_ms=now_ms,
+        )
+        policy = built_in_policy()
+
+        def build(partition: int, checkpoint: Checkpoint, skip: frozenset[int]) -> Fold:
+            return wrap(
+                Pipeline(self.tuning, policy, self.settings, partition=partition, checkpoint=checkpoint, skip=skip)
+            )
+
+        self.member = Member(
+            client={**properties, "session.timeout.ms": 6000, **(client or {})},
+            group_id=desk.group,
+            topics=desk.topics,
+            times=Times(window_ms=self.tuning.window_ms, age_max_ms=self.tuning.age_max_ms, start_at=start_at),
+            topic_id=lambda: desk.topics.events,
+            build=build,
+            ledger=lambda fetch: Ledger(fetch),
+            take_setting=lambda key, value: (),
+            outputs=outputs,
+            watch=self.heard,
+            between_batches=lambda idle: None,  # noqa: ARG005 - nothing to do between batches here.
+            tick_every_s=tick_every_s,
+        )
+        self.failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        try:
+            self.member.run()
+        except BaseException as error:
+            self.failure = error
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def __enter__(self) -> Running:
+        self._thread.start()
+        return self
+
+    def ready(self, owned: int | None = None) -> Running:
+        """Wait until the assignment is restored, and of the size expected."""
+
+        def is_so() -> bool:
+            assert self.failure is None, self.failure
+            return not self.member.missing() and (owned is None or self.heard.count == owned)
+
+        until(is_so)
+        return self
+
+    def verdicts_told(self) -> list[Verdict]:
+        return [told.verdict for _, told, _ in list(self.heard.told) if told.verdict is not None]
+
+    def stop(self) -> None:
+        self.member.stop()
+        self._thread.join(WAIT_S)
+        assert not self._thread.is_alive(), "the member did not stop"
+        self.delivery.close(1)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.stop()
+        if self.failure is not None and kind is None:
+            raise self.failure
