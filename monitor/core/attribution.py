@@ -150,6 +150,14 @@ class AccountSettings:
         self._flex: dict[str, list[tuple[int, int, FlexSetting]]] = {}
         self._flows: dict[tuple[str, str, int], _Flow] = {}
         self._workers: dict[tuple[str, str], WorkerSession] = {}
+        self._ids: set[tuple[str, str]] = set()
+
+    def repeats(self, account: str, event_id: str | None) -> bool:
+        """Whether this observation has been seen before, by its event's id; it is remembered as seen."""
+        if event_id is None or (account, event_id) in self._ids:
+            return event_id is not None
+        self._ids.add((account, event_id))
+        return False
 
     def observe(self, setting: Setting) -> bool:
         """Take in an observation; whether it told anything new."""
@@ -287,7 +295,9 @@ class Evidence:
         elif isinstance(fact, TaskFact) and fact.conference is not None:
             conference = self._see(kept, fact.conference, None, 0, None)
             if conference.in_task is None:
-                conference.in_task = Proof(kept, f"Task {fact.task} names conference {fact.conference} in its attributes")
+                conference.in_task = Proof(
+                    kept, f"Task {fact.task} names conference {fact.conference} in its attributes"
+                )
 
     def _see(self, kept: Kept, sid: str, name: str | None, at_ms: int, end_ms: int | None) -> _Conference:
         conference = self.conferences.get(sid)
@@ -446,11 +456,25 @@ def attribute(
     duration_ms = max((fact.duration_ms for _, fact in sights if fact.duration_ms is not None), default=None)
     urls = tuple(sorted({fact.callback_url for _, fact in sights if fact.callback_url is not None}))
     conference = own_conference or (evidence.conference_of(call, started_ms) if call is not None else None)
-    stated = f"Twilio states start source {source}" if source is not None else "The recording exists; no start source is stated"
+    stated = (
+        f"Twilio states start source {source}"
+        if source is not None
+        else "The recording exists; no start source is stated"
+    )
     sight = Proof(source_kept, stated)
     absence_false = (question.grace_over or question.closed) and not evidence.truncated
     cause = _decide(
-        evidence, source, sight, call, own_conference, started_ms, urls, settings, starters, session_max_ms, absence_false
+        evidence,
+        source,
+        sight,
+        call,
+        own_conference,
+        started_ms,
+        urls,
+        settings,
+        starters,
+        session_max_ms,
+        absence_false,
     )
     calls = (call,) if call is not None else evidence.calls_in(conference) if conference is not None else ()
     known = evidence.conferences.get(conference) if conference is not None else None
@@ -593,7 +617,9 @@ def _call_recording_cause(
             wait = True
             open_to_end = open_to_end or evidence.truncated
         else:
-            ruled_out.append(("studio_call_recording_widget", f"Studio execution {execution} was in no recording widget then"))
+            ruled_out.append(
+                ("studio_call_recording_widget", f"Studio execution {execution} was in no recording widget then")
+            )
     if open_to_end or wait:
         return _Cause(None, None, (sight,), missing=("studio",), open_to_end=open_to_end)
     if evidence.truncated:
@@ -686,6 +712,8 @@ def _started_ms(sights: list[tuple[Kept, RecordingFact]]) -> int:
 def _merged_status(sights: list[tuple[Kept, RecordingFact]]) -> str | None:
     """The status of the highest rank; of one rank the later stands."""
     stated = [
-        (STATUS_RANK.get(fact.status, 0), kept.occurred_ms, fact.status) for kept, fact in sights if fact.status is not None
+        (STATUS_RANK.get(fact.status, 0), kept.occurred_ms, fact.status)
+        for kept, fact in sights
+        if fact.status is not None
     ]
     return max(stated)[2] if stated else None

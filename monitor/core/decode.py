@@ -259,7 +259,9 @@ def _connect_payload(text: bytes) -> bytes | None:
 def _binary(value: bytes, attributes: dict[str, bytes]) -> Entry:
     try:
         named = {
-            name: attributes["ce_" + name].decode() for name in ("type", "id", "source", "time") if "ce_" + name in attributes
+            name: attributes["ce_" + name].decode()
+            for name in ("type", "id", "source", "time")
+            if "ce_" + name in attributes
         }
         data = msgspec.Raw(value.strip() or b"null")
         _decode_any(data)
@@ -350,7 +352,11 @@ def _fits(kind: str, read: Reader, data: _Data) -> bool:
     return p.call_sid is not None or p.conference_sid is not None or p.recording_sid is not None
 
 
-_FLAT_FAMILIES: Final = ("com.twilio.voice.status-callback.", "com.twilio.voice.twiml.", "com.twilio.voice.api-request.")
+_FLAT_FAMILIES: Final = (
+    "com.twilio.voice.status-callback.",
+    "com.twilio.voice.twiml.",
+    "com.twilio.voice.api-request.",
+)
 
 
 def _plain(name: str) -> str:
@@ -456,7 +462,9 @@ def _number(value: Text) -> int | None:
 
 def is_sid(value: object, prefix: str) -> bool:
     """Whether ``value`` is shaped like a SID: the two letters, then 32 letters or digits."""
-    return isinstance(value, str) and len(value) == 34 and value.startswith(prefix) and value.isalnum() and value.isascii()
+    return (
+        isinstance(value, str) and len(value) == 34 and value.startswith(prefix) and value.isalnum() and value.isascii()
+    )
 
 
 def _sid(value: Text, prefix: str) -> str | None:
@@ -613,7 +621,12 @@ def _status(value: Text) -> str | None:
     return status.strip().lower() if status else None
 
 
-_PHASES: Final = {"participant-join": "join", "participant-leave": "leave", "conference-start": "start", "conference-end": "end"}
+_PHASES: Final = {
+    "participant-join": "join",
+    "participant-leave": "leave",
+    "conference-start": "start",
+    "conference-end": "end",
+}
 
 
 def _conference(kind: str, envelope: _Envelope, data: _Data) -> Entry:
@@ -929,7 +942,10 @@ _BY_NAME: Final[dict[str, Reader]] = {
     _VOICE + "status-callback.conference.participant.updated": _conference,
     **{_VOICE + "status-callback.call." + phase: _call for phase in ("initiated", "ringing", "answered", "completed")},
     **{_VOICE + "twiml." + name: _twiml for name in ("call.requested", "call.redirected", "call.transferred")},
-    **{_VOICE + "twiml." + name: _twiml for name in ("enqueue.finished", "gather.finished", "request.failed", "requested")},
+    **{
+        _VOICE + "twiml." + name: _twiml
+        for name in ("enqueue.finished", "gather.finished", "request.failed", "requested")
+    },
     _VOICE + "twiml.call.request.failed": _twiml,
     _VOICE + "twiml.dial.finished": _verb("DialVerb"),
     _VOICE + "twiml.record.finished": _verb("RecordVerb"),

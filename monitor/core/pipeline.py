@@ -353,11 +353,12 @@ class Pipeline:
                     for changed in touched.changed:
                         if changed.recordings or changed.suspects:
                             dirty.setdefault(id(changed), (changed, log_time_ms))
-            elif entry.setting is not None:
-                self._observe(entry, told if telling else None)
+            repeated = touched.duplicate or (
+                entry.setting is not None and self._observe(entry, told if telling else None)
+            )
             if telling:
                 counts.entries += 1
-                if touched.duplicate:
+                if repeated:
                     counts.duplicate += 1
                 elif self._is_late(entry, log_time_ms):
                     counts.late += 1
@@ -380,14 +381,17 @@ class Pipeline:
                         return True
         return False
 
-    def _observe(self, event: Event, told: list[Told] | None) -> None:
-        """An account setting that stands among the events: it means the same there."""
+    def _observe(self, event: Event, told: list[Told] | None) -> bool:
+        """Take in an account setting that stands among the events: it means the same there. Whether it is a repeat."""
         setting = event.setting
         assert setting is not None
+        if self.settings.repeats(event.account, event.id):
+            return True
         if self.settings.observe(setting):
             self.change_settings(event.account)
             if told is not None:
                 told.append(SettingSeen(setting_key(event), render_setting(event)))
+        return False
 
     def _cut(self, offset: int, log_time_ms: int) -> list[_Draft]:
         """Close every open conversation of the partition, judged as lacking evidence: one has become too old."""
@@ -411,9 +415,7 @@ class Pipeline:
         self._all_dirty = False
         self._dirty_accounts.clear()
 
-    def _judge_dirty(
-        self, dirty: dict[int, tuple[Conversation, int]], offset: int, log_time_ms: int
-    ) -> list[_Draft]:
+    def _judge_dirty(self, dirty: dict[int, tuple[Conversation, int]], offset: int, log_time_ms: int) -> list[_Draft]:
         drafts: list[_Draft] = []
         for conversation, due_ms in dirty.values():
             if conversation.open:
@@ -732,7 +734,11 @@ _OUTCOME_WORDS: Final = {
 def _reason(attribution: Attribution, judgement: Judgement, *, truncated: bool) -> str:
     """One sentence for a person on call, where the rule has none of its own."""
     if attribution.cause is None:
-        what = "What started it can't be told yet" if not truncated else "What started it can't be told: evidence is missing"
+        what = (
+            "What started it can't be told yet"
+            if not truncated
+            else "What started it can't be told: evidence is missing"
+        )
     else:
         what = _CAUSE_WORDS.get(attribution.cause, "Something started it")
     rule = "the policy" if judgement.rule in ("default", "when_open") else f"rule {judgement.rule!r}"

@@ -142,14 +142,17 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 def differs(published: Verdict, other: Verdict) -> bool:
     """Whether two verdicts say different things: all but revision, place, instant, backlog and history count."""
-    return msgspec.structs.replace(
-        other,
-        revision=published.revision,
-        at=published.at,
-        decided_at=published.decided_at,
-        backlog=published.backlog,
-        history=published.history,
-    ) != published
+    return (
+        msgspec.structs.replace(
+            other,
+            revision=published.revision,
+            at=published.at,
+            decided_at=published.decided_at,
+            backlog=published.backlog,
+            history=published.history,
+        )
+        != published
+    )
 
 
 def revise(published: Verdict | None, finding: Finding) -> Verdict | None:
@@ -161,8 +164,10 @@ def revise(published: Verdict | None, finding: Finding) -> Verdict | None:
         new = _amended(published, found, final=True)
     else:
         rests_from = _rests_from(published, found, finding.first_offset)
-        if published.outcome == "disallowed" and found.outcome == "allowed" and not finding.first_offset <= published_rest(
-            published, found
+        if (
+            published.outcome == "disallowed"
+            and found.outcome == "allowed"
+            and not finding.first_offset <= published_rest(published, found)
         ):
             # It would be allowed on less evidence than it was disallowed on.
             new = _amended(published, found, final=found.final)

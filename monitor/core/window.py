@@ -31,7 +31,9 @@ from monitor.core.events import (
 )
 
 BUCKET_MS: Final = 10_000
-CLAIM_REACH_MS: Final = 120_000  # How long after TwiML ran a conference of its name may be first seen and still be meant.
+CLAIM_REACH_MS: Final = (
+    120_000  # How long after TwiML ran a conference of its name may be first seen and still be meant.
+)
 RECORDINGS_KEPT_FACTOR: Final = 4  # A recording's own events are kept beyond the bound, up to this many times it.
 
 _TYPE_CODES: Final = {name: code for code, name in enumerate(EVENT_TYPES)}
@@ -210,7 +212,9 @@ class Touched(msgspec.Struct, frozen=True, gc=False):
 class Window:
     """The open conversations of one partition. All instants come in from outside; nothing here has a clock."""
 
-    def __init__(self, *, window_ms: int, grace_ms: int, age_max_ms: int, entries_max: int, cut: Cut | None = None) -> None:
+    def __init__(
+        self, *, window_ms: int, grace_ms: int, age_max_ms: int, entries_max: int, cut: Cut | None = None
+    ) -> None:
         self.window_ms = window_ms
         self.grace_ms = grace_ms
         self.age_max_ms = age_max_ms
@@ -459,7 +463,11 @@ class Window:
                     conversation.properties += encoded
                     conversation.properties_kept += 1
                     new = True
-                    if isinstance(fact, TaskFact) and fact.conference is not None and conversation.kept < self.entries_max:
+                    if (
+                        isinstance(fact, TaskFact)
+                        and fact.conference is not None
+                        and conversation.kept < self.entries_max
+                    ):
                         timed.append(fact)  # It shows a Flex conference: worth its position.
                 continue
             if isinstance(fact, RecordingFact):
@@ -531,7 +539,13 @@ class Window:
             self._claim(account, conversation, fact.name, occurred_ms, fact.call)
 
     def _see_room(
-        self, account: Account, conversation: Conversation, name: str, conference: str, first_ms: int, end_ms: int | None
+        self,
+        account: Account,
+        conversation: Conversation,
+        name: str,
+        conference: str,
+        first_ms: int,
+        end_ms: int | None,
     ) -> None:
         book = account.books.get(name)
         if book is None:
@@ -604,6 +618,3 @@ def _entered(conversation: Conversation, call: str) -> bool:
         for kept in conversation.read_evidence()
         for fact in kept.facts
     )
-
-
-
