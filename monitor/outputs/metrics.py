@@ -1,0 +1,747 @@
+"""Metrics: what Prometheus reads. Counters take plain-int deltas, a batch at a time; gauges are read when asked for.
+
+Every label comes from a closed set and every set has a bound, so that all of it stays below ``SERIES_MAX`` series
+whatever the stream says: an account without an alias is ``other``, and so is a start source nobody knows; what would
+go beyond a bound is folded into ``other`` and counted. Never a SID, a number or a name: exemplars alone carry a
+recording's SID. The methods may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import metadata
+from typing import Final
+
+import msgspec
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from monitor import __version__
+from monitor.core.attribution import START_SOURCES
+from monitor.core.decode import EVENT_TYPES
+from monitor.core.pipeline import Counts, Publish
+from monitor.core.policy import DISALLOWED, RULE_DEFAULT, RULE_WHEN_OPEN, SHADOW, Policy
+from monitor.core.verdict import Verdict, read_instant
+
+PREFIX: Final = "recording_monitor_"
+OTHER: Final = "other"
+NONE: Final = "none"  # The start source of a recording of which no source is known.
+
+SERIES_MAX: Final = 2_000
+# How the budget is shared out: label sets of each family, histograms at buckets + 3 apiece.
+ACCOUNTS_MAX: Final = 32
+RECORDINGS_MAX: Final = 500
+DISALLOWED_MAX: Final = 350
+OPEN_CASES_MAX: Final = 250
+PARTITIONS_MAX: Final = 40
+ERROR_KINDS_MAX: Final = 30
+QUARANTINE_REASONS_MAX: Final = 20
+# Recordings followed for the gauges; more than that in progress or open at once is not ours to hold.
+FOLLOWED_MAX: Final = 200_000
+
+OUTCOMES: Final = ("allowed", "disallowed", "undetermined")
+_COMMON_SOURCES: Final = ("StartCallRecordingAPI", "Conference")
+SOURCES: Final = (*_COMMON_SOURCES, *(source for source in START_SOURCES if source not in _COMMON_SOURCES), NONE, OTHER)
+NOTICES: Final = ("ignored", "malformed", "duplicate", "late")
+REBALANCES: Final = ("assigned", "revoked", "lost")
+COMMITS: Final = ("ok", "refused", "failed")
+LEVELS: Final = ("debug", "info", "warning", "error", "critical")
+FOREIGN_REASONS: Final = ("no_metadata", "unreadable", "other_topic", "replay_after_commit", "beyond_end")
+
+_TASKS: Final = "com.twilio.taskrouter.task"
+_RESERVATIONS: Final = "com.twilio.taskrouter.reservation"
+TYPES: Final = (*EVENT_TYPES, _TASKS, _RESERVATIONS, OTHER)
+
+DETECTION_BUCKETS_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+UNSEEN_BUCKETS_S: Final = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
+DURATION_BUCKETS_S: Final = (5.0, 15.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 14400.0)
+AGE_BUCKETS_S: Final = (1.0, 5.0, 60.0, 900.0, 14400.0)
+"""Upper bounds of ``event_age_seconds``; ``Metrics.event_ages`` takes one count for each, and one for what is above."""
+
+_ENDED: Final = frozenset({"stopped", "processing", "completed", "absent", "failed", "deleted"})
+
+
+def type_label(type_: str) -> str:
+    """The label of an event type: itself where we know it, one word for each family TaskRouter keeps adding to."""
+    if type_ in _KNOWN_TYPES:
+        return type_
+    for family in (_TASKS, _RESERVATIONS):
+        if type_.startswith(family + "."):
+            return family
+    return OTHER
+
+
+_KNOWN_TYPES: Final = frozenset(TYPES)
+_KNOWN_SOURCES: Final = frozenset(SOURCES)
+
+
+def source_label(start_source: str | None) -> str:
+    """The label of a start source: itself in Twilio's spelling, ``other`` where nobody knows it, ``none`` for None."""
+    if start_source is None:
+        return NONE
+    return start_source if start_source in _KNOWN_SOURCES and start_source != NONE else OTHER
+
+
+class Build(msgspec.Struct, frozen=True):
+    """What runs here."""
+
+    version: str
+    revision: str
+    python: str
+
+
+def this_build() -> Build:
+    """The build that runs: its version, the commit it was installed from where the installer kept it, and Python's."""
+    revision = "unknown"
+    try:
+        # What pip writes for an installation from version control; https://peps.python.org/pep-0610/.
+        found = json.loads(metadata.distribution("recording-monitor").read_text("direct_url.json") or "{}")
+        revision = str(found.get("vcs_info", {}).get("commit_id", revision))
+    except (metadata.PackageNotFoundError, ValueError, AttributeError):
+        pass  # Run from a checkout, or the file is not what the standard says: then it is not known.
+    return Build(__version__, revision, platform.python_version())
+
+
+class _Labelled:
+    """The children of one counter, made once each, at most ``bound`` of them; what is beyond goes to ``fold``.
+
+    ``fold`` gives for a label set the coarser ones to try in turn; the last of them may always be made.
+    """
+
+    def __init__(
+        self,
+        counter: Counter,
+        bound: int,
+        fold: Callable[[tuple[str, ...]], tuple[tuple[str, ...], ...]],
+        overflowed: Callable[[], None],
+    ) -> None:
+        self._counter = counter
+        self._bound = bound
+        self._fold = fold
+        self._overflowed = overflowed
+        self._children: dict[tuple[str, ...], Counter] = {}
+
+    def initialise(self, label_sets: Iterable[tuple[str, ...]], *, share: float = 1.0) -> None:
+        """Make these at 0, in order, until ``share`` of the bound is used: a stop leaves room for what turns up."""
+        for labels in label_sets:
+            if len(self._children) >= self._bound * share:
+                return
+            self._child(labels)
+
+    def add(self, labels: tuple[str, ...], amount: float = 1, exemplar: dict[str, str] | None = None) -> None:
+        child = self._children.get(labels)
+        if child is None:
+            child = self._make_room(labels)
+        child.inc(amount, exemplar)
+
+    def _make_room(self, labels: tuple[str, ...]) -> Counter:
+        if len(self._children) < self._bound:
+            return self._child(labels)
+        self._overflowed()
+        coarser = self._fold(labels)
+        for candidate in coarser:
+            if candidate in self._children:
+                return self._children[candidate]
+        return self._child(coarser[-1])
+
+    def _child(self, labels: tuple[str, ...]) -> Counter:
+        child = self._children.get(labels)
+        if child is None:
+            child = self._children[labels] = self._counter.labels(*labels)
+        return child
+
+
+class _Position(msgspec.Struct):
+    """Where a partition stands; instants in milliseconds since 1970, None where not known."""
+
+    watermark_ms: int | None = None
+    lag: int | None = None
+    tick_ms: int | None = None
+    conversations: int = 0
+    recordings: int = 0
+
+
+class _Followed(msgspec.Struct, frozen=True, gc=False):
+    """What the gauges need of one published verdict that is not settled yet.
+
+    ``case_until_ms``: None while its case has no end, 0 where it has no case, else when the case closes.
+    """
+
+    labels: tuple[str, str, str, str]
+    outcome: str
+    in_progress: bool
+    case_until_ms: int | None
+
+
+class _OpenVerdicts:
+    """The published verdicts that are in progress or have an open case, by partition and key."""
+
+    def __init__(self, hold_ms: int, resolve_on: str, overflowed: Callable[[], None]) -> None:
+        self._hold_ms = hold_ms
+        self._resolve_on = resolve_on
+        self._overflowed = overflowed
+        self._verdicts: dict[tuple[int, str], _Followed] = {}
+        self._closing: list[tuple[int, tuple[int, str]]] = []
+        self._lock = threading.Lock()
+
+    def follow(self, partition: int, key: str, verdict: Verdict | None, account: str) -> None:
+        """Take in the last verdict of a key; None is a tombstone."""
+        place = (partition, key)
+        followed = None if verdict is None else self._followed(verdict, account)
+        with self._lock:
+            if followed is None or (not followed.in_progress and followed.case_until_ms == 0):
+                self._verdicts.pop(place, None)
+            elif place not in self._verdicts and len(self._verdicts) >= FOLLOWED_MAX:
+                self._overflowed()
+            else:
+                self._verdicts[place] = followed
+                if followed.case_until_ms:
+                    heapq.heappush(self._closing, (followed.case_until_ms, place))
+
+    def leave(self, partition: int) -> None:
+        """Forget a partition: somebody else tells of it now."""
+        with self._lock:
+            for place in [place for place in self._verdicts if place[0] == partition]:
+                del self._verdicts[place]
+            self._closing = [(until, place) for until, place in self._closing if place[0] != partition]
+            heapq.heapify(self._closing)
+
+    def at(self, now_ms: int) -> list[_Followed]:
+        """Those that are in progress or have an open case at ``now_ms``."""
+        with self._lock:
+            while self._closing and self._closing[0][0] <= now_ms:
+                until, place = heapq.heappop(self._closing)
+                followed = self._verdicts.get(place)
+                if followed is None or followed.case_until_ms != until:
+                    continue  # A later verdict has moved or ended it.
+                if followed.in_progress:
+                    self._verdicts[place] = msgspec.structs.replace(followed, case_until_ms=0)
+                else:
+                    del self._verdicts[place]
+            return list(self._verdicts.values())
+
+    def _followed(self, verdict: Verdict, account: str) -> _Followed:
+        ended = verdict.ended_at is not None or verdict.recording_status in _ENDED
+        in_progress = verdict.kind == "recording" and not ended and not verdict.final
+        labels = (account, verdict.rule, source_label(verdict.start_source), verdict.severity or NONE)
+        until = 0 if verdict.outcome == "allowed" else self._case_until(verdict, ended=ended)
+        return _Followed(labels, verdict.outcome, in_progress, until)
+
+    def _case_until(self, verdict: Verdict, *, ended: bool) -> int | None:
+        """When the case of a verdict that is not allowed closes; None while nothing has ended it.
+
+        It closes with the recording, at the latest with its conversation (whose verdict is final), and never before
+        it was open for the hold: a case that opens and closes at once would reach nobody.
+        """
+        opened_ms = read_instant(verdict.disallowed_since or verdict.decided_at)
+        closed_ms = None
+        if self._resolve_on == "deleted":
+            if verdict.recording_status == "deleted":
+                closed_ms = read_instant(verdict.decided_at)
+            elif ended or verdict.final:
+                closed_ms = opened_ms + 86_400_000  # However strict: a day after, somebody must have seen it.
+        elif ended:
+            closed_ms = read_instant(verdict.ended_at or verdict.decided_at)
+        elif verdict.final:
+            closed_ms = read_instant(verdict.decided_at)
+        return None if closed_ms is None else max(closed_ms, opened_ms + self._hold_ms)
+
+
+class _BatchHistogram:
+    """A histogram that takes whole batches: bucket counts that were made as plain ints, one list a label."""
+
+    def __init__(self, bounds_s: Sequence[float]) -> None:
+        self._bounds_s = bounds_s
+        self._counts: dict[str, list[int]] = {}
+        self._sums: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def add(self, label: str, counts: Sequence[int], sum_s: float) -> None:
+        """Add what fell into each bucket (one count more than there are bounds), and the sum of the values."""
+        assert len(counts) == len(self._bounds_s) + 1
+        with self._lock:
+            held = self._counts.setdefault(label, [0] * len(counts))
+            for index, count in enumerate(counts):
+                held[index] += count
+            self._sums[label] = self._sums.get(label, 0.0) + sum_s
+
+    def family(self, name: str, documentation: str, label: str) -> HistogramMetricFamily:
+        family = HistogramMetricFamily(name, documentation, labels=[label])
+        with self._lock:
+            for value, counts in self._counts.items():
+                cumulated = itertools.accumulate(counts)
+                bounds = [*map(str, self._bounds_s), "+Inf"]
+                family.add_metric(
+                    [value],
+                    [(bound, float(count)) for bound, count in zip(bounds, cumulated, strict=True)],
+                    self._sums[value],
+                )
+        return family
+
+
+class Metrics(Collector):
+    """All metrics of one process, in ``registry``.
+
+    ``aliases`` gives each account SID of the settings its label; ``hold_ms`` and ``resolve_on`` are those of the
+    settings' ``cases``. ``process=False`` leaves out the collectors of the process and of Python. ``wall_clock`` gives
+    seconds since 1970 and is asked when Prometheus reads.
+    """
+
+    def __init__(
+        self,
+        *,
+        aliases: Mapping[str, str],
+        events_topic: str = "twilio-events",
+        hold_ms: int = 15 * 60_000,
+        resolve_on: str = "ended",
+        build: Build | None = None,
+        process: bool = True,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # A series more for each of ours, and read by nobody.
+        self.registry: Final = CollectorRegistry()
+        self._wall_clock = wall_clock
+        self._events_topic = events_topic
+        labelled = list(dict.fromkeys(aliases.values()))[:ACCOUNTS_MAX]
+        self._accounts = (*labelled, OTHER)
+        self._aliases = {sid: alias for sid, alias in aliases.items() if alias in set(labelled)}
+        self._build = build or this_build()
+        self._rules: tuple[str, ...] = ()
+        self._policy_hash: str | None = None
+        self._reload_successful: bool | None = None
+        self._reloaded_at: float | None = None
+        self._positions: dict[int, _Position] = {}
+        self._assigned: dict[str, int] = {events_topic: 0}
+        self._last_event_s: dict[str, float] = {}
+        self._polled_at: float | None = None
+        self._checkpoint_at: float | None = None
+        self._restore_s: float | None = None
+        self._ready: Callable[[], bool] = lambda: False
+
+        def counter(name: str, documentation: str, *labels: str) -> Counter:
+            return Counter(PREFIX + name, documentation, labels, registry=self.registry)
+
+        def histogram(name: str, documentation: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(PREFIX + name, documentation, buckets=buckets, registry=self.registry)
+
+        self._overflow = counter(
+            "series_overflow",
+            "Times something was folded into 'other' or not followed, because a bound of the metrics was reached.",
+        )
+        self._account_overflow = counter(
+            "account_overflow", "Verdicts about accounts without an alias in the settings; their account is 'other'."
+        )
+        self._verdicts = _OpenVerdicts(hold_ms, resolve_on, self._overflow.inc)
+
+        def bounded(family: Counter, bound: int, *keep: int) -> _Labelled:
+            """Fold first the account (the first label), then every label but those at ``keep``."""
+
+            def fold(labels: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+                kept = tuple(label if index in keep else OTHER for index, label in enumerate(labels))
+                return ((OTHER, *labels[1:]), kept)
+
+            return _Labelled(family, bound, fold, self._overflow.inc)
+
+        self._messages = counter("messages", "Messages read from the events topic and judged.")
+        self._entries = counter("entries", "Entries in those messages: events and notices, always.")
+        self._replayed = counter("replayed_messages", "Messages read again to rebuild a partition's state.")
+        self._clamped = counter("arrival_clamped", "Messages whose Kafka timestamp was too far ahead to be believed.")
+        self._events = bounded(counter("events", "Entries that were events, by type.", "type"), len(TYPES) + 1)
+        self._notices = bounded(counter("notices", "Entries reported but not judged, by kind.", "kind"), len(NOTICES))
+        self._recordings = bounded(
+            counter(
+                "recordings",
+                "Recordings with a verdict, by the outcome of their first; verdict_revisions tells how it changed.",
+                "account",
+                "start_source",
+                "outcome",
+            ),
+            RECORDINGS_MAX,
+            2,
+        )
+        self._disallowed = bounded(
+            counter(
+                "disallowed_recordings",
+                "Recordings that became disallowed, each once.",
+                "account",
+                "rule",
+                "start_source",
+            ),
+            DISALLOWED_MAX,
+        )
+        self._revisions = bounded(
+            counter("verdict_revisions", "Verdicts that replaced one, by outcome before and after.", "from", "to"),
+            len(OUTCOMES) ** 2,
+        )
+        self._detection = histogram(
+            "detection_latency_seconds",
+            "From the arrival of the message that decided (or the end of the grace) to the acknowledged verdict.",
+            DETECTION_BUCKETS_S,
+        )
+        self._unseen = histogram(
+            "recording_unseen_seconds", "From the start of a recording to the first we saw of it.", UNSEEN_BUCKETS_S
+        )
+        self._duration = histogram(
+            "disallowed_recording_duration_seconds",
+            "How long disallowed recordings ran, told when their verdict is final.",
+            DURATION_BUCKETS_S,
+        )
+        self._ages = _BatchHistogram(AGE_BUCKETS_S)
+        self._closed = bounded(counter("window_closed", "Conversations closed, by what closed them.", "reason"), 2)
+        self._truncated = counter("truncated_conversations", "Conversations of which not all evidence is kept.")
+        self._dropped = counter("evidence_dropped", "Events beyond a conversation's size bound: counted, not kept.")
+        self._too_old = counter("recordings_too_old", "Recordings not judged, since they began too long ago.")
+        self._rebalances = bounded(counter("kafka_rebalances", "Changes of the assignment.", "event"), len(REBALANCES))
+        self._errors = bounded(counter("kafka_errors", "Errors the Kafka client reported.", "kind"), ERROR_KINDS_MAX)
+        self._commits = bounded(counter("offset_commits", "Checkpoints committed.", "result"), len(COMMITS))
+        self._foreign = bounded(
+            counter("foreign_checkpoints", "Commits that could not be taken as they stood.", "reason"),
+            len(FOREIGN_REASONS),
+        )
+        self._blind = counter("blind_intervals", "Takeovers at which messages still needed were gone from the log.")
+        self._splits = counter("account_splits", "Times an account was found in a second partition.")
+        self._quarantined = bounded(
+            counter("quarantined", "Messages and entries set aside in the quarantine topic.", "reason"),
+            QUARANTINE_REASONS_MAX,
+        )
+        self._log_messages = bounded(counter("log_messages", "Lines logged, by level.", "level"), len(LEVELS))
+
+        for family, values in (
+            (self._events, TYPES),
+            (self._notices, NOTICES),
+            (self._closed, ("window", "cut")),
+            (self._rebalances, REBALANCES),
+            (self._commits, COMMITS),
+            (self._foreign, FOREIGN_REASONS),
+            (self._log_messages, LEVELS),
+        ):
+            family.initialise((value,) for value in values)
+        self._revisions.initialise(itertools.product(OUTCOMES, OUTCOMES))
+        # Sources before accounts: where not all fits, every account has those that matter most.
+        self._recordings.initialise(
+            (
+                (account, source, outcome)
+                for source, account, outcome in itertools.product(SOURCES, self._accounts, OUTCOMES)
+            ),
+            share=0.8,
+        )
+        self.registry.register(self)
+        if process:
+            ProcessCollector(registry=self.registry)
+            PlatformCollector(registry=self.registry)
+            GCCollector(registry=self.registry)
+
+    # What the lifecycle of a partition tells.
+
+    def polled(self, now: float) -> None:
+        """The Kafka loop has turned; ``now`` in seconds since 1970."""
+        self._polled_at = now
+
+    def count(self, counts: Counts) -> None:
+        """Add what a batch counted; entries = events + notices afterwards as before."""
+        self._messages.inc(counts.messages)
+        self._entries.inc(counts.entries)
+        self._replayed.inc(counts.replayed)
+        self._clamped.inc(counts.clamped)
+        for type_, events in counts.events.items():
+            self._events.add((type_label(type_),), events)
+        for kind, notices in zip(
+            NOTICES, (counts.ignored, counts.malformed, counts.duplicate, counts.late), strict=True
+        ):
+            if notices:
+                self._notices.add((kind,), notices)
+        for reason, closed in (("window", counts.closed_by_window), ("cut", counts.closed_by_cut)):
+            if closed:
+                self._closed.add((reason,), closed)
+        self._truncated.inc(counts.truncated)
+        self._dropped.inc(counts.dropped)
+        self._too_old.inc(counts.too_old)
+        for type_, latest_ms in counts.latest_event_ms.items():
+            label = type_label(type_)
+            self._last_event_s[label] = max(self._last_event_s.get(label, 0.0), latest_ms / 1000)
+
+    def event_ages(self, type_: str, counts: Sequence[int], sum_s: float) -> None:
+        """Add how old the events of a type were at their arrival: counts by ``AGE_BUCKETS_S`` and above, and the sum."""
+        self._ages.add(type_label(type_), counts, sum_s)
+
+    def verdict_published(
+        self, partition: int, told: Publish, published_at_ms: int, *, replay_left: bool = False
+    ) -> None:
+        """A verdict (or tombstone) is acknowledged by the broker.
+
+        ``replay_left``: the rebuild left it to be told, so how long it took says nothing about detection.
+        """
+        verdict = told.verdict
+        self.follow(partition, told.key, verdict)
+        if verdict is None or verdict.kind != "recording":
+            return
+        account = self._account(verdict.account_sid)
+        if account == OTHER:
+            self._account_overflow.inc()
+        source = source_label(verdict.start_source)
+        exemplar = {"recording_sid": verdict.recording_sid} if verdict.recording_sid else None
+        if told.before is None:
+            self._recordings.add((account, source, verdict.outcome))
+            if verdict.started_at is not None:
+                unseen_ms = read_instant(verdict.first_seen_at) - read_instant(verdict.started_at)
+                self._unseen.observe(max(0, unseen_ms) / 1000)
+        else:
+            self._revisions.add((told.before, verdict.outcome))
+        if _first_disallowed(told.before, verdict):
+            self._disallowed.add((account, verdict.rule, source), 1, exemplar)
+        # A window that closes, or a late change, finds nothing out: it would only make the figure look better.
+        if not replay_left and not told.late and not (verdict.final and told.before == verdict.outcome):
+            self._detection.observe(max(0, published_at_ms - told.due_ms) / 1000, exemplar)
+        if (
+            verdict.final
+            and not told.late
+            and verdict.outcome == DISALLOWED
+            and verdict.started_at is not None
+            and verdict.ended_at is not None
+        ):
+            lasted_ms = read_instant(verdict.ended_at) - read_instant(verdict.started_at)
+            self._duration.observe(max(0, lasted_ms) / 1000)
+
+    def follow(self, partition: int, key: str, verdict: Verdict | None) -> None:
+        """Take in what stands on the verdict topic, for the gauges alone; None is a tombstone. Repeats do no harm."""
+        self._verdicts.follow(partition, key, verdict, OTHER if verdict is None else self._account(verdict.account_sid))
+
+    def quarantined(self, reason: str) -> None:
+        """Bytes are safe in quarantine; ``reason`` is that of the core, or ``core-error``."""
+        self._quarantined.add((reason,))
+
+    def partition(
+        self,
+        partition: int,
+        *,
+        watermark_ms: int | None,
+        lag: int | None,
+        tick_ms: int | None,
+        conversations: int = 0,
+        recordings: int = 0,
+    ) -> None:
+        """Where an owned partition stands: its log time, the messages still to read, when its newest tick was sent."""
+        self._positions[partition] = _Position(watermark_ms, lag, tick_ms, conversations, recordings)
+
+    def partition_gone(self, partition: int) -> None:
+        """The partition is no longer ours: its gauges go, and its verdicts are somebody else's to show."""
+        self._positions.pop(partition, None)
+        self._verdicts.leave(partition)
+
+    def assigned(self, topic: str, partitions: int) -> None:
+        """How many partitions of a topic this process owns."""
+        self._assigned[topic] = partitions
+
+    def rebalance(self, event: str) -> None:
+        """The assignment changed: ``assigned``, ``revoked`` or ``lost``."""
+        self._rebalances.add((event,))
+
+    def commit(self, result: str, now: float) -> None:
+        """A commit ended: ``ok``, ``refused`` or ``failed``; ``now`` in seconds since 1970."""
+        self._commits.add((result,))
+        if result == "ok":
+            self._checkpoint_at = now
+
+    def foreign_checkpoint(self, reason: str) -> None:
+        """A commit could not be taken as it stood, for one of ``FOREIGN_REASONS``."""
+        self._foreign.add((reason,))
+
+    def blind_interval(self) -> None:
+        """Messages that were still needed are gone from the log."""
+        self._blind.inc()
+
+    def account_split(self) -> None:
+        """An account was found in a second partition."""
+        self._splits.inc()
+
+    def restored(self, seconds: float) -> None:
+        """A partition was rebuilt, so long after it was assigned."""
+        self._restore_s = seconds
+
+    def kafka_error(self, kind: str) -> None:
+        """The client reported an error, by librdkafka's name for it in lower case."""
+        self._errors.add((kind,))
+
+    # What the rest of the process tells.
+
+    def policy_loaded(self, policy: Policy, now: float) -> None:
+        """A policy is in force; ``now`` in seconds since 1970. Makes the label sets of its rules, at 0."""
+        self._policy_hash = policy.hash
+        self._reload_successful = True
+        self._reloaded_at = now
+        rules = [
+            rule.document.name
+            for rule in policy.rules
+            if rule.document.outcome == DISALLOWED and rule.document.mode != SHADOW
+        ]
+        rules += [RULE_DEFAULT] if policy.default == DISALLOWED else []
+        rules += [RULE_WHEN_OPEN] if policy.when_open == DISALLOWED else []
+        self._rules = tuple(rules)
+        self._disallowed.initialise(
+            (
+                (account, rule, source)
+                for source, rule, account in itertools.product(SOURCES, self._rules, self._accounts)
+            ),
+            share=0.8,
+        )
+
+    def policy_reload_failed(self) -> None:
+        """A new policy was refused; the last good one stays in force."""
+        self._reload_successful = False
+
+    def ready_when(self, ready: Callable[[], bool]) -> None:
+        """Ask ``ready`` whenever Prometheus reads."""
+        self._ready = ready
+
+    def log_message(self, level: str) -> None:
+        """A line was logged."""
+        self._log_messages.add((level,))
+
+    # What Prometheus asks.
+
+    def describe(self) -> Iterable[Metric]:
+        """Name the families without their values, so that registering asks nobody."""
+        return [Metric(family.name, family.documentation, family.type) for family in self.collect()]
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the gauges now."""
+        yield from self._positions_now()
+        yield from self._verdicts_now()
+        yield self._ages.family(
+            PREFIX + "event_age_seconds", "From the occurrence of an event to its arrival in Kafka, by type.", "type"
+        )
+        last_event = _gauge("last_event_timestamp_seconds", "When the newest event of a type occurred.", "type")
+        for type_, latest_s in sorted(self._last_event_s.items()):
+            last_event.add_metric([type_], latest_s)
+        yield last_event
+        assigned = _gauge("kafka_assigned_partitions", "Partitions this process owns.", "topic")
+        for topic, partitions in sorted(self._assigned.items()):
+            assigned.add_metric([topic], partitions)
+        yield assigned
+        policy = _gauge("policy_info", "The policy in force, by the hash of its text.", "hash")
+        if self._policy_hash is not None:
+            policy.add_metric([self._policy_hash], 1)
+        yield policy
+        build = _gauge("build_info", "What runs here.", "version", "revision", "python")
+        build.add_metric([self._build.version, self._build.revision, self._build.python], 1)
+        yield build
+        yield _single("ready", "1 once everything is restored, and until the stop begins.", float(self._ready()))
+        for name, documentation, value in (
+            ("last_poll_timestamp_seconds", "When the Kafka loop last turned.", self._polled_at),
+            ("checkpoint_timestamp_seconds", "When a checkpoint was last committed.", self._checkpoint_at),
+            ("restore_duration_seconds", "How long the last rebuild of a partition took.", self._restore_s),
+            (
+                "policy_last_reload_successful",
+                "1 where the last attempt to load the policy succeeded.",
+                None if self._reload_successful is None else float(self._reload_successful),
+            ),
+            ("policy_last_reload_success_timestamp_seconds", "When a policy was last loaded.", self._reloaded_at),
+        ):
+            yield _single(name, documentation, value)
+
+    def _account(self, account_sid: str) -> str:
+        return self._aliases.get(account_sid, OTHER)
+
+    def _positions_now(self) -> Iterator[Metric]:
+        positions = sorted(self._positions.items())
+        single, rest = positions[:PARTITIONS_MAX], positions[PARTITIONS_MAX:]
+        watermark = _gauge("watermark_timestamp_seconds", "The log time of a partition.", "partition")
+        tick = _gauge("tick_timestamp_seconds", "When the newest tick that came back was sent.", "partition")
+        lag = _gauge("kafka_lag_messages", "Messages of a partition that are not judged yet.", "topic", "partition")
+        for partition, position in single:
+            _add(watermark, (str(partition),), _seconds(position.watermark_ms))
+            _add(tick, (str(partition),), _seconds(position.tick_ms))
+            _add(lag, (self._events_topic, str(partition)), position.lag)
+        # Beyond the bound the worst of the rest stands for all of it, so that no alert misses it.
+        _add(watermark, (OTHER,), _seconds(_least(position.watermark_ms for _, position in rest)))
+        _add(tick, (OTHER,), _seconds(_least(position.tick_ms for _, position in rest)))
+        _add(lag, (self._events_topic, OTHER), max((p.lag for _, p in rest if p.lag is not None), default=None))
+        yield watermark
+        yield tick
+        yield lag
+        window = _gauge("window_entries", "What the windows hold: open conversations and open recordings.", "kind")
+        window.add_metric(["conversations"], sum(position.conversations for _, position in positions))
+        window.add_metric(["recordings"], sum(position.recordings for _, position in positions))
+        yield window
+
+    def _verdicts_now(self) -> Iterator[Metric]:
+        open_cases: dict[tuple[str, ...], int] = {}
+        wanted = list(itertools.product(self._accounts, self._rules, SOURCES, ("critical",)))
+        if len(wanted) <= OPEN_CASES_MAX * 0.8:
+            open_cases = dict.fromkeys(wanted, 0)
+        in_progress = dict.fromkeys(itertools.product(self._accounts, OUTCOMES), 0)
+        for followed in self._verdicts.at(round(self._wall_clock() * 1000)):
+            if followed.case_until_ms != 0:
+                open_cases[followed.labels] = open_cases.get(followed.labels, 0) + 1
+            if followed.in_progress:
+                in_progress[followed.labels[0], followed.outcome] += 1
+        cases = _gauge("open_cases", "Recordings with an open case.", "account", "rule", "start_source", "severity")
+        for labels, count in sorted(_within(open_cases, OPEN_CASES_MAX).items()):
+            cases.add_metric(labels, count)
+        yield cases
+        progress = _gauge(
+            "recordings_in_progress", "Recordings under way, by their outcome so far.", "account", "outcome"
+        )
+        for labels, count in in_progress.items():
+            progress.add_metric(labels, count)
+        yield progress
+
+
+def _first_disallowed(before: str | None, verdict: Verdict) -> bool:
+    """Whether this verdict is the first of its recording to be disallowed."""
+    return (
+        verdict.outcome == DISALLOWED
+        and before != DISALLOWED
+        and all(earlier.outcome != DISALLOWED for earlier in verdict.history)
+    )
+
+
+def _within(counts: Mapping[tuple[str, ...], int], bound: int) -> dict[tuple[str, ...], int]:
+    """At most ``bound`` label sets: the smallest are added up under ``other``, apart by severity (the last label)."""
+    if len(counts) <= bound:
+        return dict(counts)
+    by_size = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    kept = dict(by_size[: bound - 4])  # Room for one of each severity.
+    for labels, count in by_size[bound - 4 :]:
+        folded = (*(OTHER for _ in labels[1:]), labels[-1])
+        kept[folded] = kept.get(folded, 0) + count
+    return kept
+
+
+def _gauge(name: str, documentation: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(PREFIX + name, documentation, labels=labels)
+
+
+def _single(name: str, documentation: str, value: float | None) -> GaugeMetricFamily:
+    """A gauge without labels; without a sample where the value is not known, for 0 would be a date in 1970."""
+    family = _gauge(name, documentation)
+    _add(family, (), value)
+    return family
+
+
+def _add(family: GaugeMetricFamily, labels: Sequence[str], value: float | None) -> None:
+    if value is not None:
+        family.add_metric(labels, value)
+
+
+def _seconds(ms: int | None) -> float | None:
+    return None if ms is None else ms / 1000
+
+
+def _least(values: Iterable[int | None]) -> int | None:
+    return min((value for value in values if value is not None), default=None)
