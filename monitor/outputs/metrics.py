@@ -476,7 +476,7 @@ class Metrics(Collector):
             self._last_event_s[label] = max(self._last_event_s.get(label, 0.0), latest_ms / 1000)
 
     def event_ages(self, type_: str, counts: Sequence[int], sum_s: float) -> None:
-        """Add how old the events of a type were at their arrival: counts by ``AGE_BUCKETS_S`` and above, and the sum."""
+        """Add how old events of a type were at their arrival: counts by ``AGE_BUCKETS_S`` and above, and the sum."""
         self._ages.add(type_label(type_), counts, sum_s)
 
     def verdict_published(

@@ -1,0 +1,211 @@
+"""The HTTP server: metrics for Prometheus, health for whoever restarts or routes to us; pages join later.
+
+It runs on the process's asyncio loop; the Kafka loop turns in a thread of its own and reports to ``Health``. A path
+that is not listed here is 404: a probe that asks the wrong one must not find everything well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from aiohttp import hdrs, web
+from prometheus_client import CollectorRegistry
+from prometheus_client.aiohttp import make_aiohttp_handler
+
+from monitor import __version__
+from monitor.errors import OutOfReach
+from monitor.settings import Address
+
+STILL_MAX_S: Final = 60.0  # A loop that has not turned for so long does not turn any more.
+LOOP_BEAT_S: Final = 1.0
+SHUTDOWN_S: Final = 2.0  # What a stop leaves to answers under way; all of the stop has ten seconds.
+
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class ListenError(OutOfReach):
+    """The address cannot be listened on: taken, not ours, or not permitted."""
+
+
+class Health:
+    """What the loops report and the probes ask; safe from any thread, for each field is replaced whole.
+
+    ``now`` and every ``monotonic`` are seconds of one clock that never goes back. ``needs`` are the parts without which
+    the monitor is not ready, each missing until ``found``.
+    """
+
+    def __init__(self, now: float, needs: tuple[str, ...] = ("policy", "account settings", "assignment")) -> None:
+        # Until the first turn the start counts as one: a thread that never gets to it is as dead as one that stopped.
+        self._polled = now
+        self._looped = now
+        self._missing: dict[str, str] = dict.fromkeys(needs, "not there yet")
+        self._stopping = False
+
+    def poll_seen(self, monotonic: float) -> None:
+        """The Kafka loop has turned, whether or not Kafka is there."""
+        self._polled = monotonic
+
+    def loop_seen(self, monotonic: float) -> None:
+        """The asyncio loop has turned."""
+        self._looped = monotonic
+
+    def found(self, part: str) -> None:
+        """A part is there."""
+        self._missing = {name: why for name, why in self._missing.items() if name != part}
+
+    def missing(self, part: str, why: str) -> None:
+        """A part is not there, or not any more; ``why`` is shown to whoever asks."""
+        self._missing = {**self._missing, part: why}
+
+    def stopping(self) -> None:
+        """The stop has begun: not ready any more, and never again."""
+        self._stopping = True
+
+    def ready_reasons(self) -> tuple[str, ...]:
+        """Why the monitor is not ready, one sentence each; empty where it is."""
+        stopping = ("the monitor is stopping",) if self._stopping else ()
+        return (*stopping, *(f"{part}: {why}" for part, why in self._missing.items()))
+
+    def ready(self) -> bool:
+        """Say whether everything is restored and no stop has begun."""
+        return not self.ready_reasons()
+
+    def sick_reasons(self, monotonic: float) -> tuple[str, ...]:
+        """Why a restart would help, one sentence each; empty where it would not. Kafka being away is no reason."""
+        reasons = []
+        for name, seen in (("the Kafka thread", self._polled), ("the asyncio loop", self._looped)):
+            still_s = monotonic - seen
+            if still_s >= STILL_MAX_S:
+                reasons.append(f"{name} has not moved for {still_s:.0f} s")
+        return tuple(reasons)
+
+
+class WebServer:
+    """The server on one address. ``start`` and ``stop`` belong to the loop it runs on.
+
+    ``listen`` with port 0 takes any free port; ``address`` says which. ``clock`` is the one ``health`` counts by.
+    """
+
+    def __init__(
+        self,
+        listen: Address,
+        registry: CollectorRegistry,
+        health: Health,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._listen = listen
+        self._health = health
+        self._clock = clock
+        self._registry = registry
+        self._runner: web.AppRunner | None = None
+        self._beating: asyncio.Task[None] | None = None
+        self._addresses: tuple[Address, ...] = ()
+
+    async def start(self) -> None:
+        """Listen. Raises ``ListenError``, and then nothing is left behind."""
+        runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=SHUTDOWN_S)
+        await runner.setup()
+        try:
+            # No host means every interface, IPv4 and IPv6.
+            await web.TCPSite(runner, self._listen.host or None, self._listen.port).start()
+        except OSError as error:
+            await runner.cleanup()
+            why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
+            raise ListenError(f"{self._listen} cannot be listened on: {why}") from None
+        self._runner = runner
+        self._addresses = tuple(Address(str(name[0]), int(name[1])) for name in runner.addresses)
+        self._beating = asyncio.create_task(self._beat())
+
+    async def stop(self) -> None:
+        """Close the address, give answers under way ``SHUTDOWN_S``, and return. Stopping twice does no harm."""
+        if self._beating is not None:
+            self._beating.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._beating
+            self._beating = None
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    @property
+    def address(self) -> Address:
+        """Where the server listens: the first address, with the port that was taken. Only after ``start``."""
+        assert self._addresses, "not started"
+        return self._addresses[0]
+
+    @property
+    def url(self) -> str:
+        """The address for somebody on this machine; one that means every interface becomes the loopback's."""
+        address = self.address
+        if address.host in ("", "0.0.0.0", "::"):  # noqa: S104 - this is read, not bound.
+            address = Address("127.0.0.1" if address.host != "::" else "::1", address.port)
+        return f"http://{address}"
+
+    async def _beat(self) -> None:
+        while True:
+            self._health.loop_seen(self._clock())
+            await asyncio.sleep(LOOP_BEAT_S)
+
+    def _application(self) -> web.Application:
+        application = web.Application(middlewares=[_plain_errors])
+        application.on_response_prepare.append(_seal)
+        application.add_routes(
+            [
+                web.get("/", self._index),
+                web.get("/metrics", make_aiohttp_handler(self._registry)),
+                web.get("/-/healthy", self._healthy),
+                web.get("/-/ready", self._ready),
+            ]
+        )
+        return application
+
+    async def _index(self, _request: web.Request) -> web.Response:
+        return _text(
+            f"Recording Monitor {__version__}\n\n"
+            "/metrics     what Prometheus reads\n"
+            "/-/healthy   503 where a restart would help\n"
+            "/-/ready     200 once everything is restored\n"
+        )
+
+    async def _healthy(self, _request: web.Request) -> web.Response:
+        reasons = self._health.sick_reasons(self._clock())
+        return _text("".join(f"{reason}\n" for reason in reasons) or "healthy\n", status=503 if reasons else 200)
+
+    async def _ready(self, _request: web.Request) -> web.Response:
+        reasons = self._health.ready_reasons()
+        return _text("".join(f"{reason}\n" for reason in reasons) or "ready\n", status=503 if reasons else 200)
+
+
+def _text(text: str, *, status: int = 200) -> web.Response:
+    return web.Response(text=text, status=status, content_type="text/plain", charset="utf-8")
+
+
+@web.middleware
+async def _plain_errors(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Answer what has no page in one line, and repeat nothing of what was asked."""
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        answer = _text(f"{error.status} {error.reason}\n", status=error.status)
+        if hdrs.ALLOW in error.headers:
+            answer.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
+        return answer
+
+
+async def _seal(_request: web.Request, response: web.StreamResponse) -> None:
+    """Put our headers on every answer, and take off the one that names the server's version."""
+    response.headers.update(_HEADERS)
+    response.headers.popall(hdrs.SERVER, None)
