@@ -68,7 +68,8 @@ class Publish(msgspec.Struct, frozen=True, gc=False):
     """Write this verdict; None is a tombstone: withdrawn, or kept long enough.
 
     ``before`` is the outcome it replaces (None: the first), ``due_ms`` the log time at which it could first be told,
-    ``late`` that only status, end or discovery of a final verdict changed.
+    ``late`` that only status, end or discovery of a final verdict changed, ``appeared`` where its subject was first
+    seen (offset, place inside the message).
     """
 
     key: str
@@ -76,6 +77,7 @@ class Publish(msgspec.Struct, frozen=True, gc=False):
     before: str | None
     due_ms: int
     late: bool
+    appeared: tuple[int, int] = (0, 0)
 
 
 class SetAside(msgspec.Struct, frozen=True, gc=False):
@@ -632,7 +634,7 @@ class Pipeline:
             if finding is None:
                 if ledger.is_suspicion(key):
                     ledger.withdraw(key)
-                    told.append(Publish(key, None, None, draft.due_ms, late=False))
+                    told.append(Publish(key, None, None, draft.due_ms, late=False, appeared=_appearance(draft)))
                 continue
             verdict = finding.verdict
             digest = _digest(verdict)
@@ -648,7 +650,7 @@ class Pipeline:
                 continue
             ledger.publish(new, digest)
             before, late = (None, False) if published is None else (published.outcome, published.final)
-            told.append(Publish(key, new, before, draft.due_ms, late))
+            told.append(Publish(key, new, before, draft.due_ms, late, _appearance(draft)))
         return told
 
     def _hold(self, draft: _Draft) -> None:
