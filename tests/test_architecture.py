@@ -233,7 +233,7 @@ def test_a_part_does_not_reach_what_it_must_not_know_through_others(part, never)
 # Written so that this file does not match: a pattern with a backslash or a group in it is not the text it finds.
 NOT_OURS: Final = re.compile(
     r"pypi\.org|pythonhosted\.org|repo1?\.maven\.|registry\.npmjs\.|"  # registry hosts
-    r"--(?:extra-)?index-url|--find-links|--trusted-host|"  # which index to use is the machine's business
+    r"--(?:extra-)?index-url|--find[-]links|--trusted[-]host|"  # which index to use is the machine's business
     r"/work/(?:main|shared)|\.\./shared"  # the place where this was written
 )
 
