@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +35,7 @@ def read_policy(settings: Settings, policy: Path | None = None) -> LoadedPolicy:
     """
     loaded = load_policy(policy or settings.policy)
     for warning in loaded.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        typer.echo(f"warning: {warning}", err=True)
     return loaded
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 import typer
@@ -131,6 +131,7 @@ def greatest_time_ms(lines: Iterable[Line]) -> int | None:
 
 def replay(
     files: Annotated[list[Path], typer.Argument(help="Files with events; - reads standard input.", metavar="FILE…")],
+    *,
     config: ConfigOption = None,
     policy: PolicyOption = None,
     output: Annotated[
@@ -232,7 +233,7 @@ def _print(verdict: Verdict, output: Format) -> None:
         sys.stdout.buffer.write(encode_verdict(verdict) + b"\n")
         sys.stdout.buffer.flush()
     else:
-        print(render_line(verdict), flush=True)
+        typer.echo(render_line(verdict))
 
 
 def render_line(verdict: Verdict) -> str:
@@ -253,8 +254,8 @@ def _summary(verdicts: Iterable[Verdict], counts: Counts) -> None:
         for (outcome, cause), number in sorted(by_cause.items()):
             table.add_row(outcome, cause, str(number))
         Console(stderr=True).print(table)
-    print(
-        f"{counts.entries} entries: {counts.events_total} events, {counts.ignored} ignored, {counts.malformed} malformed, "
-        f"{counts.duplicate} duplicate, {counts.late} late",
-        file=sys.stderr,
+    typer.echo(
+        f"{counts.entries} entries: {counts.events_total} events, {counts.ignored} ignored, "
+        f"{counts.malformed} malformed, {counts.duplicate} duplicate, {counts.late} late",
+        err=True,
     )

@@ -427,12 +427,26 @@ class _Cause(msgspec.Struct, frozen=True):
     open_to_end: bool = False
 
 
-class Question(msgspec.Struct, frozen=True):
-    """What the fold asks: about which recording, and how much of the future is still to be awaited."""
+class Background(msgspec.Struct, frozen=True):
+    """What attribution rests on besides evidence: account settings, and what the settings file says."""
 
-    recording: str
-    grace_over: bool
-    closed: bool
+    settings: AccountSettings
+    starters: tuple[tuple[re.Pattern[str], Starter], ...]
+    session_max_ms: int
+
+
+class _Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """One recording whose cause is asked for. ``absence_false``: what was not seen by now counts as not there."""
+
+    evidence: Evidence
+    background: Background
+    sight: Proof
+    source: str | None
+    call: str | None
+    conference: str | None
+    started_ms: int
+    urls: tuple[str, ...]
+    absence_false: bool
 
 
 def canonical_source(source: str | None) -> str | None:
@@ -440,15 +454,12 @@ def canonical_source(source: str | None) -> str | None:
     return None if source is None else _CANONICAL_SOURCE.get(source.lower(), source)
 
 
-def attribute(
-    evidence: Evidence,
-    question: Question,
-    settings: AccountSettings,
-    starters: tuple[tuple[re.Pattern[str], Starter], ...],
-    session_max_ms: int,
-) -> Attribution:
-    """Draw the strongest conclusion the evidence allows about one recording."""
-    sights = evidence.recordings[question.recording]
+def attribute(evidence: Evidence, recording: str, background: Background, *, grace_over: bool) -> Attribution:
+    """Draw the strongest conclusion the evidence allows about one recording.
+
+    ``grace_over``: what has not been seen of it by now counts as not there, unless evidence was lost.
+    """
+    sights = evidence.recordings[recording]
     source, source_kept = _source(sights)
     call = _first(fact.call for _, fact in sights)
     own_conference = _first(fact.conference for _, fact in sights)
@@ -456,30 +467,25 @@ def attribute(
     duration_ms = max((fact.duration_ms for _, fact in sights if fact.duration_ms is not None), default=None)
     urls = tuple(sorted({fact.callback_url for _, fact in sights if fact.callback_url is not None}))
     conference = own_conference or (evidence.conference_of(call, started_ms) if call is not None else None)
-    stated = (
-        f"Twilio states start source {source}"
-        if source is not None
-        else "The recording exists; no start source is stated"
-    )
+    stated = f"Twilio states start source {source}" if source else "The recording exists; no start source is stated"
     sight = Proof(source_kept, stated)
-    absence_false = (question.grace_over or question.closed) and not evidence.truncated
     cause = _decide(
-        evidence,
-        source,
-        sight,
-        call,
-        own_conference,
-        started_ms,
-        urls,
-        settings,
-        starters,
-        session_max_ms,
-        absence_false,
+        _Asked(
+            evidence=evidence,
+            background=background,
+            sight=sight,
+            source=source,
+            call=call,
+            conference=own_conference,
+            started_ms=started_ms,
+            urls=urls,
+            absence_false=grace_over and not evidence.truncated,
+        )
     )
     calls = (call,) if call is not None else evidence.calls_in(conference) if conference is not None else ()
     known = evidence.conferences.get(conference) if conference is not None else None
     return Attribution(
-        recording_sid=question.recording,
+        recording_sid=recording,
         call_sid=call,
         conference_sid=conference,
         start_source=source,
@@ -499,51 +505,34 @@ def attribute(
     )
 
 
-def _decide(
-    evidence: Evidence,
-    source: str | None,
-    sight: Proof,
-    call: str | None,
-    conference: str | None,
-    started_ms: int,
-    urls: tuple[str, ...],
-    settings: AccountSettings,
-    starters: tuple[tuple[re.Pattern[str], Starter], ...],
-    session_max_ms: int,
-    absence_false: bool,
-) -> _Cause:
+def _decide(asked: _Asked) -> _Cause:
+    source, sight = asked.source, asked.sight
     if source in _CAUSE_OF_SOURCE:
         return _Cause(_CAUSE_OF_SOURCE[source], "implied", (sight,))
     if source in ("StartCallRecordingAPI", "Conference"):
-        starter = _starter(urls, starters)
+        starter = _starter(asked.urls, asked.background.starters)
         if starter is not None:
             shows = f"Its callback address is that of starter {starter.name!r}"
             return _Cause(starter.cause, "observed", (Proof(sight.kept, shows),))
     if source == "StartCallRecordingAPI":
-        return _call_recording_cause(evidence, sight, call, started_ms, settings, absence_false)
+        return _call_recording_cause(asked)
     if source == "Conference":
-        found = _conference_cause(evidence, sight, conference, started_ms, settings, session_max_ms)
+        found = _conference_cause(asked)
         if found is not None:
             return found
     elif source is not None:
         return _Cause("unknown_source", "implied", (sight,))
-    if absence_false:
+    if asked.absence_false:
         return _Cause("unattributed", "inferred", (sight,))
     return _Cause(None, None, (sight,), missing=("start source",) if source is None else ("cause",))
 
 
-def _conference_cause(
-    evidence: Evidence,
-    sight: Proof,
-    conference: str | None,
-    started_ms: int,
-    settings: AccountSettings,
-    session_max_ms: int,
-) -> _Cause | None:
+def _conference_cause(asked: _Asked) -> _Cause | None:
     """API request over TwiML over Flex naming; None where the evidence shows none of them."""
+    evidence, conference, sight = asked.evidence, asked.conference, asked.sight
     if conference is None:
         return None
-    latest_ms = started_ms + PROOF_SLACK_MS
+    latest_ms = asked.started_ms + PROOF_SLACK_MS
     ruled_out: list[tuple[str, str]] = []
     found: list[_Cause] = []
     for kept, request in evidence.requests:
@@ -568,7 +557,7 @@ def _conference_cause(
     known = evidence.conferences.get(conference)
     naming = (known.named or known.in_task) if known else None
     if naming is not None:
-        found.append(_flex_cause(evidence.account, naming, sight, started_ms, settings, session_max_ms))
+        found.append(_flex_cause(asked, naming))
     if not found:
         return None
     first = found[0]
@@ -576,31 +565,23 @@ def _conference_cause(
     return msgspec.structs.replace(first, ruled_out=tuple(dict.fromkeys([*ruled_out, *beaten])))
 
 
-def _flex_cause(
-    account: str, naming: Proof, sight: Proof, started_ms: int, settings: AccountSettings, session_max_ms: int
-) -> _Cause:
+def _flex_cause(asked: _Asked, naming: Proof) -> _Cause:
     """A Flex conference: what the Flex setting at the recording's start makes of it."""
-    proofs = (naming, sight)
-    flex = settings.flex(account, started_ms)
+    proofs = (naming, asked.sight)
+    flex = asked.background.settings.flex(asked.evidence.account, asked.started_ms)
     if flex.enabled is None:
         return _Cause("flex_conference", "inferred", proofs, missing=("flex_setting",))
     if flex.enabled:
         return _Cause("flex_call_recording", "observed", proofs)
     if flex.off_since_ms is None:
         return _Cause("flex_stale_session", "observed", proofs, missing=("flex_off_since",))
-    off_ms = started_ms - flex.off_since_ms
-    return _Cause("flex_stale_session" if off_ms < session_max_ms else "flex_residual_setting", "observed", proofs)
+    stale = asked.started_ms - flex.off_since_ms < asked.background.session_max_ms
+    return _Cause("flex_stale_session" if stale else "flex_residual_setting", "observed", proofs)
 
 
-def _call_recording_cause(
-    evidence: Evidence,
-    sight: Proof,
-    call: str | None,
-    started_ms: int,
-    settings: AccountSettings,
-    absence_false: bool,
-) -> _Cause:
+def _call_recording_cause(asked: _Asked) -> _Cause:
     """``StartCallRecordingAPI``: a Studio widget, or the API itself; the two differ only in the evidence around them."""
+    evidence, sight, call = asked.evidence, asked.sight, asked.call
     ruled_out: list[tuple[str, str]] = []
     open_to_end = False
     wait = False
@@ -608,12 +589,12 @@ def _call_recording_cause(
         facts = evidence.executions[execution]
         if call is None or all(fact.call != call for _, fact in facts):
             continue
-        answer = _widget(evidence, execution, facts, started_ms, settings)
+        answer = _widget(asked, execution, facts)
         if isinstance(answer, Proof):
             return _Cause("studio_call_recording_widget", "observed", (answer, sight))
         if answer == "open":
             open_to_end = True
-        elif answer == "wait" and not absence_false:
+        elif answer == "wait" and not asked.absence_false:
             wait = True
             open_to_end = open_to_end or evidence.truncated
         else:
@@ -628,13 +609,7 @@ def _call_recording_cause(
     return _Cause("api_call_recording", "inferred", (sight,), tuple(ruled_out))
 
 
-def _widget(
-    evidence: Evidence,
-    execution: str,
-    facts: list[tuple[Kept, ExecutionFact]],
-    started_ms: int,
-    settings: AccountSettings,
-) -> Proof | str:
+def _widget(asked: _Asked, execution: str, facts: list[tuple[Kept, ExecutionFact]]) -> Proof | str:
     """Whether a Studio execution was in a recording widget at a recording's start.
 
     The proof that it was; else ``open`` (nobody can tell until the end), ``wait`` (the steps around the start may still
@@ -642,7 +617,8 @@ def _widget(
     """
     flow = _first(fact.flow for _, fact in facts)
     revision = _first(fact.revision for _, fact in facts)
-    widgets = settings.recording_widgets(evidence.account, flow, revision)
+    evidence, started_ms = asked.evidence, asked.started_ms
+    widgets = asked.background.settings.recording_widgets(evidence.account, flow, revision)
     if widgets is None:
         return "open"
     if not widgets:

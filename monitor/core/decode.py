@@ -318,7 +318,7 @@ def _interpret(envelope: _Envelope, raw: bytes) -> Entry:
             data = None
     entry: Entry | None = None
     if data is not None:
-        entry = read(kind, envelope, data) if _fits(kind, read, data) else None
+        entry = read(kind, envelope, data) if _fits(read, data) else None
         if isinstance(entry, Event) and (entry.account or kind == TICK) and (entry.members or read in _MEMBERLESS):
             return entry
         if isinstance(entry, Ignored):
@@ -340,7 +340,7 @@ def _interpret(envelope: _Envelope, raw: bytes) -> Entry:
 # --------------------------------------------------------------------------- other shapes, brought into ours
 
 
-def _fits(kind: str, read: Reader, data: _Data) -> bool:
+def _fits(read: Reader, data: _Data) -> bool:
     """Whether ``data`` has the nested, PascalCase shape that a reader of webhook events looks into."""
     if read not in _NESTED:
         return True

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from monitor.core.attribution import AccountSettings, Attribution, Evidence, Proof, Question, Starter, attribute
+from monitor.core.attribution import AccountSettings, Attribution, Background, Evidence, Proof, Starter, attribute
 from monitor.core.decode import OWN, decode
 from monitor.core.events import Event, FlexSetting, FlowSetting, Ignored, RecordingFact, WorkerSession
 from monitor.core.policy import ABSENT, OPEN, Judgement, Policy, Subject, Values
@@ -436,26 +436,21 @@ class Pipeline:
     ) -> list[_Draft]:
         """What there is to say about every recording, and every suspected conference, of a conversation."""
         evidence = Evidence(conversation)
+        background = Background(self.settings, self._starters, self.tuning.session_max_ms)
         at = (self.generation, offset)
         drafts: list[_Draft] = []
         for recording, seen in (conversation.recordings or {}).items():
             if recording not in evidence.recordings:
                 continue  # Its evidence fell to the bound, far beyond which nothing is kept at all.
             grace_over = closed or log_time_ms >= seen.arrived_ms + self.tuning.grace_ms
-            attribution = attribute(
-                evidence,
-                Question(recording, grace_over, closed),
-                self.settings,
-                self._starters,
-                self.tuning.session_max_ms,
-            )
+            attribution = attribute(evidence, recording, background, grace_over=grace_over)
             judgement = self.judge(conversation, evidence, attribution, grace_over=grace_over)
             if judgement is not None:
                 verdict = self._verdict(conversation, seen, attribution, judgement, at, log_time_ms, closed=closed)
                 too_old = self._too_old(seen, attribution)
                 drafts.append(self._draft(conversation, seen, verdict, judgement.team, due_ms, too_old=too_old))
-            for conference in {fact.conference for _, fact in evidence.recordings[recording] if fact.conference}:
-                drafts.append(_Draft(conference, seen, None, due_ms))
+            stated = {fact.conference for _, fact in evidence.recordings[recording] if fact.conference is not None}
+            drafts += [_Draft(conference, seen, None, due_ms) for conference in sorted(stated)]
         for conference, kept in evidence.suspected.items():
             suspected = (conversation.suspects or {}).get(conference)
             if suspected is not None and not _recorded(evidence, conference):
@@ -496,11 +491,11 @@ class Pipeline:
             start_source=Values((attribution.start_source,), True) if attribution.start_source is not None else absent,
             conference_name=Values(attribution.conference_names, True) if attribution.conference_names else absent,
             callback_url=Values(attribution.callback_urls, True) if attribution.callback_urls else absent,
-            direction=_known((fact.direction for fact in calls), settled, absent),
-            from_=_known((fact.from_ for fact in calls), settled, absent),
-            to=_known((fact.to for fact in calls), settled, absent),
-            queue=_known((value for task in tasks for value in task.queue), complete, absent),
-            worker=_known((value for task in tasks for value in task.worker), complete, absent),
+            direction=_known((fact.direction for fact in calls), absent, complete=settled),
+            from_=_known((fact.from_ for fact in calls), absent, complete=settled),
+            to=_known((fact.to for fact in calls), absent, complete=settled),
+            queue=_known((value for task in tasks for value in task.queue), absent, complete=complete),
+            worker=_known((value for task in tasks for value in task.worker), absent, complete=complete),
             status=Values((attribution.status,), True) if attribution.status is not None else absent,
             found_by=Values((attribution.found_by,), True),
         )
@@ -701,7 +696,7 @@ def _recorded(evidence: Evidence, conference: str) -> bool:
     return any(fact.conference == conference for sights in evidence.recordings.values() for _, fact in sights)
 
 
-def _known(values: Iterable[str | None], complete: bool, absent: Values) -> Values:
+def _known(values: Iterable[str | None], absent: Values, *, complete: bool) -> Values:
     """What is known of an attribute of which several calls or tasks may speak."""
     known = tuple(dict.fromkeys([value for value in values if value is not None]))
     return Values(known, complete) if known else absent

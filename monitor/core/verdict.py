@@ -393,5 +393,6 @@ class Ledger:
             heappush(self._ends, (read_instant(verdict.decided_at) + kept_ms, key))
 
     def _read_back(self, entry: _Entry) -> bytes:
-        assert self._fetch is not None and entry.place is not None
+        assert self._fetch is not None
+        assert entry.place is not None
         return self._fetch(entry.place)

@@ -71,9 +71,7 @@ class Files:
         for path in self._paths:
             if str(path) != "-" and not path.is_file():
                 what = "is a directory" if path.is_dir() else "there is no such file"
-                raise InputFileError(
-                    f"{path}: {what}. Name a file with events, one JSON object a line, or - for stdin."
-                )
+                raise InputFileError(f"{path}: {what}. Name a file of events, one JSON object a line, or - for stdin.")
 
     @property
     def bytes_total(self) -> int | None:
@@ -94,7 +92,7 @@ class Files:
                     zipped = raw.read(2) == _GZIP
                     raw.seek(0)
                     stream = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if zipped else raw
-                    for line in _messages(stream, name):
+                    for line in _messages(stream):
                         number += 1
                         yield _line(line, number)
                         if on_bytes is not None and number % 512 == 0:
@@ -115,7 +113,7 @@ class Files:
         return nullcontext(self._kept)  # Leaving the `with` must not close it: it may be read again.
 
 
-def _messages(stream: IO[bytes], name: str) -> Iterator[bytes]:
+def _messages(stream: IO[bytes]) -> Iterator[bytes]:
     first = stream.readline(LINE_BYTES_MAX)
     while first and not first.strip():
         yield first
