@@ -580,7 +580,7 @@ def _flex_cause(asked: _Asked, naming: Proof) -> _Cause:
 
 
 def _call_recording_cause(asked: _Asked) -> _Cause:
-    """``StartCallRecordingAPI``: a Studio widget, or the API itself; the two differ only in the evidence around them."""
+    """``StartCallRecordingAPI``: a Studio widget or the API itself; only the evidence around them tells which."""
     evidence, sight, call = asked.evidence, asked.sight, asked.call
     ruled_out: list[tuple[str, str]] = []
     open_to_end = False
