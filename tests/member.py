@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Self
 
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
@@ -78,6 +79,7 @@ def recording_event(
     )
 
 
+# ruff: noqa: ARG002 - a listener need not keep all it hears.
 class Heard:
     """Listens to a member, and remembers."""
 
@@ -90,6 +92,8 @@ class Heard:
         self.takeovers: list[tuple[int, Resume]] = []
         self.restores: list[int] = []
         self.errors: list[str] = []
+        self.settings: list[tuple[str, bytes | None]] = []
+        self.read: list[tuple[int, str]] = []
         self.polls = 0
         self.replayed = 0
         self.count = 0
@@ -106,6 +110,9 @@ class Heard:
 
     def quarantined(self, partition: int, reason: str) -> None:
         self.aside.append((partition, reason))
+
+    def verdict_read(self, partition: int, key: str, value: bytes | None) -> None:
+        self.read.append((partition, key))
 
     def committed(self, result: str) -> None:
         self.commits.append(result)
@@ -166,7 +173,12 @@ class Desk:
     def read(self, topic: str, partition: int = 0) -> list[tuple[str | None, bytes | None, dict[str, bytes]]]:
         """All that stands in a partition now: key, value, headers."""
         consumer = Consumer(
-            {"bootstrap.servers": self.bootstrap, "group.id": "tests", "enable.partition.eof": True}
+            {
+                "bootstrap.servers": self.bootstrap,
+                "group.id": "tests",
+                "enable.partition.eof": True,
+                "fetch.wait.max.ms": 10,
+            }
         )
         consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING)])
         found: list[tuple[str | None, bytes | None, dict[str, bytes]]] = []
@@ -258,8 +270,8 @@ class Running:
             times=Times(window_ms=self.tuning.window_ms, age_max_ms=self.tuning.age_max_ms, start_at=start_at),
             topic_id=lambda: desk.topics.events,
             build=build,
-            ledger=lambda fetch: Ledger(fetch),
-            take_setting=lambda key, value: (),
+            ledger=Ledger,
+            take_setting=self._setting,
             outputs=outputs,
             watch=self.heard,
             between_batches=lambda idle: None,  # noqa: ARG005 - nothing to do between batches here.
@@ -267,6 +279,10 @@ class Running:
         )
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _setting(self, key: str, value: bytes | None) -> tuple[str, ...]:
+        self.heard.settings.append((key, value))
+        return ()
 
     def _run(self) -> None:
         try:
@@ -278,11 +294,11 @@ class Running:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def __enter__(self) -> Running:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def ready(self, owned: int | None = None) -> Running:
+    def ready(self, owned: int | None = None) -> Self:
         """Wait until the assignment is restored, and of the size expected."""
 
         def is_so() -> bool:

@@ -90,11 +90,13 @@ def member_properties(client: Mapping[str, object], group_id: str) -> dict[str, 
 
     Only what the promises rest on can't be set: there is one offset commit, ours, and no reset but by decision.
     ``fetch.queue.backoff.ms``: the default 1000 caps catching up at 167 k/s instead of 1,000 k/s.
+    ``fetch.wait.max.ms``: a restored partition is read from when the fetch under way has come back (default 500).
     ``queued.max.messages.kbytes``: what is queued is judged before what comes, so the queue bounds a live message's
     wait while another partition catches up (16 MiB: about 80 ms of judging).
     """
     defaults: dict[str, object] = {
         "fetch.queue.backoff.ms": 2,
+        "fetch.wait.max.ms": 100,
         "queued.max.messages.kbytes": 16384,
         "session.timeout.ms": 15000,
         "partition.assignment.strategy": "cooperative-sticky",
@@ -214,6 +216,9 @@ class Watch(Protocol):
 
     def quarantined(self, partition: int, reason: str) -> None:
         """Bytes are safe in quarantine."""
+
+    def verdict_read(self, partition: int, key: str, value: bytes | None) -> None:
+        """What stands on the verdict topic, where this owner did not write it."""
 
     def committed(self, result: str) -> None:
         """A commit ended: ``ok``, ``refused`` or ``failed``."""
@@ -382,6 +387,7 @@ class _Verdicts:
             self._member._drop(held, str(error))
             return
         if back is None:
+            self._member._watch.verdict_read(held.partition, text, message.value())
             held.write_back.pop(text, None)
         else:
             held.write_back[text] = back
@@ -786,11 +792,12 @@ class Member:
         )
 
     def _ask_fingerprint(self) -> str:
-        metadata = self._consumer.list_topics(self._topics.events, LOOKUP_TIMEOUT_S)
-        topic = metadata.topics[self._topics.events]
-        if topic.error is not None:
-            raise KafkaException(topic.error)
-        return fingerprint_of(metadata.cluster_id, self._topic_id(), len(topic.partitions))
+        partitions = self._reader.partitions_of(self._topics.events, LOOKUP_TIMEOUT_S)
+        verdicts = self._reader.partitions_of(self._topics.verdicts, LOOKUP_TIMEOUT_S)
+        if len(verdicts) < len(partitions):
+            raise OutOfReach(f"{self._topics.verdicts} has fewer partitions than {self._topics.events}")
+        cluster_id = self._consumer.list_topics(self._topics.events, LOOKUP_TIMEOUT_S).cluster_id
+        return fingerprint_of(cluster_id, self._topic_id(), len(partitions))
 
     def _asked(self, held: _Held, asking: Future[Resume]) -> None:
         try:
@@ -971,7 +978,7 @@ class Member:
         topic = self._topics.account_settings
         if self._settings_asking is None:
             if time.monotonic() >= self._settings_after:
-                self._settings_asking = self._askers.submit(self._partitions_of, topic)
+                self._settings_asking = self._askers.submit(self._reader.partitions_of, topic, LOOKUP_TIMEOUT_S)
             return
         if not self._settings_asking.done():
             return
@@ -985,14 +992,6 @@ class Member:
         self._settings_left = set(numbers)
         for number in numbers:
             self._reader.follow(topic, number, BEGINNING, _Settings(self, number))
-
-    def _partitions_of(self, topic: str) -> list[int]:
-        found = self._consumer.list_topics(topic, LOOKUP_TIMEOUT_S).topics[topic]
-        if found.error is not None:
-            raise KafkaException(found.error)
-        if not found.partitions:
-            raise OutOfReach(f"{topic} has no partitions yet")
-        return sorted(found.partitions)
 
     def _setting(self, key: str, value: bytes | None) -> None:
         for account in self._take_setting(key, value):
