@@ -1,0 +1,1 @@
+"""The world out: verdicts become Kafka messages, metrics and log lines."""

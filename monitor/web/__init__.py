@@ -1,0 +1,1 @@
+"""The small HTTP server: metrics and health today, pages later."""
