@@ -122,12 +122,13 @@ def test_a_paused_broker_answers_nothing_until_it_goes_on(new_broker):
     assert producer.flush(30) == 0
 
 
-def test_a_paused_broker_can_be_killed(new_broker):
+def test_a_paused_broker_can_be_stopped_in_good_order(new_broker):
     broker = new_broker()
     with broker.paused():
         broker.stop()
 
         assert not broker.running
+    assert "Shutdown completed" in broker.log_tail()
 
 
 def test_a_broker_that_can_not_start_says_why(new_broker):
@@ -220,7 +221,7 @@ def test_a_test_that_needs_a_broker_fails_on_a_poor_machine_in_ci(tmp_path):
 
 
 def _pytest_in_a_poor_machine(tmp_path: Path, *, ci: str) -> str:
-    names = "test_a_produced_message_is_consumed or test_a_paused_broker_can_be_killed"
+    names = "test_a_produced_message_is_consumed or test_a_paused_broker_can_be_stopped_in_good_order"
     return _run(tmp_path, ["-m", "pytest", "-p", "no:cacheprovider", "-n", "2", __file__, "-k", names], {"CI": ci})
 
 

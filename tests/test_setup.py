@@ -40,11 +40,12 @@ def make(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_machine_with_too_old_a_python_is_told_which_it_needs(checkout, tmp_path):
-    old = python_that(tmp_path / "python3.9", "exit 1")
+    old = python_that(tmp_path / "python3.9", 'case "$*" in *"sys.version_info < (3, 11)"*) exit 1;; esac')
     done = make(checkout, "setup", f"PYTHON={old}")
 
     assert done.returncode == 2
     assert f"no Python 3.11 or newer among: {old}." in done.stderr
+    assert "ensurepip" not in done.stderr
     assert not (checkout / ".venv").exists()
 
 
