@@ -5,13 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from monitor.commands.policy import Format, explain
+from monitor.commands.replay import Format as ReplayFormat
+from monitor.commands.replay import replay
 from monitor.core.policy import (
     ABSENT,
     ALLOWED,
@@ -35,6 +40,7 @@ from monitor.core.policy import (
     covers,
     matcher,
 )
+from monitor.core.verdict import Verdict, decode_verdict
 from monitor.inputs.policy_file import parse_policy
 
 ACCOUNT = "AC0000000000000000000000000000aa01"
@@ -538,3 +544,63 @@ def test_a_rule_that_expires_covers_only_what_expires_no_later() -> None:
     assert covers(until(None), until(NOON))
     assert not covers(until(NOON), until(None))
     assert not covers(until(NOON), until(NOON + 1))
+
+
+# --- The command ------------------------------------------------------------------------------------------------------
+
+SCENARIOS = sorted((Path(__file__).parent / "samples" / "scenarios").glob("*.jsonl"))
+
+
+@pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: path.stem)
+def test_explaining_judges_every_sample_recording_as_replay_does(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    replay([path], output=ReplayFormat.JSONL)
+    verdicts = list(map(decode_verdict, capsys.readouterr().out.encode().splitlines()))
+    assert verdicts
+    explain([verdict.key for verdict in verdicts], [path], format_=Format.JSON)
+    for verdict, line in zip(verdicts, capsys.readouterr().out.splitlines(), strict=True):
+        told = msgspec.json.decode(line)
+        assert msgspec.convert(told["verdict"], Verdict) == verdict
+        if verdict.kind == "suspicion":
+            assert told["rules"] == []
+        else:
+            assert (told["outcome"], told["rule"]) in [(verdict.outcome, verdict.rule), (None, "when_open")]
+            assert [rule["rule"] for rule in told["rules"]] == ["explicit-api-start", "no-media-kept"]
+
+
+def test_explaining_shows_what_was_open_while_the_window_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "events.jsonl"
+    [scenario] = [path for path in SCENARIOS if path.stem.startswith("12_")]
+    lines = [line for line in scenario.read_text().splitlines() if ".recording.processed" in line]
+    path.write_text(lines[0] + "\n")
+    recording = msgspec.json.decode(lines[0])["data"]["request"]["parameters"]["RecordingSid"]
+    policy_path = tmp_path / "policy.yaml"
+    policy_path.write_text(
+        "rules:\n"
+        '  - {name: payments, outcome: disallowed, when: {conference_name: "payments-*"}}\n'
+        "  - {name: others, outcome: allowed}\n"
+    )
+    explain([recording], [path], None, policy_path, end=False)
+    told = capsys.readouterr().out
+    assert "conference_name: open (none yet)" in told
+    assert "A rule that is open could still change the outcome" in told
+    explain([recording], [path], None, policy_path)
+    told = capsys.readouterr().out
+    assert "conference_name: false (none)" in told
+    assert "Rule 'others' decides: allowed." in told
+
+
+def test_explaining_a_recording_that_is_not_there_is_a_no_and_a_file_in_place_of_a_sid_is_wrong(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(typer.Exit) as exited:
+        explain(["RE0"], SCENARIOS[:1])
+    assert exited.value.exit_code == 1
+    with pytest.raises(typer.Exit) as exited:
+        explain(["events.jsonl"], SCENARIOS[:1])
+    assert exited.value.exit_code == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "RE0: not in the files" in told.err
+    assert "Give --from before each file" in told.err

@@ -9,9 +9,11 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
+import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from monitor.commands.policy import Format, check
 from monitor.core.policy import CONDITIONS, Hours, PolicyDocument, RuleDocument, built_in_policy
 from monitor.inputs.policy_file import PolicyError, load_policy, parse_policy
 
@@ -391,3 +393,60 @@ def test_every_yaml_is_a_policy_or_refused_with_a_place_and_a_remedy(tree: objec
         document, said = None, error.problems
     assert document is not None or said
     assert all(one.line is not None and str(one).startswith("policy.yaml:") for one in said)
+
+
+# --- The command ------------------------------------------------------------------------------------------------------
+
+
+def test_check_says_what_a_policy_says_in_words_and_counts_what_is_private(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(
+        one_rule(
+            '{cause: [dial_verb, record_verb], queue: "sales*", from: ["+431234567", "+431234568"], worker: Jane Roe,'
+            ' hours: {days: [mon-fri, sun], from: "08:00", zone: UTC}}',
+            "expires: 2027-12-31",
+        )
+    )
+    check([path], Format.JSON)
+    [rule] = msgspec.json.decode(capsys.readouterr().out)["rules"]
+    assert rule["when"] == (
+        "when its cause is dial_verb or record_verb, and its caller is one of 2 given, and its queue is like sales*, "
+        "and its worker is the one given, and it starts on mon-fri, sun from 08:00 to 24:00 UTC, "
+        "and it starts before 2028-01-01T00:00Z"
+    )
+
+
+def test_check_prints_every_rule_and_what_holds_without_one(capsys: pytest.CaptureFixture[str]) -> None:
+    check([EXAMPLE])
+    told = capsys.readouterr()
+    document = parse_policy(EXAMPLE.read_bytes(), "", now=NOW)[0]
+    assert told.err == ""
+    assert told.out.startswith(f"{EXAMPLE}: OK\npolicy contact-centre, mode observe, sha256:")
+    assert [rule.name for rule in document.rules if rule.name not in told.out] == []
+    assert "default" in told.out
+
+
+def test_check_refuses_with_every_problem_on_stderr_and_code_2_even_if_another_file_is_sound(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("mode: warn\nwhen_open: maybe\n")
+    with pytest.raises(typer.Exit) as exited:
+        check([path, EXAMPLE, tmp_path / "absent.yaml"])
+    assert exited.value.exit_code == 2
+    told = capsys.readouterr()
+    assert f"{path}:1: 'mode' cannot be 'warn'" in told.err
+    assert f"{path}:2: 'when_open' cannot be 'maybe'" in told.err
+    assert "absent.yaml: cannot be read" in told.err
+    assert f"{EXAMPLE}: OK" in told.out
+
+
+def test_check_passes_a_doubtful_policy_with_its_warnings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(one_rule("{queue: [a, a]}"))
+    check([path])
+    told = capsys.readouterr()
+    assert f"warning: {path}:4: rule 'r': 'queue' names the same value twice" in told.err
+    assert f"{path}: OK, 1 warning\n" in told.out

@@ -1,0 +1,384 @@
+"""``policy check``: is this policy sound, and what does it say in words. ``policy explain``: why this verdict."""
+
+from __future__ import annotations
+
+import enum
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from monitor.commands.common import ConfigOption, PolicyOption, read_policy, read_settings, tuning_of
+from monitor.commands.replay import Replay, render_line
+from monitor.core.attribution import Attribution, Evidence
+from monitor.core.pipeline import Pipeline, Publish, Tuning
+from monitor.core.policy import (
+    CONDITIONS,
+    MINUTES_OF_DAY,
+    RULE_DEFAULT,
+    SHADOW,
+    Answer,
+    Hours,
+    Judgement,
+    Policy,
+    RuleDocument,
+    Subject,
+    Values,
+    severity_of,
+)
+from monitor.core.verdict import Ledger, Verdict
+from monitor.core.window import Conversation
+from monitor.inputs.files import Files, Line
+from monitor.inputs.policy_file import PolicyError, Problem, load_policy
+
+EXIT_NO: Final = 1
+EXIT_WRONG: Final = 2
+
+_SID: Final = re.compile(r"(?:RE|CF)[0-9A-Za-z]+")
+_ANSWERS: Final[dict[bool | None, str]] = {True: "true", False: "false", None: "open"}
+
+_DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+# In a sentence: "when its cause is …".
+_SUBJECTS: Final = {
+    "account": "its account",
+    "cause": "its cause",
+    "start_source": "its start source",
+    "conference_name": "its conference's name",
+    "callback_url": "its callback URL",
+    "direction": "its call's direction",
+    "from": "its caller",
+    "to": "the number called",
+    "queue": "its queue",
+    "worker": "its worker",
+    "status": "its status",
+    "found_by": "what found it",
+}
+_VALUES_SHOWN: Final = 5
+
+
+class Format(enum.StrEnum):
+    """How a command prints what it found."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``check`` found in one file; ``name``, ``mode`` and ``hash`` are None where the file cannot be used."""
+
+    path: str
+    ok: bool
+    name: str | None = None
+    mode: str | None = None
+    hash: str | None = None
+    default: str | None = None
+    when_open: str | None = None
+    rules: tuple[dict[str, Any], ...] = ()
+    problems: tuple[Problem, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+
+
+def check(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Policy files.", show_default=False)],
+    format_: Annotated[Format, typer.Option("--format", help="How to print what was found.")] = Format.TEXT,
+) -> None:
+    """Say what is wrong with policies, or what they say in words.
+
+    Exit code 0: all can be used, perhaps with warnings; 2: at least one can't.
+
+    Example: recording-monitor policy check policy.yaml
+    """
+    reports = [check_file(path, now=datetime.now(UTC)) for path in files]
+    if format_ is Format.JSON:
+        for report in reports:
+            sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
+    else:
+        for report in reports:
+            print_report(report, Console(highlight=False), Console(stderr=True, highlight=False))
+    if not all(report.ok for report in reports):
+        raise typer.Exit(EXIT_WRONG)
+
+
+def check_file(path: Path, *, now: datetime) -> Report:
+    """Check one policy file. ``now`` tells which rules have expired."""
+    try:
+        loaded = load_policy(path, now=now)
+    except PolicyError as error:
+        return Report(path=str(path), ok=False, problems=error.problems, warnings=error.warnings)
+    policy = loaded.policy
+    return Report(
+        path=str(path),
+        ok=True,
+        name=policy.name,
+        mode=policy.mode,
+        hash=policy.hash,
+        default=policy.default,
+        when_open=policy.when_open,
+        rules=tuple(_rule_words(rule.document, rule.judgement.severity) for rule in policy.rules),
+        warnings=loaded.warnings,
+    )
+
+
+def _rule_words(rule: RuleDocument, severity: str | None) -> dict[str, Any]:
+    return {
+        "name": rule.name,
+        "outcome": rule.outcome,
+        "severity": severity,
+        "mode": rule.mode,
+        "when": describe(rule),
+    }
+
+
+def describe(rule: RuleDocument) -> str:
+    """Say in words when a rule is true. Telephone numbers and workers are counted, not named."""
+    parts = [_condition_words(name, values) for name, values in rule.when.items()]
+    if rule.hours:
+        parts.append("it starts " + " or ".join(map(_hours_words, rule.hours)))
+    if rule.expires_ms is not None:
+        until = datetime.fromtimestamp(rule.expires_ms / 1000, UTC)
+        parts.append(f"it starts before {until.isoformat(timespec='minutes').removesuffix('+00:00')}Z")
+    return "when " + ", and ".join(parts) if parts else "always"
+
+
+def _condition_words(name: str, values: Sequence[str]) -> str:
+    subject = _SUBJECTS.get(name, name)
+    if CONDITIONS[name].private:
+        return f"{subject} is {'the one' if len(values) == 1 else f'one of {len(values)}'} given"
+    shown = list(values[:_VALUES_SHOWN])
+    if len(values) > _VALUES_SHOWN:
+        shown.append(f"{len(values) - _VALUES_SHOWN} more")
+    *first, last = shown
+    verb = "is like" if any("*" in value for value in values) else "is"
+    return f"{subject} {verb} {', '.join(first) + ' or ' if first else ''}{last}"
+
+
+def _hours_words(hours: Hours) -> str:
+    days = "" if len(hours.days) == 7 else f"on {_days_words(hours.days)} "
+    return f"{days}from {_clock(hours.from_minute)} to {_clock(hours.to_minute)} {hours.zone}"
+
+
+def _days_words(days: Iterable[int]) -> str:
+    """Write days as ranges: mon-fri, sun."""
+    runs: list[list[int]] = []
+    for day in days:
+        if runs and runs[-1][-1] == day - 1:
+            runs[-1].append(day)
+        else:
+            runs.append([day])
+    return ", ".join(_DAYS[run[0]] if len(run) == 1 else f"{_DAYS[run[0]]}-{_DAYS[run[-1]]}" for run in runs)
+
+
+def _clock(minute: int) -> str:
+    assert 0 <= minute <= MINUTES_OF_DAY
+    return f"{minute // 60:02}:{minute % 60:02}"
+
+
+def print_report(report: Report, out: Console, err: Console) -> None:
+    """Print what was found: what is wrong and doubtful as a line each on ``err``, the policy in words on ``out``."""
+    for problem in report.problems:
+        err.print(Text(str(problem)), soft_wrap=True)
+    for warning in report.warnings:
+        err.print(Text(f"warning: {warning}"), soft_wrap=True)
+    if not report.ok:
+        count = len(report.problems)
+        err.print(Text(f"{report.path}: {count} problem{'s' if count > 1 else ''}; this policy can't be used"))
+        return
+    warned = f", {len(report.warnings)} warning{'s' if len(report.warnings) > 1 else ''}" if report.warnings else ""
+    out.print(Text(f"{report.path}: OK{warned}"), soft_wrap=True)
+    out.print(Text(f"policy {report.name}, mode {report.mode}, {report.hash}"), soft_wrap=True)
+    table = Table()
+    for column in ("rule", "outcome", "severity", "when"):
+        table.add_column(column, overflow="fold", no_wrap=column == "rule")  # A name is there to be copied.
+    for rule in report.rules:
+        shadow = " (shadow)" if rule["mode"] == SHADOW else ""
+        cells = (rule["name"] + shadow, rule["outcome"], rule["severity"] or "", rule["when"])
+        table.add_row(*map(Text, cells))
+    for name, outcome, when in (
+        ("default", report.default or "", "what no rule settles"),
+        ("when_open", report.when_open or "", "what is still open at the end"),
+    ):
+        table.add_row(*map(Text, (name, outcome, severity_of(outcome) or "", when)))
+    out.print(table)
+
+
+# --- explain ----------------------------------------------------------------------------------------------------------
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Why a recording was judged as it was: what the policy saw of it, what each rule said, and what came of it.
+
+    ``judgement`` is the policy's own; where it is open at the end, the verdict is what ``when_open`` says.
+    """
+
+    subject: Subject
+    judgement: Judgement
+    answers: tuple[Answer, ...]
+
+
+class _Watching(Pipeline):
+    """A pipeline that keeps, for some recordings, how they were judged last."""
+
+    def watch(self, sids: Iterable[str], explained: dict[str, Explanation]) -> None:
+        """Say which recordings, and where to keep it."""
+        self._sids = frozenset(sids)
+        self._explained = explained
+
+    def judge(
+        self, conversation: Conversation, evidence: Evidence, attribution: Attribution, *, grace_over: bool
+    ) -> Judgement | None:
+        """Judge as the monitor does; what the policy answered is kept beside it."""
+        if attribution.recording_sid in self._sids:
+            subject = self.subject(conversation, evidence, attribution, grace_over=grace_over)
+            self._explained[attribution.recording_sid] = explanation(self.policy, subject)
+        return super().judge(conversation, evidence, attribution, grace_over=grace_over)
+
+
+class _Explaining(Replay):
+    """A replay through pipelines that watch."""
+
+    def __init__(self, tuning: Tuning, policy: Policy, sids: Iterable[str]) -> None:
+        super().__init__(tuning, policy)
+        self.explained: dict[str, Explanation] = {}
+        self._sids = frozenset(sids)
+
+    def _new(self, line: Line) -> Pipeline:
+        plain = super()._new(line)
+        watching = _Watching(
+            plain.tuning,
+            plain.policy,
+            plain.settings,
+            partition=line.partition,
+            checkpoint=plain.checkpoint(),
+            clamp=line.timestamp_ms is not None,
+        )
+        watching.watch(self._sids, self.explained)
+        watching.open(Ledger())
+        return watching
+
+
+def explanation(policy: Policy, subject: Subject) -> Explanation:
+    """Ask every rule of a policy about a recording."""
+    return Explanation(subject, policy.judge(subject), policy.explain(subject))
+
+
+def explain(
+    sids: Annotated[
+        list[str],
+        typer.Argument(metavar="SID…", help="Recordings (RE…) or suspected conferences (CF…).", show_default=False),
+    ],
+    files: Annotated[
+        list[Path],
+        typer.Option("--from", metavar="FILE", help="A file with events; may be given several times. - reads stdin."),
+    ],
+    config: ConfigOption = None,
+    policy: PolicyOption = None,
+    *,
+    end: Annotated[
+        bool, typer.Option("--end/--no-end", help="Take time past every window at the end; or leave the windows open.")
+    ] = True,
+    format_: Annotated[Format, typer.Option("--format", "-f", help="How to print it.")] = Format.TEXT,
+) -> None:
+    """Say why a recording got its verdict: rule by rule and condition by condition, with what was open.
+
+    The events are judged again from files, by the policy named or by that of the settings. Exit code 1: one of the
+    recordings is not in the files.
+
+    Example: recording-monitor policy explain RE… --from events.jsonl --policy policy.yaml
+    """
+    out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+    if not all(map(_SID.fullmatch, sids)):
+        err.print(
+            Text("that is not the SID of a recording or conference. Give --from before each file"), soft_wrap=True
+        )
+        raise typer.Exit(EXIT_WRONG)
+    settings = read_settings(config, secrets=False)
+    job = _Explaining(tuning_of(settings), read_policy(settings, policy).policy, sids)
+    verdicts: dict[str, Verdict] = {}
+    for told in job.run(Files(files), end=end):
+        if isinstance(told, Publish) and told.key in sids:
+            if told.verdict is None:
+                verdicts.pop(told.key, None)
+            else:
+                verdicts[told.key] = told.verdict
+    missing = [sid for sid in sids if sid not in verdicts and sid not in job.explained]
+    for sid in sids:
+        if sid in missing:
+            err.print(Text(f"{sid}: not in the files"), soft_wrap=True)
+        elif format_ is Format.JSON:
+            answer = _as_json(sid, verdicts.get(sid), job.explained.get(sid))
+            sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")
+        else:
+            _print_explanation(verdicts.get(sid), job.explained.get(sid), out)
+    if missing:
+        raise typer.Exit(EXIT_NO)
+
+
+def _as_json(sid: str, verdict: Verdict | None, explained: Explanation | None) -> dict[str, Any]:
+    rules = [
+        {
+            "rule": answer.rule,
+            "outcome": answer.outcome,
+            "mode": answer.mode,
+            "answer": _ANSWERS[answer.answer],
+            "conditions": {name: _ANSWERS[one] for name, one in answer.conditions},
+        }
+        for answer in (explained.answers if explained else ())
+    ]
+    return {
+        "sid": sid,
+        "verdict": verdict,
+        "outcome": explained.judgement.outcome if explained else None,
+        "rule": explained.judgement.rule if explained else None,
+        "rules": rules,
+    }
+
+
+def _print_explanation(verdict: Verdict | None, explained: Explanation | None, out: Console) -> None:
+    if verdict is None:
+        out.print(Text("no verdict: it is open, or it started too long before it was first seen"), soft_wrap=True)
+    else:
+        out.print(Text(render_line(verdict)), soft_wrap=True)
+        if verdict.missing:
+            out.print(Text(f"missing: {', '.join(verdict.missing)}"), soft_wrap=True)
+    if explained is None:
+        out.print(Text("a suspicion: no recording of this conference was seen, so no rule was asked"), soft_wrap=True)
+        return
+    table = Table()
+    for column in ("rule", "if true", "is", "conditions"):
+        table.add_column(column, overflow="fold", no_wrap=column == "rule")  # A name is there to be copied.
+    for answer in explained.answers:
+        mode = " (shadow)" if answer.mode == SHADOW else ""
+        conditions = "\n".join(_answer_words(name, explained.subject, answer=one) for name, one in answer.conditions)
+        table.add_row(*map(Text, (answer.rule + mode, answer.outcome, _ANSWERS[answer.answer], conditions or "none")))
+    out.print(table)
+    out.print(Text(_decision_words(explained.judgement)), soft_wrap=True)
+
+
+def _answer_words(name: str, subject: Subject, *, answer: bool | None) -> str:
+    """Say what became of one condition; of closed words, SIDs and aliases also what the recording has."""
+    words = f"{name}: {_ANSWERS[answer]}"
+    condition = CONDITIONS.get(name)
+    if condition is None:
+        return words
+    values: Values = condition.read(subject)
+    if condition.words or condition.usual or condition.always:
+        known = " or ".join(values.known) or "none"
+    else:
+        known = f"{len(values.known)} known" if values.known else "none"
+    return f"{words} ({known}{'' if values.complete else ' yet'})"
+
+
+def _decision_words(judgement: Judgement) -> str:
+    if judgement.outcome is None:
+        return "A rule that is open could still change the outcome; at the end when_open says what becomes of it."
+    if judgement.rule == RULE_DEFAULT:
+        return f"No rule can change it any more: default, {judgement.outcome}."
+    return f"Rule {judgement.rule!r} decides: {judgement.outcome}."
