@@ -34,7 +34,7 @@ from monitor.core.events import (
     TwimlFact,
     WorkerSession,
 )
-from monitor.core.window import CLAIM_REACH_MS, Conversation, Kept
+from monitor.core.window import CLAIM_REACH_MS, KIND, Conversation, Kept
 
 PROOF_SLACK_MS: Final = 10_000  # Evidence of a start may be stamped this much after the recording's start.
 JOIN_SLACK_MS: Final = 5_000  # A call's join may be stamped this much before the TwiML that led to it.
@@ -283,7 +283,9 @@ class Evidence:
             if end_ms is not None and (conference.end_ms is None or end_ms > conference.end_ms):
                 conference.end_ms = end_ms
             if fact.recording_on:
-                self.suspected.setdefault(fact.conference, kept)
+                known = self.suspected.get(fact.conference)
+                if known is None or kept.offset < known.offset:
+                    self.suspected[fact.conference] = kept
         elif isinstance(fact, TwimlFact):
             self.twiml.append((kept, fact))
         elif isinstance(fact, RequestFact):
@@ -294,7 +296,7 @@ class Evidence:
             self.steps.setdefault(fact.execution, []).append((kept, fact))
         elif isinstance(fact, TaskFact) and fact.conference is not None:
             conference = self._see(kept, fact.conference, None, 0, None)
-            if conference.in_task is None:
+            if conference.in_task is None or kept.offset < conference.in_task.kept.offset:
                 conference.in_task = Proof(
                     kept, f"Task {fact.task} names conference {fact.conference} in its attributes"
                 )
@@ -311,7 +313,7 @@ class Evidence:
                 room.first_ms = min(room.first_ms, at_ms)
                 if end_ms is not None and (room.end_ms is None or end_ms > room.end_ms):
                     room.end_ms = end_ms
-            if conference.named is None and _is_task_name(name):
+            if _is_task_name(name) and (conference.named is None or kept.offset < conference.named.kept.offset):
                 conference.named = Proof(kept, f"Conference {sid} is named after a Flex task")
         return conference
 
@@ -406,6 +408,11 @@ _FAR: Final = 1 << 60
 
 def _by_time(kept: Kept) -> tuple[int, int]:
     return (kept.occurred_ms, kept.offset)
+
+
+def _arrival(proof: Proof) -> int:
+    """Of several events that prove the same, the one that came first is shown: it stays so whatever comes later."""
+    return proof.kept.offset
 
 
 def _is_task_name(name: str) -> bool:
@@ -535,25 +542,23 @@ def _conference_cause(asked: _Asked) -> _Cause | None:
     latest_ms = asked.started_ms + PROOF_SLACK_MS
     ruled_out: list[tuple[str, str]] = []
     found: list[_Cause] = []
-    for kept, request in evidence.requests:
-        bound = request.conference or evidence.bound_conference(request.call, request.name or "", kept.occurred_ms)
-        if bound != conference:
-            continue
-        if kept.occurred_ms > latest_ms:
-            ruled_out.append(("conference_api", "the request came after the recording had started"))
-            continue
-        shows = f"An API request added a participant to conference {conference} with ConferenceRecord"
-        found.append(_Cause("conference_api", "observed", (Proof(kept, shows), sight)))
-        break
-    for kept, twiml in evidence.twiml:
-        if evidence.bound_conference(twiml.call, twiml.name, kept.occurred_ms) != conference:
-            continue
-        if kept.occurred_ms > latest_ms:
-            ruled_out.append(("conference_twiml", "the TwiML ran after the recording had started"))
-            continue
-        shows = f"TwiML of call {twiml.call} joined conference {conference} with recording on"
-        found.append(_Cause("conference_twiml", "observed", (Proof(kept, shows), sight)))
-        break
+    requests = [
+        Proof(kept, f"An API request added a participant to conference {conference} with ConferenceRecord")
+        for kept, request in evidence.requests
+        if conference
+        == (request.conference or evidence.bound_conference(request.call, request.name or "", kept.occurred_ms))
+    ]
+    twiml = [
+        Proof(kept, f"TwiML of call {ran.call} joined conference {conference} with recording on")
+        for kept, ran in evidence.twiml
+        if conference == evidence.bound_conference(ran.call, ran.name, kept.occurred_ms)
+    ]
+    for cause, proofs in (("conference_api", requests), ("conference_twiml", twiml)):
+        in_time = [proof for proof in proofs if proof.kept.occurred_ms <= latest_ms]
+        if in_time:
+            found.append(_Cause(cause, "observed", (min(in_time, key=_arrival), sight)))
+        elif proofs:
+            ruled_out.append((cause, "what would have started it came after the recording had started"))
     known = evidence.conferences.get(conference)
     naming = (known.named or known.in_task) if known else None
     if naming is not None:
@@ -693,3 +698,34 @@ def _merged_status(sights: list[tuple[Kept, RecordingFact]]) -> str | None:
         if fact.status is not None
     ]
     return max(stated)[2] if stated else None
+
+
+# --------------------------------------------------------------------------- what can still change a conclusion
+
+ABOUT_CALLS: Final = frozenset({"direction", "from", "to", "queue", "worker"})
+_PLACES: Final = KIND[ParticipantFact] | KIND[ConferenceFact]
+
+
+def relevant_kinds(evidence: Evidence, attributions: Iterable[Attribution], conditions: frozenset[str]) -> int:
+    """The kinds of facts that can still change what was concluded; ``conditions`` are those the policy asks about.
+
+    Exact in one direction: a fact of another kind changes nothing, so a conversation need not be judged again for it.
+    """
+    kinds = KIND[RecordingFact]
+    for attribution in attributions:
+        if attribution.start_source == "Conference":
+            kinds |= KIND[TwimlFact] | KIND[RequestFact]
+            conference = evidence.conferences.get(attribution.conference_sid or "")
+            if conference is None or conference.named is None:
+                kinds |= _PLACES | KIND[TaskFact]
+            elif evidence.twiml or evidence.requests:
+                kinds |= _PLACES
+        if attribution.call_sid is not None:
+            kinds |= _PLACES | KIND[TaskFact]
+        if attribution.start_source == "StartCallRecordingAPI":
+            kinds |= KIND[StepFact] | KIND[ExecutionFact]
+        if "conference_name" in conditions:
+            kinds |= _PLACES
+        if conditions & ABOUT_CALLS:
+            kinds |= _PLACES | KIND[TaskFact] | KIND[CallFact]
+    return kinds

@@ -16,7 +16,16 @@ from typing import Final
 
 import msgspec
 
-from monitor.core.attribution import AccountSettings, Attribution, Background, Evidence, Proof, Starter, attribute
+from monitor.core.attribution import (
+    AccountSettings,
+    Attribution,
+    Background,
+    Evidence,
+    Proof,
+    Starter,
+    attribute,
+    relevant_kinds,
+)
 from monitor.core.decode import OWN, decode
 from monitor.core.events import Event, FlexSetting, FlowSetting, Ignored, RecordingFact, WorkerSession
 from monitor.core.policy import ABSENT, OPEN, Judgement, Policy, Subject, Values
@@ -176,6 +185,7 @@ class Pipeline:
         self._clamp = clamp
         self._position = "" if partition is None else f"{partition}:"
         self._stamped_before_ms: int | None = None
+        self._conditions = _conditions(policy)
         self._starters = tuple((_glob(starter.callback_url), starter) for starter in tuning.starters)
         self._kept_back: list[_Draft] = []  # Decided between commit and gate, to be compared once it opens.
         self._overtaken: list[_Draft] = []  # Final, but somebody has published what was decided later.
@@ -206,6 +216,7 @@ class Pipeline:
     def change_policy(self, policy: Policy) -> None:
         """Judge by another policy from the next message on; whatever is open is judged again with it."""
         self.policy = policy
+        self._conditions = _conditions(policy)
         self._all_dirty = self._by_policy = True
 
     def change_settings(self, account: str) -> None:
@@ -351,10 +362,11 @@ class Pipeline:
             if conversation is not None:
                 if log_time_ms - conversation.birth.arrived_ms > self.tuning.age_max_ms:
                     aged = True
-                if touched.changed:
-                    for changed in touched.changed:
-                        if changed.recordings or changed.suspects:
-                            dirty.setdefault(id(changed), (changed, log_time_ms))
+                if touched.kinds & conversation.relevant and (conversation.recordings or conversation.suspects):
+                    dirty.setdefault(id(conversation), (conversation, log_time_ms))
+                for renewed in touched.renewed:
+                    if renewed.recordings or renewed.suspects:
+                        dirty.setdefault(id(renewed), (renewed, log_time_ms))
             repeated = touched.duplicate or (
                 entry.setting is not None and self._observe(entry, told if telling else None)
             )
@@ -439,11 +451,13 @@ class Pipeline:
         background = Background(self.settings, self._starters, self.tuning.session_max_ms)
         at = (self.generation, offset)
         drafts: list[_Draft] = []
+        attributions: list[Attribution] = []
         for recording, seen in (conversation.recordings or {}).items():
             if recording not in evidence.recordings:
                 continue  # Its evidence fell to the bound, far beyond which nothing is kept at all.
             grace_over = closed or log_time_ms >= seen.arrived_ms + self.tuning.grace_ms
             attribution = attribute(evidence, recording, background, grace_over=grace_over)
+            attributions.append(attribution)
             judgement = self.judge(conversation, evidence, attribution, grace_over=grace_over)
             if judgement is not None:
                 verdict = self._verdict(conversation, seen, attribution, judgement, at, log_time_ms, closed=closed)
@@ -456,6 +470,7 @@ class Pipeline:
             if suspected is not None and not _recorded(evidence, conference):
                 verdict = self._suspicion(conversation, conference, suspected, kept, at, log_time_ms, closed=closed)
                 drafts.append(self._draft(conversation, suspected, verdict, None, due_ms))
+        conversation.relevant = relevant_kinds(evidence, attributions, self._conditions)
         return drafts
 
     def _too_old(self, seen: Seen, attribution: Attribution) -> bool:
@@ -741,6 +756,10 @@ def _reason(attribution: Attribution, judgement: Judgement, *, truncated: bool) 
     rule = "the policy" if judgement.rule in ("default", "when_open") else f"rule {judgement.rule!r}"
     assert judgement.outcome is not None
     return f"{what}, {_OUTCOME_WORDS[judgement.outcome].format(rule=rule)}."
+
+
+def _conditions(policy: Policy) -> frozenset[str]:
+    return frozenset(name for rule in policy.rules for name in rule.document.when)
 
 
 def _glob(pattern: str) -> re.Pattern[str]:

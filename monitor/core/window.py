@@ -23,9 +23,11 @@ from monitor.core.events import (
     CallFact,
     ConferenceFact,
     Event,
+    ExecutionFact,
     ParticipantFact,
     RecordingFact,
     RequestFact,
+    StepFact,
     TaskFact,
     TwimlFact,
 )
@@ -37,6 +39,26 @@ CLAIM_REACH_MS: Final = (
 RECORDINGS_KEPT_FACTOR: Final = 4  # A recording's own events are kept beyond the bound, up to this many times it.
 
 _TYPE_CODES: Final = {name: code for code, name in enumerate(EVENT_TYPES)}
+
+
+# One bit a kind of fact; what may change a conclusion is a set of kinds.
+KIND: Final[dict[type, int]] = {
+    kind: 1 << place
+    for place, kind in enumerate(
+        (
+            RecordingFact,
+            ParticipantFact,
+            ConferenceFact,
+            TwimlFact,
+            RequestFact,
+            TaskFact,
+            ExecutionFact,
+            StepFact,
+            CallFact,
+        )
+    )
+}
+EVERY_KIND: Final = (1 << len(KIND)) - 1
 
 
 class Kept(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -102,6 +124,7 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
     suspects: dict[str, Seen] | None = None  # Conferences that Insights says had recording on.
     claims: list[tuple[str, int, str]] | None = None  # TwiML that waits for its conference: name, instant, member.
     rooms: list[tuple[str, str]] | None = None  # Conferences with a name: name, conference.
+    relevant: int = EVERY_KIND  # The kinds of facts that can still change what was last concluded from it.
     open: bool = True
 
     def read_evidence(self) -> tuple[Kept, ...]:
@@ -201,12 +224,14 @@ class Cut(msgspec.Struct, frozen=True, gc=False):
 class Touched(msgspec.Struct, frozen=True, gc=False):
     """What an event did: to which conversation (None: it names no member), and whether it was a duplicate.
 
-    ``changed`` are the conversations about which more is known than before; a duplicate changes none.
+    ``kinds`` are those of the facts that were new, 0 of a duplicate; ``renewed`` the conversations that others were
+    poured into, or that have just become truncated.
     """
 
     conversation: Conversation | None
     duplicate: bool
-    changed: Sequence[Conversation]
+    kinds: int
+    renewed: Sequence[Conversation]
 
 
 class Window:
@@ -231,7 +256,7 @@ class Window:
         self._bucket_order: list[int] = []
         self._due: list[tuple[int, int, int, Conversation]] = []
         self._filed = 0
-        self._merged: list[Conversation] = []
+        self._renewed: list[Conversation] = []
 
     # ----------------------------------------------------------------- what falls due
 
@@ -363,16 +388,19 @@ class Window:
         conversation = self._find(account, members, digest)
         if conversation is not None:
             conversation.last_ms = arrived_ms
-            return Touched(conversation, True, ())
-        self._merged.clear()
+            return Touched(conversation, True, 0, ())
+        self._renewed.clear()
         conversation = self._gather(account, event.account, members, offset, arrived_ms)
         if digest is not None:
             conversation.ids += digest
         conversation.last_ms = arrived_ms
-        if event.facts and self._keep(account, conversation, event, offset, index, arrived_ms):
-            conversation = account.index[members[0]]  # A binding may have merged it into another one.
-            self._merged.append(conversation)
-        return Touched(conversation, False, [c for c in self._merged if c.open] if self._merged else ())
+        kinds = 0
+        if event.facts:
+            kinds = self._keep(account, conversation, event, offset, index, arrived_ms)
+        if self._renewed:
+            conversation = account.index[members[0]]  # A binding may have poured it into another one.
+            return Touched(conversation, False, kinds, [c for c in self._renewed if c.open])
+        return Touched(conversation, False, kinds, ())
 
     @staticmethod
     def _find(account: Account, members: tuple[str, ...], digest: bytes | None) -> Conversation | None:
@@ -428,6 +456,7 @@ class Window:
         other.birth.open = False
         one.last_ms = max(one.last_ms, other.last_ms)
         one.truncated = one.truncated or other.truncated
+        one.relevant = EVERY_KIND
         one.evidence += other.evidence
         one.kept += other.kept
         one.properties += other.properties
@@ -443,14 +472,14 @@ class Window:
         other.members, other.evidence, other.properties, other.ids = [], b"", b"", b""
         other.recordings = other.suspects = other.claims = other.rooms = None
         self.open_conversations -= 1
-        self._merged.append(one)
+        self._renewed.append(one)
         return one
 
     def _keep(
         self, account: Account, conversation: Conversation, event: Event, offset: int, index: int, arrived_ms: int
-    ) -> bool:
-        """Keep what an event shows; whether any of it is new."""
-        new = False
+    ) -> int:
+        """Keep what an event shows; the kinds of what is new."""
+        new = 0
         occurred_ms = event.occurred_ms if event.occurred_ms is not None else arrived_ms
         timed: list[AnyFact] = []
         for fact in event.facts:
@@ -462,7 +491,7 @@ class Window:
                         continue
                     conversation.properties += encoded
                     conversation.properties_kept += 1
-                    new = True
+                    new |= KIND[type(fact)]
                     if (
                         isinstance(fact, TaskFact)
                         and fact.conference is not None
@@ -476,6 +505,7 @@ class Window:
                 self._truncate(conversation)
                 continue
             timed.append(fact)
+            new |= KIND[type(fact)]
         if not timed:
             return new
         if conversation.kept >= self.entries_max * RECORDINGS_KEPT_FACTOR:
@@ -488,12 +518,14 @@ class Window:
         for fact in timed:
             self._bind(account, conversation, fact, occurred_ms, seen)
             conversation = account.index[event.members[0]]  # A binding may have poured it into another one.
-        return True
+        return new
 
     def _truncate(self, conversation: Conversation) -> None:
         self.dropped_total += 1
         if not conversation.truncated:
             conversation.truncated = True
+            conversation.relevant = EVERY_KIND
+            self._renewed.append(conversation)
             self.truncated_total += 1
 
     def _see_recording(self, conversation: Conversation, recording: str, seen: Seen) -> None:
@@ -522,7 +554,9 @@ class Window:
             if fact.recording_on:
                 if conversation.suspects is None:
                     conversation.suspects = {}
-                conversation.suspects.setdefault(fact.conference, seen)
+                if fact.conference not in conversation.suspects:
+                    conversation.suspects[fact.conference] = seen
+                    conversation.relevant = EVERY_KIND
             if fact.name:
                 end_ms = at_ms if fact.phase == "end" else None
                 self._see_room(account, conversation, fact.name, fact.conference, at_ms, end_ms)
@@ -589,7 +623,7 @@ class Window:
 
 
 _NEVER: Final = 1 << 62
-_NOWHERE: Final = Touched(None, False, ())
+_NOWHERE: Final = Touched(None, False, 0, ())
 
 
 def _holds(ids: bytes, digest: bytes) -> bool:
