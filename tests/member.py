@@ -291,6 +291,10 @@ class Running:
             self.failure = error
 
     @property
+    def restored(self) -> bool:
+        return self.member.settings_read and self.member.restoring() is None
+
+    @property
     def alive(self) -> bool:
         return self._thread.is_alive()
 
@@ -303,7 +307,7 @@ class Running:
 
         def is_so() -> bool:
             assert self.failure is None, self.failure
-            return not self.member.missing() and (owned is None or self.heard.count == owned)
+            return self.restored and (owned is None or self.heard.count == owned)
 
         until(is_so)
         return self

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import queue
 import threading
 import time
 import traceback
@@ -491,6 +492,7 @@ class Member:
         self._commit_every_s = commit_every_s
         self._name = f"{platform.node() or 'monitor'}/{os.getpid()}"
         self._stopping = threading.Event()
+        self._changes: queue.SimpleQueue[Callable[[Fold], None]] = queue.SimpleQueue()
         self._held: dict[int, _Held] = {}
         self._joined = False
         self._fingerprint: str | None = None
@@ -513,17 +515,21 @@ class Member:
         """End ``run`` soon: the batch at hand is finished, its effects are awaited, and the position is committed."""
         self._stopping.set()
 
-    def missing(self) -> list[str]:
-        """What is not there yet before the assignment, possibly empty, is restored; empty: ready."""
-        missing = []
+    def for_each_fold(self, change: Callable[[Fold], None]) -> None:
+        """Have ``change`` called with each fold between two batches; what is built later, ``build`` gets right."""
+        self._changes.put(change)
+
+    @property
+    def settings_read(self) -> bool:
+        """Whether the account settings were read to their end."""
+        return self._settings_left is not None and not self._settings_left
+
+    def restoring(self) -> str | None:
+        """Why the assignment, possibly empty, is not restored yet; None once it is."""
         if not self._joined:
-            missing.append("no assignment from the consumer group yet")
-        if self._settings_left is None or self._settings_left:
-            missing.append("account settings not read to their end yet")
-        restoring = sorted(p for p, held in list(self._held.items()) if held.stage is not _Stage.LIVE)
-        if restoring:
-            missing.append(f"partitions not restored yet: {', '.join(map(str, restoring))}")
-        return missing
+            return "none from the consumer group yet"
+        left = sorted(number for number, held in list(self._held.items()) if held.stage is not _Stage.LIVE)
+        return f"partitions not restored yet: {', '.join(map(str, left))}" if left else None
 
     # The loop.
 
@@ -544,6 +550,7 @@ class Member:
         self._watch.polled()
         if first is not None:
             self._take([first, *self._consumer.consume(BATCH_MESSAGES_MAX - 1, 0)])
+        self._change()
         more = self._reader.read(SLICE_MESSAGES_MAX, SLICE_S)
         for held in self._held.values():
             if held.stage is _Stage.REBUILDING and held.fold is not None:
@@ -556,6 +563,16 @@ class Member:
         self._report()
         self._between_batches(first is None and not more)
         return more
+
+    def _change(self) -> None:
+        while True:
+            try:
+                change = self._changes.get_nowait()
+            except queue.Empty:
+                return
+            for held in self._held.values():
+                if held.fold is not None:
+                    change(held.fold)
 
     def _patience(self, *, busy: bool) -> float:
         """How long the loop may wait for a live message. An acknowledgement or a rebuild must not wait for one."""
@@ -832,7 +849,7 @@ class Member:
             if resumed.raise_generation and not held.verdicts_read:
                 return  # The generation to begin in is not known before.
             self._begin_replay(held, resumed.in_generation(ledger.greatest_generation()))
-        if held.replayed and held.verdicts_read and self._settings_left is not None and not self._settings_left:
+        if held.replayed and held.verdicts_read and self.settings_read:
             self._open(held, ledger)
 
     def _begin_replay(self, held: _Held, checkpoint: Checkpoint) -> None:

@@ -1,0 +1,594 @@
+"""``run``: the monitor. Wiring and nothing else; ``start_monitor`` is the same monitor inside another program.
+
+Two threads beside the caller's: one reads, judges, publishes and commits (`inputs/kafka`), the other runs the asyncio
+loop with the web server and the timers. The order of the stop is that of ``Running.stop``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, Final
+
+import structlog
+import typer
+from confluent_kafka import KafkaError, KafkaException
+
+from monitor import __version__
+from monitor.commands.common import ConfigOption, PolicyOption, read_policy, read_settings, tuning_of
+from monitor.core.attribution import AccountSettings
+from monitor.core.decode import decode
+from monitor.core.events import Event
+from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
+from monitor.core.policy import Policy
+from monitor.core.verdict import Ledger, decode_verdict
+from monitor.errors import OutOfReach
+from monitor.inputs.checkpoint import Resume, StartAt
+from monitor.inputs.kafka import Fold, Member, Times, Topics
+from monitor.inputs.policy_file import LoadedPolicy, PolicyError, load_policy
+from monitor.inputs.topics import Names, TopicAdmin
+from monitor.log import configure, log_verdict
+from monitor.outputs.delivery import Delivery, producer_properties
+from monitor.outputs.metrics import Metrics
+from monitor.outputs.verdict_topic import VerdictTopic
+from monitor.settings import Address, Problem, Settings, SettingsError, kafka_client
+from monitor.web.server import Health, WebServer
+
+log = structlog.get_logger(__name__)
+
+STOP_S: Final = 9.0  # Of the ten that a container's stop may take.
+POLICY_LOOK_S: Final = 10.0
+TOPICS_AGAIN_S: Final = 5.0
+READY_LOOK_S: Final = 0.2
+SPLIT_LOOK_S: Final = 10.0
+
+OnVerdict = Callable[[int, Publish], None]
+
+
+def run(
+    *,
+    config: ConfigOption = None,
+    policy: PolicyOption = None,
+    topics: Annotated[
+        bool, typer.Option("--topics/--no-topics", help="Create and check the topics first; or take them as they are.")
+    ] = True,
+) -> None:
+    """Judge every recording in the events topic, until stopped.
+
+    Reads monitor.yaml (or --config) and RECORDING_MONITOR_…; metrics and health are on `web.listen`. SIGTERM and
+    Ctrl-C stop it in good order, within 10 s; a second one at once. SIGHUP reads the policy again, which otherwise
+    happens within 10 s of a change. Exit code 3: what it needs is gone for good; while a broker is away it waits.
+
+    Examples:
+      recording-monitor run
+
+      RECORDING_MONITOR_KAFKA__BOOTSTRAP_SERVERS=localhost:9092 recording-monitor run --policy policy.yaml
+    """
+    stop = _Signals()
+    settings = read_settings(config)
+    loaded = read_policy(settings, policy)
+    running = start_monitor(settings, loaded, topics=topics, handle_log=True)
+    log.info("monitor_started", version=__version__, address=running.address, group_id=settings.kafka.group_id)
+    while not stop.asked.wait(0.2) and not running.ended.is_set():
+        if stop.reload.is_set():
+            stop.reload.clear()
+            running.reload_policy()
+    log.info("stop_begun", signal=stop.name)
+    in_time = running.stop()
+    log.info("monitor_stopped", in_time=in_time)
+    failure = running.failure
+    if failure is None and not in_time:
+        # What hangs is a client that waits for a broker that is away. All that could be made safe is.
+        sys.stdout.flush()
+        os._exit(0)
+    if isinstance(failure, KafkaException):
+        raise OutOfReach(f"Kafka: {_said(failure)}") from failure
+    if failure is not None:
+        raise failure
+
+
+def start_monitor(
+    settings: Settings,
+    loaded: LoadedPolicy,
+    *,
+    on_verdict: OnVerdict | None = None,
+    topics: bool = True,
+    handle_log: bool = False,
+    tick_every_s: float = 10.0,
+) -> Running:
+    """Start the monitor and return once its address is known; it goes on in threads until ``stop``.
+
+    ``on_verdict`` is called on the reading thread with the partition and what was published, each time a verdict is
+    acknowledged by the broker. ``handle_log`` sets up the log as the settings say. Raises SettingsError where Kafka's
+    client refuses its properties, ListenError where the address is taken.
+    """
+    return Running(
+        settings, loaded, on_verdict=on_verdict, topics=topics, handle_log=handle_log, tick_every_s=tick_every_s
+    )
+
+
+class Running:
+    """A monitor at work. ``ended`` is set when its reading thread has ended, for whatever reason."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        loaded: LoadedPolicy,
+        *,
+        on_verdict: OnVerdict | None,
+        topics: bool,
+        handle_log: bool,
+        tick_every_s: float,
+    ) -> None:
+        self.settings = settings
+        self.ended = threading.Event()
+        self.failure: BaseException | None = None
+        self._loaded = loaded
+        self._with_topics = topics
+        self._stopping = threading.Event()
+        self._tuning = tuning_of(settings)
+        self._account_settings = AccountSettings()
+        self.metrics = Metrics(
+            aliases=self._tuning.aliases,
+            events_topic=settings.topics.events,
+            hold_ms=_ms(settings.cases.hold),
+            resolve_on=settings.cases.resolve_on,
+        )
+        if handle_log:
+            configure(settings.log.format, settings.log.level, count=self.metrics.log_message)
+        for warning in settings.warnings:
+            log.warning("settings_doubtful", what=warning)
+        self.metrics.policy_loaded(loaded.policy, time.time())
+        self.health = Health(time.monotonic())
+        self.health.found("policy")
+        self.metrics.ready_when(self.health.ready)
+        self._client = kafka_client(settings)
+        self._names = Names(
+            events=settings.topics.events,
+            verdicts=settings.topics.verdicts,
+            case_actions=settings.topics.case_actions,
+            account_settings=settings.topics.account_settings,
+            quarantine=settings.topics.quarantine,
+        )
+        self._collector = _Collector()
+        with _client_errors_as_settings(settings):
+            self._admin = TopicAdmin(
+                self._client, self._names, window_ms=self._tuning.window_ms, age_max_ms=self._tuning.age_max_ms
+            )
+            self._delivery = Delivery(
+                producer_properties(self._client),
+                on_error=lambda error: self.metrics.kafka_error(_error_kind(error)),
+            )
+            self._member = self._make_member(on_verdict, tick_every_s)
+        self._web = WebServer(settings.web.listen, self.metrics.registry, self.health)
+        self._loop = asyncio.new_event_loop()
+        self._loop_thread = threading.Thread(target=self._loop.run_forever, name="web", daemon=True)
+        self._loop_thread.start()
+        try:
+            self._on_loop(self._web.start(), 30.0)
+        except BaseException:
+            self._end_loop()
+            raise
+        self._looking = asyncio.run_coroutine_threadsafe(self._look_at_policy(), self._loop)
+        self._reading = threading.Thread(target=self._read, name="kafka", daemon=True)
+        self._reading.start()
+
+    @property
+    def address(self) -> str:
+        """Where metrics and health answer, as an address of this machine."""
+        return self._web.url
+
+    @property
+    def listening(self) -> Address:
+        """Where the web server listens."""
+        return self._web.address
+
+    def ready(self) -> bool:
+        """Whether policy, account settings and the assignment are restored."""
+        return self.health.ready()
+
+    def stop(self, for_s: float = STOP_S) -> bool:
+        """Stop in good order; whether all of it was done within ``for_s``. Again and again does no harm.
+
+        Not ready any more; no more reading; the batch at hand is finished, its effects acknowledged, the position
+        committed, the group left; then the web server, so that the last figures can still be read.
+        """
+        until = time.monotonic() + for_s
+        self.health.stopping()
+        self._stopping.set()
+        self._member.stop()
+        self._reading.join(max(0.1, until - time.monotonic()))
+        in_time = not self._reading.is_alive()
+        self._looking.cancel()
+        if in_time:
+            self._delivery.close(max(0.1, until - time.monotonic()))
+        if self._loop_thread.is_alive():
+            with contextlib.suppress(TimeoutError):
+                self._on_loop(self._web.stop(), max(0.5, until - time.monotonic()))
+            self._end_loop()
+        self._collector.end()
+        return in_time
+
+    def reload_policy(self) -> None:
+        """Read the policy file again; what is wrong with it is said, and the policy in force stays in force."""
+        path = self._loaded.path
+        if path is None:
+            return
+        try:
+            loaded = load_policy(path)
+        except PolicyError as error:
+            self.metrics.policy_reload_failed()
+            log.error("policy_reload_failed", problems=[str(problem) for problem in error.problems])
+            return
+        for warning in loaded.warnings:
+            log.warning("policy_doubtful", what=str(warning))
+        changed = loaded.policy.hash != self._loaded.policy.hash
+        self._loaded = loaded
+        self.metrics.policy_loaded(loaded.policy, time.time())
+        if changed:
+            policy = loaded.policy
+            log.info("policy_changed", policy=policy.hash)
+            self._member.for_each_fold(lambda fold: _change_policy(fold, policy))
+
+    # The reading thread.
+
+    def _make_member(self, on_verdict: OnVerdict | None, tick_every_s: float) -> Member:
+        settings, tuning = self.settings, self._tuning
+        listener = _Listener(
+            self.metrics, self.health, settings.topics.events, on_verdict, self._missing, self._collector.restored
+        )
+        return Member(
+            client=self._client,
+            group_id=settings.kafka.group_id,
+            topics=Topics(
+                events=settings.topics.events,
+                verdicts=settings.topics.verdicts,
+                account_settings=settings.topics.account_settings,
+            ),
+            times=Times(
+                window_ms=tuning.window_ms,
+                age_max_ms=tuning.age_max_ms,
+                start_at=_start_at(settings, tuning, time.time_ns() // 1_000_000),
+            ),
+            topic_id=self._admin.topic_id,
+            build=self._build,
+            ledger=lambda fetch: Ledger(fetch, others_kept_ms=_ms(settings.cases.retention)),
+            take_setting=self._take_setting,
+            outputs=VerdictTopic(
+                self._delivery,
+                verdicts=settings.topics.verdicts,
+                quarantine=settings.topics.quarantine,
+                account_settings=settings.topics.account_settings,
+                now_ms=lambda: time.time_ns() // 1_000_000,
+            ),
+            watch=listener,
+            between_batches=lambda idle: self._collector.between_batches(idle=idle),
+            tick_every_s=tick_every_s,
+        )
+
+    def _read(self) -> None:
+        try:
+            self._collector.begin()
+            if self._with_topics:
+                self._see_to_topics()
+            if not self._stopping.is_set():
+                self._member.run()
+        except BaseException as error:
+            self.failure = error
+            log.error("reading_ended", error=type(error).__name__)
+        finally:
+            self.ended.set()
+
+    def _see_to_topics(self) -> None:
+        """Create what is missing and check the rest, for as long as it takes to reach a broker."""
+        findings = None
+        while findings is None and not self._stopping.is_set():
+            self.health.poll_seen(time.monotonic())
+            try:
+                findings = self._admin.apply()
+            except OutOfReach as error:
+                log.warning("topics_not_reached", why=str(error))
+                self.health.missing("assignment", "no broker answers")
+                self._stopping.wait(TOPICS_AGAIN_S)
+        wrong = []
+        for finding in findings or ():
+            if finding.level == "error":
+                wrong.append(Problem(self.settings.where("topics"), 0, finding.topic, finding.says))
+            elif finding.level == "created":
+                log.info("topic_created", topic=finding.topic, what=finding.says)
+            elif finding.level != "ok":
+                log.warning("topic_doubtful", topic=finding.topic, what=finding.says)
+        if wrong:
+            raise SettingsError(wrong)
+
+    def _build(self, partition: int, checkpoint: Checkpoint, skip: frozenset[int]) -> Fold:
+        return Pipeline(
+            self._tuning,
+            self._loaded.policy,
+            self._account_settings,
+            partition=partition,
+            checkpoint=checkpoint,
+            skip=skip,
+        )
+
+    def _take_setting(self, _key: str, value: bytes | None) -> Iterable[str]:
+        """One message of the account settings. A setting is never taken back, so a tombstone says nothing."""
+        return [
+            entry.account
+            for entry in decode(value)
+            if isinstance(entry, Event) and entry.setting is not None and self._account_settings.observe(entry.setting)
+        ]
+
+    def _missing(self) -> Mapping[str, str | None]:
+        return {
+            "account settings": None if self._member.settings_read else "not read to their end yet",
+            "assignment": self._member.restoring(),
+        }
+
+    # The loop.
+
+    async def _look_at_policy(self) -> None:
+        """Notice that the policy file is another one. In Kubernetes nobody sends a signal when a ConfigMap changes."""
+        path = self._loaded.path
+        if path is None:
+            return
+        seen = _identity(path)
+        while True:
+            await asyncio.sleep(POLICY_LOOK_S)
+            now = _identity(path)
+            if now != seen:
+                seen = now
+                self.reload_policy()
+
+    def _on_loop(self, work: Coroutine[Any, Any, None], for_s: float) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(for_s)
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop_thread.join(2.0)
+        if not self._loop_thread.is_alive():
+            self._loop.close()
+
+
+class _Listener:
+    """What the reading says, for metrics, health and log. Lives on the reading thread."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        health: Health,
+        events_topic: str,
+        on_verdict: OnVerdict | None,
+        missing: Callable[[], Mapping[str, str | None]],
+        restored: Callable[[], None],
+    ) -> None:
+        self._metrics = metrics
+        self._health = health
+        self._events_topic = events_topic
+        self._on_verdict = on_verdict
+        self._missing = missing
+        self._restored = restored
+        self._said: dict[str, str | None] = {}
+        self._look_after = 0.0
+        self._pipelines: dict[int, Pipeline] = {}
+        self._places: dict[str, int] = {}
+        self._split: set[str] = set()
+        self._splits_after = 0.0
+
+    def polled(self) -> None:
+        now = time.monotonic()
+        self._health.poll_seen(now)
+        self._metrics.polled(time.time())
+        if now < self._look_after:
+            return
+        self._look_after = now + READY_LOOK_S
+        for part, why in self._missing().items():
+            if part in self._said and self._said[part] == why:
+                continue
+            self._said[part] = why
+            if why is None:
+                self._health.found(part)
+            else:
+                self._health.missing(part, why)
+
+    def folded(self, partition: int, fold: Fold, *, replayed: bool) -> None:
+        assert isinstance(fold, Pipeline)
+        self._pipelines[partition] = fold
+        self._metrics.count(fold.take_counts())
+        if not replayed and time.monotonic() >= self._splits_after:
+            self._splits_after = time.monotonic() + SPLIT_LOOK_S
+            self._look_for_splits()
+
+    def _look_for_splits(self) -> None:
+        """An account in two partitions is judged twice, each time on half of the evidence."""
+        for partition, pipeline in self._pipelines.items():
+            for account in pipeline.window.accounts:
+                other = self._places.setdefault(account, partition)
+                if other != partition and account not in self._split:
+                    self._split.add(account)
+                    self._metrics.account_split()
+                    log.error("account_split", account_sid=account, partitions=sorted((other, partition)))
+
+    def published(self, partition: int, told: Publish, *, replay_left: bool) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        self._metrics.verdict_published(partition, told, now_ms, replay_left=replay_left)
+        if told.verdict is not None:
+            more = {} if replay_left else {"latency_ms": max(0, now_ms - told.due_ms)}
+            log_verdict(log, told.verdict, partition=partition, previous=told.before, **more)
+        else:
+            log.info("verdict_withdrawn", key=told.key, partition=partition)
+        if self._on_verdict is not None:
+            self._on_verdict(partition, told)
+
+    def quarantined(self, partition: int, reason: str) -> None:
+        self._metrics.quarantined(reason)
+        log.warning("entry_quarantined", partition=partition, reason=reason)
+
+    def verdict_read(self, partition: int, key: str, value: bytes | None) -> None:
+        verdict = None
+        if value is not None:
+            try:
+                verdict = decode_verdict(value)
+            except (ValueError, UnicodeDecodeError):
+                return  # No verdict of ours; the ledger passes over it too.
+        self._metrics.follow(partition, key, verdict)
+
+    def committed(self, result: str) -> None:
+        self._metrics.commit(result, time.time())
+
+    def rebalanced(self, event: str, partitions: Sequence[int]) -> None:  # noqa: ARG002 - logged where it happens.
+        self._metrics.rebalance(event)
+
+    def owned(self, count: int) -> None:
+        self._metrics.assigned(self._events_topic, count)
+
+    def position(self, partition: int, *, log_time_ms: int | None, lag: int | None, tick_ms: int | None) -> None:
+        pipeline = self._pipelines.get(partition)
+        self._metrics.partition(
+            partition,
+            watermark_ms=log_time_ms,
+            lag=lag,
+            tick_ms=tick_ms,
+            conversations=pipeline.window.open_conversations if pipeline is not None else 0,
+            recordings=pipeline.window.open_recordings if pipeline is not None else 0,
+        )
+
+    def forgotten(self, partition: int) -> None:
+        self._metrics.partition_gone(partition)
+        self._pipelines.pop(partition, None)
+        for account in [account for account, place in self._places.items() if place == partition]:
+            del self._places[account]
+
+    def taken_over(self, partition: int, resumed: Resume) -> None:  # noqa: ARG002 - logged where it happens.
+        if resumed.foreign is not None:
+            self._metrics.foreign_checkpoint(resumed.foreign)
+        if resumed.blind is not None:
+            self._metrics.blind_interval()
+
+    def restored(self, partition: int, seconds: float) -> None:  # noqa: ARG002 - logged where it happens.
+        self._metrics.restored(seconds)
+        self._restored()
+
+    def kafka_error(self, kind: str) -> None:
+        self._metrics.kafka_error(kind)
+
+
+class _Collector:
+    """Takes Python's garbage collection into our own hands.
+
+    With half a million open conversations a full collection holds everything still for 0.3 s, and comes when it likes.
+    So: none by itself; the young generations between two batches; all of it when there is nothing to do, or hourly.
+    """
+
+    def __init__(self) -> None:
+        self._young_after = 0.0
+        self._full_after = 0.0
+        self._idle_after = 0.0
+        self._was_on = gc.isenabled()
+
+    def begin(self) -> None:
+        gc.disable()
+        now = time.monotonic()
+        self._young_after, self._idle_after, self._full_after = now + 1.0, now + 60.0, now + 3600.0
+
+    def end(self) -> None:
+        gc.unfreeze()
+        if self._was_on:
+            gc.enable()
+
+    def restored(self) -> None:
+        """What a rebuild has built stays for hours: no collection need look at it."""
+        gc.collect(1)
+        gc.freeze()
+
+    def between_batches(self, *, idle: bool) -> None:
+        now = time.monotonic()
+        if now < self._young_after:
+            return
+        self._young_after = now + 1.0
+        if now >= self._full_after or (idle and now >= self._idle_after):
+            self._idle_after, self._full_after = now + 60.0, now + 3600.0
+            gc.collect()
+        else:
+            gc.collect(1)
+
+
+class _Signals:
+    """SIGTERM and SIGINT ask for a stop, a second one ends the process at once; SIGHUP asks to read the policy again.
+
+    Installed before anything else: as process 1 of a container, Python ignores a SIGTERM that nobody handles.
+    """
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.reload = threading.Event()
+        self.name: str | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGHUP, self._again)
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        if self.asked.is_set():
+            os._exit(128 + number)
+        self.name = signal.Signals(number).name
+        self.asked.set()
+
+    def _again(self, _number: int, _frame: FrameType | None) -> None:
+        self.reload.set()
+
+
+def _change_policy(fold: Fold, policy: Policy) -> None:
+    assert isinstance(fold, Pipeline)
+    fold.change_policy(policy)
+
+
+def _start_at(settings: Settings, tuning: Tuning, now_ms: int) -> StartAt:
+    start_at = settings.kafka.start_at
+    if start_at is None:
+        return now_ms - tuning.window_ms
+    if isinstance(start_at, timedelta):
+        return now_ms - _ms(start_at)
+    if isinstance(start_at, datetime):
+        return round(start_at.timestamp() * 1000)
+    return start_at
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_mtime_ns, found.st_ino, found.st_size)
+
+
+def _ms(span: timedelta) -> int:
+    return span // timedelta(milliseconds=1)
+
+
+def _error_kind(error: KafkaError) -> str:
+    return error.name().lower().lstrip("_")
+
+
+def _said(failure: KafkaException) -> str:
+    error = failure.args[0] if failure.args else failure
+    return error.str() if isinstance(error, KafkaError) else str(error)
+
+
+@contextlib.contextmanager
+def _client_errors_as_settings(settings: Settings) -> Iterator[None]:
+    """Properties are checked when a client is made: what librdkafka refuses then is a wrong setting."""
+    try:
+        yield
+    except KafkaException as failure:
+        where = settings.where("kafka.client")
+        raise SettingsError([Problem("settings", 0, where, f"refused by Kafka's client: {_said(failure)}")]) from None
