@@ -35,7 +35,7 @@ from monitor import __version__
 from monitor.core.attribution import START_SOURCES
 from monitor.core.decode import EVENT_TYPES
 from monitor.core.pipeline import Counts, Publish
-from monitor.core.policy import DISALLOWED, RULE_DEFAULT, RULE_WHEN_OPEN, SHADOW, Policy
+from monitor.core.policy import DISALLOWED, RULE_DEFAULT, RULE_WHEN_OPEN, SHADOW, Policy, severity_of
 from monitor.core.verdict import Verdict, read_instant
 
 PREFIX: Final = "recording_monitor_"
@@ -321,7 +321,7 @@ class Metrics(Collector):
         self._accounts = (*labelled, OTHER)
         self._aliases = {sid: alias for sid, alias in aliases.items() if alias in set(labelled)}
         self._build = build or this_build()
-        self._rules: tuple[str, ...] = ()
+        self._rules: dict[str, str] = {}  # Those that can disallow, and how grave that is.
         self._policy_hash: str | None = None
         self._reload_successful: bool | None = None
         self._reloaded_at: float | None = None
@@ -584,14 +584,15 @@ class Metrics(Collector):
         self._policy_hash = policy.hash
         self._reload_successful = True
         self._reloaded_at = now
-        rules = [
-            rule.document.name
+        rules = {
+            rule.document.name: severity_of(DISALLOWED, rule.document.severity)
             for rule in policy.rules
             if rule.document.outcome == DISALLOWED and rule.document.mode != SHADOW
-        ]
-        rules += [RULE_DEFAULT] if policy.default == DISALLOWED else []
-        rules += [RULE_WHEN_OPEN] if policy.when_open == DISALLOWED else []
-        self._rules = tuple(rules)
+        }
+        for name, outcome in ((RULE_DEFAULT, policy.default), (RULE_WHEN_OPEN, policy.when_open)):
+            if outcome == DISALLOWED:
+                rules[name] = severity_of(DISALLOWED)
+        self._rules = {name: severity or NONE for name, severity in rules.items()}
         self._disallowed.initialise(
             (
                 (account, rule, source)
@@ -681,7 +682,10 @@ class Metrics(Collector):
 
     def _verdicts_now(self) -> Iterator[Metric]:
         open_cases: dict[tuple[str, ...], int] = {}
-        wanted = list(itertools.product(self._accounts, self._rules, SOURCES, ("critical",)))
+        rules = self._rules.items()
+        wanted = [
+            (a, rule, s, severity) for a, (rule, severity), s in itertools.product(self._accounts, rules, SOURCES)
+        ]
         if len(wanted) <= OPEN_CASES_MAX * 0.8:
             open_cases = dict.fromkeys(wanted, 0)
         in_progress = dict.fromkeys(itertools.product(self._accounts, OUTCOMES), 0)

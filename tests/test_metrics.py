@@ -1,0 +1,662 @@
+"""Metrics: what Prometheus reads is what happened, from closed sets, within the budget."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+import threading
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import generate_latest
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from monitor.core.pipeline import Counts, Publish
+from monitor.core.policy import PolicyDocument, RuleDocument, built_in_policy, compile_policy
+from monitor.core.verdict import Revision, Verdict, read_instant, render_instant
+from monitor.outputs.metrics import (
+    AGE_BUCKETS_S,
+    NOTICES,
+    OPEN_CASES_MAX,
+    PARTITIONS_MAX,
+    PREFIX,
+    SERIES_MAX,
+    TYPES,
+    Build,
+    Metrics,
+    this_build,
+    type_label,
+)
+
+HEX = "0123456789abcdef" * 2
+MAIN = "AC" + "1" * 32
+LAB = "AC" + "2" * 32
+STRANGER = "AC" + "3" * 32
+T0 = "2026-11-21T08:00:00.000Z"
+T0_MS = read_instant(T0)
+MINUTE = 60_000
+RECORDED = "com.twilio.voice.status-callback.recording.processed"
+
+# What dashboards and alerts rest on: name without prefix and _total -> type, labels.
+TABLE = {
+    "messages": ("counter", ()),
+    "entries": ("counter", ()),
+    "replayed_messages": ("counter", ()),
+    "arrival_clamped": ("counter", ()),
+    "events": ("counter", ("type",)),
+    "notices": ("counter", ("kind",)),
+    "event_age_seconds": ("histogram", ("type",)),
+    "recordings": ("counter", ("account", "start_source", "outcome")),
+    "disallowed_recordings": ("counter", ("account", "rule", "start_source")),
+    "verdict_revisions": ("counter", ("from", "to")),
+    "detection_latency_seconds": ("histogram", ()),
+    "recording_unseen_seconds": ("histogram", ()),
+    "disallowed_recording_duration_seconds": ("histogram", ()),
+    "open_cases": ("gauge", ("account", "rule", "start_source", "severity")),
+    "recordings_in_progress": ("gauge", ("account", "outcome")),
+    "window_entries": ("gauge", ("kind",)),
+    "window_closed": ("counter", ("reason",)),
+    "truncated_conversations": ("counter", ()),
+    "watermark_timestamp_seconds": ("gauge", ("partition",)),
+    "kafka_lag_messages": ("gauge", ("topic", "partition")),
+    "kafka_assigned_partitions": ("gauge", ("topic",)),
+    "kafka_rebalances": ("counter", ("event",)),
+    "kafka_errors": ("counter", ("kind",)),
+    "offset_commits": ("counter", ("result",)),
+    "last_poll_timestamp_seconds": ("gauge", ()),
+    "last_event_timestamp_seconds": ("gauge", ("type",)),
+    "tick_timestamp_seconds": ("gauge", ("partition",)),
+    "account_overflow": ("counter", ()),
+    "checkpoint_timestamp_seconds": ("gauge", ()),
+    "restore_duration_seconds": ("gauge", ()),
+    "policy_last_reload_successful": ("gauge", ()),
+    "policy_last_reload_success_timestamp_seconds": ("gauge", ()),
+    "policy_info": ("gauge", ("hash",)),
+    "build_info": ("gauge", ("version", "revision", "python")),
+    "ready": ("gauge", ()),
+    "log_messages": ("counter", ("level",)),
+}
+
+
+class Clock:
+    """A wall clock that stands where it is put."""
+
+    def __init__(self, ms: int = T0_MS) -> None:
+        self.ms = ms
+
+    def __call__(self) -> float:
+        return self.ms / 1000
+
+
+def fresh(clock: Clock | None = None, *, resolve_on: str = "ended", process: bool = False) -> Metrics:
+    metrics = Metrics(
+        aliases={MAIN: "main", LAB: "lab"},
+        build=Build("1.2.3", "abc1234", "3.11.7"),
+        process=process,
+        resolve_on=resolve_on,
+        wall_clock=clock or Clock(),
+    )
+    metrics.policy_loaded(built_in_policy(), T0_MS / 1000)
+    return metrics
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(PREFIX + name, labels)
+
+
+def at(ms: int) -> str:
+    return render_instant(T0_MS + ms)
+
+
+_BASE = Verdict(
+    kind="recording",
+    recording_sid="RE" + HEX,
+    account_sid=MAIN,
+    revision=1,
+    final=False,
+    at=(0, 7),
+    rests_from=3,
+    outcome="disallowed",
+    rule="default",
+    severity="critical",
+    mode="enforce",
+    policy="sha256:" + HEX * 2,
+    cause="conference_twiml",
+    strength="observed",
+    start_source="Conference",
+    call_sid=None,
+    conference_sid="CF" + HEX,
+    recording_status="in-progress",
+    started_at=T0,
+    ended_at=None,
+    first_seen_at=at(2_000),
+    found_by="stream",
+    backlog=False,
+    decided_at=at(3_000),
+    disallowed_since=at(3_000),
+    alert=None,
+    reason="…",
+    evidence=(),
+    ruled_out=(),
+    missing=(),
+    history=(),
+)
+ALLOWED = msgspec.structs.replace(_BASE, outcome="allowed", severity=None, disallowed_since=None)
+SUSPICION = msgspec.structs.replace(
+    _BASE, kind="suspicion", recording_sid=None, outcome="undetermined", severity="warning", rule="suspicion"
+)
+
+
+def verdict(**changes: object) -> Verdict:
+    return msgspec.structs.replace(_BASE, **changes)
+
+
+def publish(
+    metrics: Metrics,
+    told: Verdict | None,
+    *,
+    before: str | None = None,
+    took_ms: int = 100,
+    late: bool = False,
+    replay_left: bool = False,
+    key: str = "RE" + HEX,
+    partition: int = 0,
+) -> None:
+    metrics.verdict_published(
+        partition, Publish(key, told, before, T0_MS, late), T0_MS + took_ms, replay_left=replay_left
+    )
+
+
+# --- The table
+
+
+def test_every_metric_of_the_table_is_there_with_its_type_and_labels():
+    metrics = fresh()
+    play(metrics)
+    found = {
+        family.name.removeprefix(PREFIX): (
+            family.type,
+            {tuple(key for key in sample.labels if key != "le") for sample in family.samples},
+        )
+        for family in metrics.registry.collect()
+        if family.name.startswith(PREFIX)
+    }
+
+    assert {name: (kind, {labels}) for name, (kind, labels) in TABLE.items()}.items() <= found.items()
+
+
+def test_the_text_is_the_one_that_was_reviewed(golden):
+    metrics = fresh()
+    play(metrics)
+
+    golden("metrics.txt", generate_latest(metrics.registry).decode())
+
+
+def test_promtool_finds_nothing_to_complain_about(promtool):
+    metrics = fresh(process=True)
+    play(metrics)
+
+    checked = subprocess.run(
+        [promtool, "check", "metrics"],
+        input=generate_latest(metrics.registry),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+
+
+def play(metrics: Metrics) -> None:
+    """A little of everything, so that every family has samples."""
+    metrics.ready_when(lambda: True)
+    metrics.polled(T0_MS / 1000)
+    metrics.assigned("twilio-events", 2)
+    metrics.count(
+        Counts(
+            messages=10,
+            replayed=4,
+            entries=12,
+            events={RECORDED: 5, "com.twilio.taskrouter.task.created": 2},
+            ignored=1,
+            malformed=1,
+            duplicate=2,
+            late=1,
+            clamped=1,
+            closed_by_window=3,
+            closed_by_cut=1,
+            truncated=1,
+            latest_event_ms={RECORDED: T0_MS},
+        )
+    )
+    metrics.event_ages(RECORDED, [2, 1, 0, 0, 1, 1], 20_000.5)
+    publish(metrics, verdict())
+    publish(metrics, verdict(recording_status="completed", ended_at=at(40_000), final=True), before="disallowed")
+    publish(metrics, msgspec.structs.replace(ALLOWED, account_sid=STRANGER, start_source="New"), key="RE" + "9" * 32)
+    metrics.partition(0, watermark_ms=T0_MS, lag=5, tick_ms=T0_MS - 1, conversations=3, recordings=2)
+    metrics.partition(1, watermark_ms=None, lag=None, tick_ms=None)
+    metrics.rebalance("assigned")
+    metrics.commit("ok", T0_MS / 1000)
+    metrics.commit("refused", T0_MS / 1000 + 1)
+    metrics.restored(1.5)
+    metrics.kafka_error("_all_brokers_down")
+    metrics.foreign_checkpoint("no_metadata")
+    metrics.blind_interval()
+    metrics.account_split()
+    metrics.quarantined("core-error")
+    metrics.log_message("info")
+
+
+# --- Counting
+
+
+_counts = st.builds(
+    lambda events, notices: Counts(
+        messages=1,
+        entries=sum(events.values()) + sum(notices),
+        events=events,
+        **dict(zip(NOTICES, notices, strict=True)),
+    ),
+    st.dictionaries(st.sampled_from(TYPES) | st.text(max_size=30), st.integers(1, 50), max_size=5),
+    st.tuples(*[st.integers(0, 50)] * 4),
+)
+
+
+@given(st.lists(_counts, max_size=6))
+@settings(max_examples=100)
+def test_entries_are_events_and_notices_whatever_the_types(batches):
+    metrics = fresh()
+    for counts in batches:
+        metrics.count(counts)
+    total = {"events": 0.0, "notices": 0.0}
+    for family in metrics.registry.collect():
+        if family.name.removeprefix(PREFIX) in total:
+            total[family.name.removeprefix(PREFIX)] = sum(sample.value for sample in family.samples)
+
+    assert value(metrics, "entries_total") == sum(total.values())
+    assert value(metrics, "messages_total") == len(batches)
+
+
+def test_a_recording_is_counted_once_by_its_first_outcome_and_its_changes_apart():
+    metrics = fresh()
+    publish(metrics, verdict())
+    publish(metrics, ALLOWED, before="disallowed")
+
+    labels = {"account": "main", "start_source": "Conference"}
+    assert value(metrics, "recordings_total", **labels, outcome="disallowed") == 1
+    assert value(metrics, "recordings_total", **labels, outcome="allowed") == 0
+    assert value(metrics, "verdict_revisions_total", **{"from": "disallowed", "to": "allowed"}) == 1
+
+
+def test_a_recording_becomes_disallowed_once_however_often_it_is_revised():
+    metrics = fresh()
+    history = (Revision(1, "disallowed", "unattributed", T0), Revision(2, "allowed", "api_call_recording", T0))
+    publish(metrics, ALLOWED)
+    publish(metrics, verdict(), before="allowed")
+    publish(metrics, verdict(rule="no-media-kept"), before="disallowed")
+    publish(metrics, verdict(history=history), before="allowed")
+
+    disallowed = {"account": "main", "start_source": "Conference"}
+    assert value(metrics, "disallowed_recordings_total", **disallowed, rule="default") == 1
+    assert value(metrics, "disallowed_recordings_total", **disallowed, rule="no-media-kept") == 0
+
+
+def test_accounts_and_sources_nobody_named_are_other_and_counted():
+    metrics = fresh()
+    publish(metrics, verdict(account_sid=STRANGER, start_source="Brand<New>"))
+    publish(metrics, verdict(account_sid=STRANGER, start_source=None), key="RE2")
+
+    assert value(metrics, "recordings_total", account="other", start_source="other", outcome="disallowed") == 1
+    assert value(metrics, "recordings_total", account="other", start_source="none", outcome="disallowed") == 1
+    assert value(metrics, "account_overflow_total") == 2
+
+
+def test_a_suspicion_is_no_recording():
+    metrics = fresh()
+    publish(metrics, SUSPICION, key="CF" + HEX)
+
+    total = sum(
+        sample.value
+        for family in metrics.registry.collect()
+        if family.name == PREFIX + "recordings"
+        for sample in family.samples
+    )
+    assert total == 0
+    assert value(metrics, "detection_latency_seconds_count") == 0
+    assert value(metrics, "open_cases", account="main", rule="suspicion", start_source="Conference", severity="warning")
+
+
+@pytest.mark.parametrize(
+    ("told", "how", "counted"),
+    [
+        (verdict(), {}, 1),
+        (verdict(), {"before": "allowed"}, 1),
+        (verdict(final=True), {"before": "undetermined"}, 1),
+        (verdict(), {"replay_left": True}, 0),
+        (verdict(final=True), {"before": "disallowed", "late": True}, 0),
+        (verdict(final=True), {"before": "disallowed"}, 0),
+        (None, {"before": "disallowed"}, 0),
+    ],
+)
+def test_detection_is_measured_where_something_was_found_out(told, how, counted):
+    metrics = fresh()
+    publish(metrics, told, **how)
+
+    assert value(metrics, "detection_latency_seconds_count") == counted
+
+
+def test_detection_within_five_seconds_is_told_from_later():
+    metrics = fresh()
+    publish(metrics, verdict(), took_ms=5_000)
+    publish(metrics, verdict(), took_ms=5_001, key="RE2")
+    publish(metrics, verdict(), took_ms=-50, key="RE3")  # Two clocks: the broker's is ahead of ours.
+
+    assert value(metrics, "detection_latency_seconds_bucket", le="5.0") == 2
+    assert value(metrics, "detection_latency_seconds_count") == 3
+    assert value(metrics, "detection_latency_seconds_sum") == pytest.approx(10.001)
+    assert 'recording_monitor_detection_latency_seconds_bucket{le="5.0"}' in generate_latest(metrics.registry).decode()
+
+
+def test_the_time_a_recording_ran_unseen_is_measured_at_its_first_verdict():
+    metrics = fresh()
+    publish(metrics, verdict())
+    publish(metrics, verdict(cause="conference_api"), before="disallowed")
+    publish(metrics, verdict(started_at=None), key="RE2")
+
+    assert value(metrics, "recording_unseen_seconds_count") == 1
+    assert value(metrics, "recording_unseen_seconds_sum") == 2
+
+
+def test_how_long_a_disallowed_recording_ran_is_measured_once_when_final():
+    metrics = fresh()
+    ended = verdict(ended_at=at(90_000), recording_status="completed")
+    publish(metrics, ended)
+    publish(metrics, msgspec.structs.replace(ended, final=True), before="disallowed")
+    publish(metrics, msgspec.structs.replace(ended, final=True), before="disallowed", late=True)
+    publish(metrics, msgspec.structs.replace(ended, final=True, outcome="allowed"), before="allowed", key="RE2")
+
+    assert value(metrics, "disallowed_recording_duration_seconds_count") == 1
+    assert value(metrics, "disallowed_recording_duration_seconds_sum") == 90
+
+
+def test_ages_of_a_batch_add_up_in_their_buckets():
+    metrics = fresh()
+    metrics.event_ages(RECORDED, [1, 0, 2, 0, 0, 1], 100.0)
+    metrics.event_ages(RECORDED, [1, 1, 0, 0, 0, 0], 3.0)
+
+    buckets = [
+        value(metrics, "event_age_seconds_bucket", type=RECORDED, le=str(bound)) for bound in (*AGE_BUCKETS_S, "+Inf")
+    ]
+    assert buckets == [2, 3, 5, 5, 5, 6]
+    assert value(metrics, "event_age_seconds_sum", type=RECORDED) == 103
+    assert value(metrics, "event_age_seconds_count", type=RECORDED) == 6
+
+
+def test_exemplars_name_the_recording_in_openmetrics_alone():
+    metrics = fresh()
+    publish(metrics, verdict())
+
+    told = generate_openmetrics(metrics.registry).decode()
+    with_exemplar = [line for line in told.splitlines() if f'# {{recording_sid="RE{HEX}"}}' in line]
+    assert {line.split("{")[0] for line in with_exemplar} == {
+        PREFIX + "disallowed_recordings_total",
+        PREFIX + "detection_latency_seconds_bucket",
+    }
+    assert HEX not in generate_latest(metrics.registry).decode()
+
+
+# --- Gauges
+
+
+def test_what_is_not_known_yet_has_no_sample():
+    metrics = Metrics(aliases={}, process=False)
+
+    for name in ("last_poll_timestamp_seconds", "checkpoint_timestamp_seconds", "policy_last_reload_successful"):
+        assert value(metrics, name) is None
+    assert value(metrics, "ready") == 0
+
+
+def test_a_refused_commit_is_no_checkpoint():
+    metrics = fresh()
+    metrics.commit("ok", 100.0)
+    metrics.commit("refused", 200.0)
+
+    assert value(metrics, "checkpoint_timestamp_seconds") == 100
+    assert value(metrics, "offset_commits_total", result="refused") == 1
+
+
+def test_a_failed_reload_keeps_the_policy_and_the_time_it_was_loaded():
+    metrics = fresh()
+    metrics.policy_reload_failed()
+
+    assert value(metrics, "policy_last_reload_successful") == 0
+    assert value(metrics, "policy_last_reload_success_timestamp_seconds") == T0_MS / 1000
+    assert value(metrics, "policy_info", hash=built_in_policy().hash) == 1
+
+
+def test_a_new_policy_takes_the_place_of_the_old_one():
+    metrics = fresh()
+    new = compile_policy(PolicyDocument(rules=(RuleDocument(name="no-voicemail", outcome="disallowed"),)), b"new")
+    metrics.policy_loaded(new, 5.0)
+
+    families = [family for family in metrics.registry.collect() if family.name == PREFIX + "policy_info"]
+    assert [sample.labels for family in families for sample in family.samples] == [{"hash": new.hash}]
+    labels = {"account": "lab", "rule": "no-voicemail", "start_source": "DialVerb"}
+    assert value(metrics, "disallowed_recordings_total", **labels) == 0
+    assert value(metrics, "open_cases", **labels, severity="critical") == 0
+
+
+def test_a_partition_that_goes_takes_its_gauges_along():
+    metrics = fresh()
+    metrics.partition(3, watermark_ms=T0_MS, lag=5, tick_ms=T0_MS, conversations=2)
+    publish(metrics, verdict(), partition=3)
+    publish(metrics, verdict(), partition=4, key="RE2")
+    metrics.partition_gone(3)
+
+    assert value(metrics, "watermark_timestamp_seconds", partition="3") is None
+    assert value(metrics, "kafka_lag_messages", topic="twilio-events", partition="3") is None
+    assert value(metrics, "window_entries", kind="conversations") == 0
+    assert value(metrics, "recordings_in_progress", account="main", outcome="disallowed") == 1
+
+
+def test_beyond_the_bound_the_worst_partition_stands_for_the_rest():
+    metrics = fresh()
+    for partition in range(PARTITIONS_MAX + 3):
+        metrics.partition(partition, watermark_ms=T0_MS - partition, lag=partition, tick_ms=T0_MS + partition)
+
+    last = PARTITIONS_MAX + 2
+    assert value(metrics, "watermark_timestamp_seconds", partition="other") == (T0_MS - last) / 1000
+    assert value(metrics, "kafka_lag_messages", topic="twilio-events", partition="other") == last
+    assert value(metrics, "tick_timestamp_seconds", partition="other") == (T0_MS + PARTITIONS_MAX) / 1000
+    assert value(metrics, "watermark_timestamp_seconds", partition=str(PARTITIONS_MAX)) is None
+
+
+def open_cases(metrics: Metrics) -> float:
+    return sum(
+        sample.value
+        for family in metrics.registry.collect()
+        if family.name == PREFIX + "open_cases"
+        for sample in family.samples
+    )
+
+
+def test_a_case_is_open_while_the_recording_runs_and_at_least_for_the_hold():
+    clock = Clock(T0_MS + 3 * 3_600_000)
+    metrics = fresh(clock)
+    publish(metrics, verdict())
+    assert open_cases(metrics) == 1
+
+    ended = verdict(recording_status="completed", ended_at=at(10_000), decided_at=at(11_000))
+    publish(metrics, ended, before="disallowed")
+    clock.ms = T0_MS + 3_000 + 15 * MINUTE - 1  # It was disallowed three seconds after its start.
+    publish(metrics, ended, before="disallowed")
+    assert open_cases(metrics) == 1
+    clock.ms += 1
+    assert open_cases(metrics) == 0
+
+
+def test_a_case_outlasts_the_hold_while_no_end_was_seen():
+    clock = Clock(T0_MS + 10 * 3_600_000)
+    metrics = fresh(clock)
+    publish(metrics, verdict())
+    assert open_cases(metrics) == 1
+
+    publish(metrics, verdict(final=True, decided_at=at(4 * 3_600_000)), before="disallowed")
+    assert open_cases(metrics) == 0
+
+
+def test_a_revision_to_allowed_and_a_tombstone_close_a_case_at_once():
+    metrics = fresh(Clock(T0_MS + 4_000))
+    publish(metrics, verdict())
+    publish(metrics, verdict(), key="RE2")
+    publish(metrics, ALLOWED, before="disallowed")
+    assert open_cases(metrics) == 1
+    publish(metrics, None, before="disallowed", key="RE2")
+    assert open_cases(metrics) == 0
+
+
+def test_strict_cases_stay_open_until_the_recording_is_deleted_but_no_longer_than_a_day():
+    clock = Clock(T0_MS + 20 * 3_600_000)
+    metrics = fresh(clock, resolve_on="deleted")
+    ended = verdict(recording_status="completed", ended_at=at(10_000))
+    publish(metrics, ended)
+    publish(metrics, ended, key="RE2")
+    publish(metrics, verdict(recording_status="deleted", decided_at=at(3_600_000)), before="disallowed", key="RE2")
+    assert open_cases(metrics) == 1
+
+    clock.ms = T0_MS + 3_000 + 24 * 3_600_000
+    assert open_cases(metrics) == 0
+
+
+def test_recordings_in_progress_are_those_neither_ended_nor_given_up():
+    metrics = fresh()
+    states = [("in-progress", None), ("paused", None), (None, None), ("completed", None), ("in-progress", at(5_000))]
+    for number, (status, ended_at) in enumerate(states):
+        publish(
+            metrics,
+            msgspec.structs.replace(ALLOWED, recording_status=status, ended_at=ended_at),
+            key=f"RE{number}",
+        )
+    publish(metrics, msgspec.structs.replace(ALLOWED, final=True), key="RE9")
+
+    assert value(metrics, "recordings_in_progress", account="main", outcome="allowed") == 3
+    assert value(metrics, "recordings_in_progress", account="lab", outcome="allowed") == 0
+
+
+def test_following_the_topic_counts_nothing():
+    metrics = fresh()
+    for _ in range(3):
+        metrics.follow(0, "RE" + HEX, verdict())
+
+    assert open_cases(metrics) == 1
+    assert value(metrics, "recordings_total", account="main", start_source="Conference", outcome="disallowed") == 0
+
+
+# --- Bounds
+
+
+def _flooded() -> Metrics:
+    """Metrics after more accounts, rules, sources, types, partitions and errors than anybody has."""
+    aliases = {f"AC{number:032x}": f"team-{number}" for number in range(60)}
+    metrics = Metrics(aliases=aliases, process=True, wall_clock=Clock())
+    rules = tuple(RuleDocument(name=f"rule-{number}", outcome="disallowed") for number in range(25))
+    metrics.policy_loaded(compile_policy(PolicyDocument(rules=rules), b"many"), 1.0)
+    sources = ["Conference", "DialVerb", "RecordVerb", "Trunking", None, "New", "<script>"]
+    combined = itertools.product(range(0, 62, 3), range(25), sources, ("critical", "warning", "info"))
+    for number, (account, rule, source, severity) in enumerate(combined):
+        told = verdict(
+            account_sid=f"AC{account:032x}", rule=f"rule-{rule}", start_source=source, severity=severity, alert=None
+        )
+        metrics.verdict_published(0, Publish(f"RE{number}", told, None, T0_MS, late=False), T0_MS)
+    for number in range(300):
+        metrics.partition(number, watermark_ms=1, lag=1, tick_ms=1)
+        metrics.kafka_error(f"error_{number}")
+        metrics.quarantined(f"reason {number}")
+        type_ = TYPES[number] if number < len(TYPES) else f"com.twilio.new.{number}"
+        metrics.count(Counts(messages=1, entries=1, events={type_: 1}, latest_event_ms={type_: 1}))
+        metrics.event_ages(type_, [1, 0, 0, 0, 0, 0], 0.5)
+    return metrics
+
+
+def test_whatever_happens_the_series_stay_within_the_budget():
+    metrics = _flooded()
+    series = [sample for family in metrics.registry.collect() for sample in family.samples]
+
+    assert 1_000 < len(series) <= SERIES_MAX
+    assert (value(metrics, "series_overflow_total") or 0) > 0
+
+
+def test_what_is_folded_is_counted_all_the_same():
+    metrics = _flooded()
+    published = 21 * 25 * 7 * 3
+    total: dict[str, float] = {}
+    for family in metrics.registry.collect():
+        total[family.name.removeprefix(PREFIX)] = sum(
+            sample.value for sample in family.samples if not sample.name.endswith("_created")
+        )
+
+    assert total["recordings"] == published
+    assert total["disallowed_recordings"] == published
+    assert total["open_cases"] == published
+    assert total["events"] == 300
+    assert total["kafka_errors"] == 300
+    assert total["quarantined"] == 300
+
+
+def test_open_cases_beyond_the_bound_are_folded_apart_by_severity():
+    metrics = _flooded()
+    (family,) = [family for family in metrics.registry.collect() if family.name == PREFIX + "open_cases"]
+    folded = [sample for sample in family.samples if sample.labels["rule"] == "other"]
+
+    assert len(family.samples) <= OPEN_CASES_MAX
+    assert {sample.labels["severity"] for sample in folded} == {"critical", "warning", "info"}
+
+
+def test_no_label_holds_a_sid_a_number_or_a_name():
+    told = generate_latest(_flooded().registry).decode()
+    values = {
+        text for family in text_string_to_metric_families(told) for s in family.samples for text in s.labels.values()
+    }
+
+    assert not [text for text in values if re.search(r"\b[A-Z]{2}[0-9a-f]{32}\b|\+[0-9]{7,}|script", text)]
+
+
+def test_a_type_nobody_knows_is_other_and_taskrouters_types_are_two():
+    assert type_label(RECORDED) == RECORDED
+    assert type_label("com.twilio.taskrouter.task.brand-new") == "com.twilio.taskrouter.task"
+    assert type_label("com.twilio.taskrouter.reservation.accepted") == "com.twilio.taskrouter.reservation"
+    assert type_label("com.twilio.taskrouter.tasks") == "other"
+    assert type_label("") == "other"
+
+
+def test_reading_while_others_write_never_fails():
+    metrics = fresh()
+    stop = threading.Event()
+    failed: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            while not stop.is_set():
+                generate_latest(metrics.registry)
+        except BaseException as error:
+            failed.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(2_000):
+        publish(metrics, verdict(), key=f"RE{number}", partition=number % 7)
+        metrics.partition(number % 50, watermark_ms=number, lag=number, tick_ms=number)
+        metrics.count(Counts(latest_event_ms={f"com.twilio.x.{number}": number, TYPES[number % 40]: number}))
+        if number % 100 == 0:
+            metrics.partition_gone(number % 7)
+    stop.set()
+    reader.join()
+
+    assert failed == []
+
+
+def test_the_build_says_its_version():
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", this_build().version)
