@@ -45,7 +45,7 @@ from monitor.inputs.checkpoint import (
     fingerprint_of,
     resume,
 )
-from monitor.inputs.reader import BEGINNING, Peek, Reader, logger, reader_properties, shared_properties
+from monitor.inputs.reader import BEGINNING, Peek, Reader, headers_of, logger, reader_properties, shared_properties
 
 log = structlog.get_logger(__name__)
 
@@ -376,7 +376,7 @@ class _Verdicts:
         held = self._held
         if held.dropped:
             return
-        if (BY_HEADER, self._by) in (_headers(message) or ()):
+        if (BY_HEADER, self._by) in (headers_of(message) or ()):
             return  # Our own; the acknowledgement has placed it.
         text = _key(message)
         if text is None:
@@ -607,7 +607,7 @@ class Member:
         assert fold is not None
         offset = _offset(message)
         try:
-            told = fold.feed(offset, message.timestamp()[1], message.value(), _headers(message))
+            told = fold.feed(offset, message.timestamp()[1], message.value(), headers_of(message))
             for each in told:
                 self._emit(held, offset, each, fold.log_time_ms)
             if offset in held.skip and offset >= held.committed_offset:
@@ -1153,15 +1153,6 @@ def _offset(message: Message) -> int:
 def _key(message: Message) -> str | None:
     key = message.key()
     return key.decode(errors="replace") if isinstance(key, bytes) else key
-
-
-def _headers(message: Message) -> list[tuple[str, bytes]] | None:
-    """The headers that say something; the client gives None where there are none at all."""
-    headers = message.headers()
-    if not headers:
-        return None
-    pairs = headers.items() if isinstance(headers, dict) else headers
-    return [(name, value) for name, value in pairs if isinstance(value, bytes)]
 
 
 def _kind(error: KafkaException | OutOfReach) -> str:

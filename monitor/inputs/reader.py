@@ -112,6 +112,15 @@ def reader_properties(client: Mapping[str, object], group_id: str) -> dict[str, 
     }
 
 
+def headers_of(message: Message) -> list[tuple[str, bytes]] | None:
+    """The headers that say something; None where there are none at all."""
+    headers = message.headers()
+    if not headers:
+        return None
+    pairs = headers.items() if isinstance(headers, dict) else headers
+    return [(name, value) for name, value in pairs if isinstance(value, bytes)]
+
+
 class Follower(Protocol):
     """Who is told what stands in one partition."""
 

@@ -7,6 +7,7 @@ why it is there, where it stood, and what it was in full (length, SHA-256).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -51,9 +52,9 @@ def render_aside(
     return headers, data[:VALUE_BYTES_MAX]
 
 
-def read_aside(headers: list[tuple[str, bytes | None]], data: bytes | None) -> Aside:
+def read_aside(headers: Sequence[tuple[str, bytes]], data: bytes | None) -> Aside:
     """The other way round; tolerant, because anybody may write to a topic."""
-    said = {key: (value or b"").decode(errors="replace") for key, value in headers}
+    said = {key: value.decode(errors="replace") for key, value in headers}
     value = data or b""
     return Aside(
         reason=said.get("reason", "unknown"),

@@ -1,0 +1,121 @@
+"""Reading a stretch of a topic once, from here to there: what ``export`` and ``quarantine`` look through.
+
+Not a member of any group, and it commits nothing: looking changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from monitor.errors import OutOfReach
+from monitor.inputs.reader import logger, reader_properties
+
+TIMEOUT_S: Final = 15.0
+
+
+class Scan:
+    """One topic as it stands when the scan is made: what comes later is not read.
+
+    ``since_ms`` and ``until_ms`` bound the Kafka timestamps; where the broker can't look up offsets by time, all is
+    read and passed over. Raises OutOfReach when nobody answers or the topic is not there.
+    """
+
+    def __init__(
+        self,
+        client: Mapping[str, object],
+        group_id: str,
+        topic: str,
+        *,
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        partitions: Sequence[int] | None = None,
+    ) -> None:
+        properties: dict[str, Any] = {**reader_properties(client, group_id), "fetch.wait.max.ms": 10}
+        self._consumer = Consumer(properties, logger=logger)
+        self._topic = topic
+        self._since_ms = since_ms
+        self._until_ms = until_ms
+        try:
+            self._bounds = self._ask(partitions)
+        except KafkaException as failure:
+            self._consumer.close()
+            raise OutOfReach(f"{topic}: {_name(failure)}") from failure
+
+    @property
+    def messages(self) -> int:
+        """How many offsets lie in the stretch; with gaps it holds fewer messages."""
+        return sum(end - start for start, end in self._bounds.values())
+
+    def read(self) -> Iterator[Message]:
+        """Every message of the stretch; in order within a partition. May be called again. Raises OutOfReach."""
+        left = {partition: end for partition, (start, end) in self._bounds.items() if start < end}
+        if not left:
+            return
+        self._consumer.assign([TopicPartition(self._topic, p, self._bounds[p][0]) for p in left])
+        heard = time.monotonic()
+        while left:
+            batch = self._consumer.consume(2000, 0.2)
+            if batch:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > TIMEOUT_S:
+                raise OutOfReach(f"{self._topic}: the broker has fallen silent")
+            for message in batch:
+                partition, error = message.partition(), message.error()
+                if partition not in left:
+                    continue
+                if error is not None:
+                    if error.code() == KafkaError._PARTITION_EOF:
+                        del left[partition]
+                        continue
+                    raise OutOfReach(f"{self._topic}[{partition}]: {error.name()}")
+                offset = message.offset()
+                assert offset is not None
+                if offset < left[partition] and self._in_time(message.timestamp()[1]):
+                    yield message
+                if offset >= left[partition] - 1:
+                    del left[partition]
+        self._consumer.unassign()
+
+    def close(self) -> None:
+        """Let go of the broker."""
+        self._consumer.close()
+
+    def _ask(self, only: Sequence[int] | None) -> dict[int, tuple[int, int]]:
+        found = self._consumer.list_topics(self._topic, TIMEOUT_S).topics[self._topic]
+        if found.error is not None:
+            raise KafkaException(found.error)
+        numbers = sorted(found.partitions) if only is None else [p for p in only if p in found.partitions]
+        bounds = {}
+        for number in numbers:
+            low, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, number), TIMEOUT_S)
+            start = self._first_at(number, self._since_ms, low, high)
+            bounds[number] = (low if start is None else start, high)
+        return bounds
+
+    def _first_at(self, number: int, timestamp_ms: int | None, low: int, high: int) -> int | None:
+        if timestamp_ms is None:
+            return None
+        try:
+            [found] = self._consumer.offsets_for_times([TopicPartition(self._topic, number, timestamp_ms)], TIMEOUT_S)
+        except KafkaException as failure:
+            error = failure.args[0]
+            if error.code() in (KafkaError._TIMED_OUT, KafkaError._TRANSPORT):
+                raise
+            return None
+        if found.error is not None:
+            return None
+        return min(max(found.offset, low), high) if found.offset >= 0 else high
+
+    def _in_time(self, timestamp_ms: int) -> bool:
+        return (self._since_ms is None or timestamp_ms >= self._since_ms) and (
+            self._until_ms is None or timestamp_ms < self._until_ms
+        )
+
+
+def _name(failure: KafkaException) -> str:
+    error = failure.args[0] if failure.args else failure
+    return error.name() if isinstance(error, KafkaError) else str(error)
