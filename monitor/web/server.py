@@ -11,6 +11,7 @@ import contextlib
 import os
 import time
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Final
 
 from aiohttp import hdrs, web
@@ -109,22 +110,32 @@ class WebServer:
         self._clock = clock
         self._registry = registry
         self._runner: web.AppRunner | None = None
+        self._server: asyncio.Server | None = None
         self._beating: asyncio.Task[None] | None = None
         self._addresses: tuple[Address, ...] = ()
 
     async def start(self) -> None:
         """Listen. Raises ``ListenError``, and then nothing is left behind."""
-        runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=SHUTDOWN_S)
+        loop = asyncio.get_running_loop()
+        runner = web.AppRunner(self._application(), shutdown_timeout=SHUTDOWN_S)
         await runner.setup()
+        manager = runner.server
+        assert manager is not None  # It is there once set up.
         try:
             # No host means every interface, IPv4 and IPv6.
-            await web.TCPSite(runner, self._listen.host or None, self._listen.port).start()
+            self._server = await loop.create_server(
+                lambda: _Connection(manager, loop=loop),
+                self._listen.host or None,
+                self._listen.port,
+                reuse_address=True,
+            )
         except OSError as error:
             await runner.cleanup()
             why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error.strerror or error)
             raise ListenError(f"{self._listen} cannot be listened on: {why}") from None
         self._runner = runner
-        self._addresses = tuple(Address(str(name[0]), int(name[1])) for name in runner.addresses)
+        names = [listening.getsockname() for listening in self._server.sockets]
+        self._addresses = tuple(Address(str(name[0]), int(name[1])) for name in names)
         self._beating = asyncio.create_task(self._beat())
 
     async def stop(self) -> None:
@@ -134,8 +145,11 @@ class WebServer:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._beating
             self._beating = None
+        if self._server is not None:
+            self._server.close()
+            self._server = None
         if self._runner is not None:
-            await self._runner.cleanup()
+            await self._runner.cleanup()  # Ends the connections; the server alone would leave them open.
             self._runner = None
 
     @property
@@ -185,6 +199,28 @@ class WebServer:
     async def _ready(self, _request: web.Request) -> web.Response:
         reasons = self._health.ready_reasons()
         return _text("".join(f"{reason}\n" for reason in reasons) or "ready\n", status=503 if reasons else 200)
+
+
+class _Connection(web.RequestHandler):
+    """One connection. What is not HTTP gets a bare 400: aiohttp's own names its version and logs a traceback, and
+    whoever knocks on ports could fill the log with them.
+    """
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what went wrong before or inside a handler."""
+        if status >= 500:
+            return super().handle_error(request, status, exc, message)
+        response = _text(f"{status} {HTTPStatus(status).phrase}\n", status=status)
+        response.headers.update(_HEADERS)
+        response.headers[hdrs.SERVER] = "recording-monitor"  # Left out, aiohttp would put its own.
+        response.force_close()
+        return response
 
 
 def _text(text: str, *, status: int = 200) -> web.Response:
