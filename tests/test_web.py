@@ -265,9 +265,7 @@ class Broken(Collector):
 def test_a_page_that_fails_is_a_500_that_tells_nothing_of_us():
     async def asked() -> None:
         async with site() as running:
-            running.metrics.registry.register(
-                Broken(),
-            )
+            running.metrics.registry.register(Broken())
             answer = await running.ask("/metrics", Accept="text/html")
             assert answer.status == 500
             assert "Server" not in answer.headers
