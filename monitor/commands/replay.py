@@ -238,12 +238,9 @@ def _print(verdict: Verdict, output: Format) -> None:
 
 def render_line(verdict: Verdict) -> str:
     """A verdict in one line for people: outcome, what, cause, why."""
-    subject = verdict.recording_sid or f"{verdict.conference_sid} (suspicion)"
+    cause = "suspicion" if verdict.kind == "suspicion" else verdict.cause or "cause open"
     final = " final" if verdict.final else ""
-    return (
-        f"{verdict.outcome:<12} {subject}  {verdict.cause or 'cause open':<28} "
-        f"r{verdict.revision}{final}  {verdict.reason}"
-    )
+    return f"{verdict.outcome:<12} {verdict.key}  {cause:<28} r{verdict.revision}{final}  {verdict.reason}"
 
 
 def _summary(verdicts: Iterable[Verdict], counts: Counts) -> None:
