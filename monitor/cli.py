@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
@@ -21,10 +20,7 @@ import typer.main
 
 from monitor import __version__
 
-EXIT_NO: Final = 1
 EXIT_WRONG: Final = 2
-EXIT_OUT_OF_REACH: Final = 3
-EXIT_BUG: Final = 70
 EXIT_INTERRUPTED: Final = 130
 
 PROGRAM: Final = "recording-monitor"
@@ -151,31 +147,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except Exception as error:
-        return _told(error)
+        # Imported here: a command that goes well needs nothing of it.
+        from monitor.commands.failure import tell
+
+        return tell(error)
     return 0
-
-
-def _told(error: Exception) -> int:
-    """Tell an error on stderr, and give its exit code."""
-    # Imported here: a command that went well needs none of it.
-    from monitor.errors import OutOfReach
-    from monitor.inputs.policy_file import PolicyError
-    from monitor.log import redact
-    from monitor.settings import SettingsError
-    from monitor.yaml_lines import YamlError
-
-    if isinstance(error, SettingsError | PolicyError | YamlError):
-        # Not redacted: these errors were written not to hold secrets, and a glob in a policy may look like anything.
-        typer.echo(str(error), err=True)
-        return EXIT_WRONG
-    if isinstance(error, OutOfReach):
-        typer.echo(f"{PROGRAM}: {redact(str(error))}", err=True)
-        return EXIT_OUT_OF_REACH
-    if isinstance(error, OSError) and error.filename is not None:
-        typer.echo(f"{PROGRAM}: {redact(str(error.filename))}: {error.strerror}", err=True)
-        # A file that was named and is not there is wrong usage; a full disk or a failing one is out of reach.
-        wrong = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError)
-        return EXIT_WRONG if wrong else EXIT_OUT_OF_REACH
-    trace = "".join(traceback.format_exception(error))
-    typer.echo(f"{redact(trace)}\n{PROGRAM}: this is a bug; please report it with the lines above.", err=True)
-    return EXIT_BUG

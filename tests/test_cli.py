@@ -15,6 +15,11 @@ import yaml
 
 from monitor import __version__
 from monitor.cli import COMMANDS, GROUPS, run
+from monitor.commands.failure import tell
+from monitor.errors import OutOfReach, OutputUnavailable
+from monitor.inputs.policy_file import PolicyError
+from monitor.settings import Problem, SettingsError
+from monitor.yaml_lines import YamlError
 
 ROOT = Path(__file__).parent.parent
 PLAIN = {**os.environ, "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "120", "PYTHONWARNINGS": "error"}
@@ -177,6 +182,30 @@ def test_interrupted_is_exit_code_130(tmp_path):
 
     assert process.returncode == 130
     assert b"Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (SettingsError([Problem("monitor.yaml", 3, "window", "is wrong")]), 2, "monitor.yaml:3: window: is wrong\n"),
+        (PolicyError([]), 2, "\n"),
+        (YamlError("p.yaml", 7, "is wrong"), 2, "p.yaml:7: is wrong\n"),
+        (OutputUnavailable("no broker"), 3, "recording-monitor: no broker\n"),
+        (OutOfReach("http://u:hunter2@am is away"), 3, "recording-monitor: http://[redacted]@am is away\n"),
+        (FileNotFoundError(2, "No such file", "a.jsonl"), 2, "recording-monitor: a.jsonl: No such file\n"),
+        (OSError(28, "No space left", "out"), 3, "recording-monitor: out: No space left\n"),
+    ],
+)
+def test_an_error_becomes_a_line_and_an_exit_code(capsys, error, code, said):
+    assert tell(error) == code
+    assert capsys.readouterr() == ("", said)
+
+
+def test_a_bug_is_told_as_one_and_is_no_answer(capsys):
+    assert tell(ValueError("at +15550100123")) == 70
+    told = capsys.readouterr().err
+    assert "ValueError: at [redacted]" in told
+    assert told.endswith("please report it with the lines above.\n")
 
 
 def test_run_gives_the_exit_code_instead_of_leaving(capsys):
