@@ -1,6 +1,13 @@
-"""What can be out of reach. Errors of ours that are neither wrong settings nor a wrong policy nor a bug."""
+"""Errors that are not bugs: what somebody gave us is wrong, or something needed is out of reach."""
 
 from __future__ import annotations
+
+
+class WrongInput(Exception):
+    """Settings, a policy, a file or a command line can't be used. ``str()`` says where, what and the remedy.
+
+    A command exits with code 2. The message was written not to hold secrets.
+    """
 
 
 class OutOfReach(Exception):

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from monitor.core.attribution import CAUSES
+from monitor.errors import WrongInput
 from monitor.yaml_lines import Document, YamlError, load, read
 
 ENVIRONMENT_PREFIX: Final = "RECORDING_MONITOR_"
@@ -56,7 +57,7 @@ class Problem(msgspec.Struct, frozen=True, order=True):
         return ": ".join(part for part in (where, self.key, self.message) if part)
 
 
-class SettingsError(Exception):
+class SettingsError(WrongInput):
     """The settings cannot be used. ``str()`` is one line for each problem: ``monitor.yaml:12: key: what. Remedy``."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
@@ -64,7 +65,7 @@ class SettingsError(Exception):
         super().__init__("\n".join(map(str, self.problems)))
 
 
-class _Wrong(Exception):  # noqa: N818 - a signal between the functions of this module, never seen outside.
+class _Wrong(Exception):
     """What is wrong with one value; the place is known to the caller."""
 
 
@@ -341,7 +342,7 @@ class SecretFile(msgspec.Struct, frozen=True):
         return secret
 
 
-class SecretError(Exception):
+class SecretError(WrongInput):
     """A secret's file cannot be used; the message holds neither the secret nor the path."""
 
 

@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import yaml
 
+from monitor.errors import WrongInput
+
 BYTES_MAX: Final = 1 << 20
 DEPTH_MAX: Final = 32
 # Values after aliases are resolved: a few lines of aliases to aliases would otherwise stand for billions.
@@ -40,7 +42,7 @@ KeyPath = tuple[str | int, ...]
 Value = Any  # None, bool, int, float, str, a list of values or a dict of text to values.
 
 
-class YamlError(Exception):
+class YamlError(WrongInput):
     """The text cannot be read; ``str()`` gives ``path:line: message``. ``line`` counts from 1."""
 
     def __init__(self, path: str, line: int, message: str) -> None:

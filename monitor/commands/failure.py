@@ -7,11 +7,8 @@ from typing import Final
 
 import typer
 
-from monitor.errors import OutOfReach
-from monitor.inputs.policy_file import PolicyError
+from monitor.errors import OutOfReach, WrongInput
 from monitor.log import redact
-from monitor.settings import SettingsError
-from monitor.yaml_lines import YamlError
 
 EXIT_WRONG: Final = 2
 EXIT_OUT_OF_REACH: Final = 3
@@ -22,7 +19,7 @@ PROGRAM: Final = "recording-monitor"
 
 def tell(error: Exception) -> int:
     """Tell an error on stderr, in lines that say what to do, and give its exit code."""
-    if isinstance(error, SettingsError | PolicyError | YamlError):
+    if isinstance(error, WrongInput):
         # Not redacted: these errors were written not to hold secrets, and a glob in a policy may look like anything.
         typer.echo(str(error), err=True)
         return EXIT_WRONG

@@ -746,11 +746,11 @@ _OUTCOME_WORDS: Final = {
 def _reason(attribution: Attribution, judgement: Judgement, *, truncated: bool) -> str:
     """One sentence for a person on call, where the rule has none of its own."""
     if attribution.cause is None:
-        what = (
-            "What started it can't be told yet"
-            if not truncated
-            else "What started it can't be told: evidence is missing"
-        )
+        what = "What started it can't be told"
+        if truncated:
+            what += ": evidence was lost"
+        elif "studio" in attribution.missing:
+            what = "The API or a Studio widget started it, and the Studio flow or its steps are not known"
     else:
         what = _CAUSE_WORDS.get(attribution.cause, "Something started it")
     rule = "the policy" if judgement.rule in ("default", "when_open") else f"rule {judgement.rule!r}"

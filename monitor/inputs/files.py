@@ -19,13 +19,15 @@ from typing import IO, Final
 
 import msgspec
 
+from monitor.errors import WrongInput
+
 DOCUMENT_BYTES_MAX: Final = 512 * 1024 * 1024
 LINE_BYTES_MAX: Final = 64 * 1024 * 1024
 _GZIP: Final = b"\x1f\x8b"
 _EXPORTED: Final = b'{"kafka":'
 
 
-class InputFileError(Exception):
+class InputFileError(WrongInput):
     """A file that can't be read; the message names it and says what to do."""
 
 

@@ -44,6 +44,7 @@ from monitor.core.policy import (
     is_unconditional,
     matcher,
 )
+from monitor.errors import WrongInput
 from monitor.yaml_lines import KeyPath, YamlError
 
 BUILT_IN_PATH: Final = "built-in"
@@ -110,7 +111,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
         return f"{place}: {rule}{self.problem}" + (f". {self.remedy}" if self.remedy else "")
 
 
-class PolicyError(Exception):
+class PolicyError(WrongInput):
     """The policy cannot be used. ``problems`` holds all that is wrong, in the order of the file; ``str()`` a line each.
 
     ``warnings`` is what is only doubtful.

@@ -1,1 +1,1 @@
-"""A contact centre in a box: simulated Twilio traffic and an embedded broker. It imports nothing of ``monitor.core``."""
+"""A contact centre in a box: simulated Twilio traffic, an embedded broker. It imports nothing of ``monitor.core``."""
