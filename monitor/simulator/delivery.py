@@ -84,10 +84,10 @@ class TopicSink:
 
     ``properties`` are librdkafka's, the address among them. A message is stamped with the instant it was due, though
     never with one to come: traffic sent faster than life stays in the order of its own time. Raises ``OutOfReach``
-    where no broker answers or the topic is refused.
+    where no broker answers within ``timeout_s`` or the topic is refused.
     """
 
-    def __init__(self, properties: Mapping[str, object], topic: str) -> None:
+    def __init__(self, properties: Mapping[str, object], topic: str, *, timeout_s: float = _REACH_TIMEOUT_S) -> None:
         self._topic = topic
         self._error: KafkaError | None = None
         self._put = 0
@@ -95,7 +95,7 @@ class TopicSink:
         must = {"enable.idempotence": True, "acks": "all", "partitioner": "murmur2_random"}
         try:
             self._producer = Producer({**defaults, **properties, **must}, logger=logger)
-            told = self._producer.list_topics(topic, timeout=_REACH_TIMEOUT_S).topics[topic]
+            told = self._producer.list_topics(topic, timeout=timeout_s).topics[topic]
         except KafkaException as error:
             raise OutOfReach(f"no broker answers: {_name(error.args[0])}") from None
         # A broker that makes topics on first use says "unknown" this once.

@@ -130,13 +130,11 @@ def rfc2822(at_ms: int) -> str:
     return _second(at_ms // 1000)[1]
 
 
-@lru_cache(maxsize=1024)
 def quoted(text: str) -> str:
     """Escape a text for the inside of a JSON string."""
     return json.dumps(text)[1:-1]
 
 
-@lru_cache(maxsize=4096)
 def base64_text(body: str) -> str:
     """Encode a response body as Twilio does: base64 in one unbroken line."""
     return b2a_base64(body.encode(), newline=False).decode()
