@@ -242,6 +242,7 @@ def test_a_star_stands_for_any_text_and_nothing_else_is_special(pattern: str, te
         ("https://*.example.com/*", "https://elsewhere.test/.example.com/x", False),
         ("https://*.example.com/*", "https://elsewhere.test?.example.com/x", False),
         ("https://*.example.com/*", "https://elsewhere.test#.example.com/x", False),
+        ("https://Calls.Example.com*", "https://calls.example.com/x", True),
         ("*://calls.example.com/*", "http://calls.example.com/x", True),
         ("*://calls.example.com/*", "http://elsewhere.test/://calls.example.com/x", False),
         ("*/hooks/recording", "https://anything.test/hooks/recording?x=/y", True),
@@ -516,6 +517,14 @@ def test_one_url_pattern_said_to_cover_another_matches_all_it_matches(
             urls = [*urls, later.removeprefix("https://").replace("*", filling)]
         for url in urls:
             assert wide("https://" + url) or not narrow("https://" + url)
+
+
+def test_a_url_pattern_whose_star_may_hold_the_query_is_not_covered_by_its_part_before_the_query() -> None:
+    wide, narrow, url = "https://a.test/*b", "https://a.test/*b?c", "https://a.test/x?b?c"
+    assert matcher("callback_url", [narrow])(url)
+    assert not matcher("callback_url", [wide])(url)
+    assert not covers(allow(callback_url=(wide,)), allow(callback_url=(narrow,)))
+    assert covers(allow(callback_url=("https://a.test/b",)), allow(callback_url=("https://a.test/b?c*",)))
 
 
 def test_outbound_covers_each_way_of_being_outbound_and_neither_covers_it() -> None:

@@ -237,6 +237,11 @@ def test_what_is_wrong_is_refused_on_its_line(text: str, line: int, says: str) -
     assert any(problem.startswith(f"policy.yaml:{line}: ") and says in problem for problem in problems), problems
 
 
+def test_problems_come_in_the_order_of_their_lines_in_whatever_order_the_conditions_are_asked() -> None:
+    problems = refused(one_rule("", "  status: x", "  cause: x", "severity: x", "reason: 7"))
+    assert [problem.split(":")[1] for problem in problems] == ["5", "6", "7", "8"]
+
+
 def test_a_rule_name_used_twice_is_refused_with_the_line_of_the_first() -> None:
     [problem] = refused("""\
         rules:
@@ -346,7 +351,7 @@ def test_no_message_repeats_a_telephone_number_or_a_name() -> None:
               from: ["+43 664 1234567", "+43 664 1234567", ""]
               to: [436641234567, 436641234567, {"+436641234567": x}]
               worker: [Jane Roe, Jane Roe, ~]
-              status: "+436641234567"
+              status: ["+436641234567", N436641234567]
               cause: 436641234567
             reason: Jane Roe, +43 664 1234567
             team: Jane Roe

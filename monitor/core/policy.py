@@ -288,7 +288,7 @@ def _url_glob(pattern: str) -> str:
     """Translate the glob of a URL: case is ignored in scheme and host, and a ``*`` in the host stays in the host.
 
     Otherwise ``https://*.example.com/*`` would match ``https://elsewhere.test/.example.com/``. A pattern that names no
-    host in full (no ``/`` after it) is matched as plain text.
+    host in full is matched as plain text: without ``://`` by case, with no ``/`` after the host in any case.
     """
     scheme, separator, rest = pattern.partition("://")
     host, slash, path = rest.partition("/")
