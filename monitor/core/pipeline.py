@@ -27,7 +27,7 @@ from monitor.core.attribution import (
     relevant_kinds,
 )
 from monitor.core.decode import OWN, decode
-from monitor.core.events import Event, FlexSetting, FlowSetting, Ignored, RecordingFact, WorkerSession
+from monitor.core.events import Event, FlexSetting, FlowSetting, Ignored, Malformed, RecordingFact, WorkerSession
 from monitor.core.policy import ABSENT, OPEN, Judgement, Policy, Subject, Values
 from monitor.core.verdict import (
     Finding,
@@ -35,7 +35,6 @@ from monitor.core.verdict import (
     RuledOut,
     Shown,
     Verdict,
-    encode_verdict,
     orphaned,
     render_instant,
     revise,
@@ -140,6 +139,7 @@ class _Draft(msgspec.Struct, gc=False):
     key: str
     seen: Seen
     finding: Finding | None
+    digest: int  # A number for what the finding says, whenever and wherever it was found.
     due_ms: int
     too_old: bool = False  # Told only where something is published already.
 
@@ -181,7 +181,6 @@ class Pipeline:
         self.ledger = Ledger()
         self.gate: int | None = None
         self._covered = checkpoint.cut.offset if checkpoint.cut is not None else -1
-        self._lost = checkpoint.lost
         self._clamp = clamp
         self._position = "" if partition is None else f"{partition}:"
         self._stamped_before_ms: int | None = None
@@ -192,7 +191,9 @@ class Pipeline:
         self._all_dirty = False
         self._by_policy = False
         self._dirty_accounts: set[str] = set()
-        self._orphans: list[str] = []
+        self._unsettled: list[str] = []  # Published, not final, and perhaps nobody's: see _end_orphans.
+        # What is held back is lost with this process: until it is told, the checkpoint stays where it was.
+        self._safe: Checkpoint | None = checkpoint
 
     # ----------------------------------------------------------------- the world's side
 
@@ -209,8 +210,8 @@ class Pipeline:
         greatest = ledger.greatest_offset(self.generation)
         self.gate = self.committed if greatest is None else max(self.committed, greatest + 1)
         self._all_dirty = True
-        if self._lost:
-            self._orphans = ledger.open_keys()
+        ledger.take_heard()
+        self._unsettled = ledger.open_keys()
         return self.gate
 
     def change_policy(self, policy: Policy) -> None:
@@ -231,12 +232,19 @@ class Pipeline:
         return counts
 
     def checkpoint(self) -> Checkpoint:
-        """Where to go on after the last message fed, and from where to rebuild: all as of now."""
+        """Where to go on, and from where to rebuild: all as of after the last message fed.
+
+        While something decided is held back (before the gate, or because what is published was decided later), it is
+        as of before that: a rebuild from behind it would not decide it again.
+        """
+        return self._safe if self._safe is not None else self._checkpoint_at(self.next_offset)
+
+    def _checkpoint_at(self, offset: int) -> Checkpoint:
         birth = self.window.oldest_birth()
         return Checkpoint(
-            offset=self.next_offset,
+            offset=offset,
             generation=self.generation,
-            replay_from=self.next_offset if birth is None else birth.offset,
+            replay_from=offset if birth is None else birth.offset,
             log_time_ms=self.log_time_ms if birth is None else birth.arrived_ms,
             cut=self.window.cut,
         )
@@ -261,8 +269,11 @@ class Pipeline:
         told: list[Told] = []
         drafts: list[_Draft] = []
         dirty: dict[int, tuple[Conversation, int]] = {}
+        before: Checkpoint | None = None
         if telling:
             self.counts.messages += 1
+            if self.ledger.heard:
+                self._listen()
             if self._kept_back:
                 drafts, self._kept_back = self._kept_back, []
             if self._overtaken:
@@ -270,37 +281,44 @@ class Pipeline:
         else:
             self.counts.replayed += 1
         if log_time_ms >= window.next_due_ms():
+            before = self._checkpoint_at(offset)
             closed = list(window.advance(log_time_ms))
             self.counts.closed_by_window += len(closed)
             if not silent:
                 for conversation in closed:
                     drafts += self._conclude(conversation, offset, log_time_ms)
             for conversation, _, due_ms in window.graces_ended(log_time_ms):
-                dirty.setdefault(id(conversation), (conversation, due_ms))
+                if conversation.waiting:
+                    dirty.setdefault(id(conversation), (conversation, due_ms))
         if window.cut is not None:
             window.drop_cut_when_over(log_time_ms)
         if telling and drafts:
             told += self._publish(drafts)
             drafts = []
-        aged = self._fold(offset, log_time_ms, value, headers, told, dirty, telling=telling)
+        aged = self._fold(offset, log_time_ms, value, headers, told, dirty, telling=telling, silent=silent)
         if aged:
+            before = before or self._checkpoint_at(offset)
             drafts = self._cut(offset, log_time_ms)
             dirty.clear()
             if silent:
                 return _SILENCE
         if not telling:
             self._kept_back += drafts
-            return _SILENCE
+            return told  # No verdicts, but what else its entries tell.
         if self._all_dirty or self._dirty_accounts:
             self._mark_dirty(dirty, log_time_ms)
         drafts += self._judge_dirty(dirty, offset, log_time_ms)
         if drafts:
             told += self._publish(drafts)
-        if self._orphans:
+        if self._unsettled:
             told += self._end_orphans(offset, log_time_ms)
         for key in self.ledger.ended(log_time_ms):
             told.append(Publish(key, None, None, log_time_ms, late=False))
         self._by_policy = False
+        if not self._overtaken:
+            self._safe = None
+        elif self._safe is None:
+            self._safe = before
         return told
 
     def finish(self, log_time_ms: int | None = None) -> Sequence[Told]:
@@ -342,6 +360,7 @@ class Pipeline:
         dirty: dict[int, tuple[Conversation, int]],
         *,
         telling: bool,
+        silent: bool,
     ) -> bool:
         """Fold all entries of a message, and count them; whether a conversation is older than may be."""
         counts = self.counts
@@ -355,7 +374,8 @@ class Pipeline:
                         counts.ignored += 1
                     else:
                         counts.malformed += 1
-                        told.append(SetAside(entry.reason, entry.detail, entry.data, index))
+                if isinstance(entry, Malformed) and not silent:
+                    told.append(SetAside(entry.reason, entry.detail, entry.data, index))
                 continue
             touched = window.fold(entry, offset, index, log_time_ms)
             conversation = touched.conversation
@@ -368,7 +388,7 @@ class Pipeline:
                     if renewed.recordings or renewed.suspects:
                         dirty.setdefault(id(renewed), (renewed, log_time_ms))
             repeated = touched.duplicate or (
-                entry.setting is not None and self._observe(entry, told if telling else None)
+                entry.setting is not None and self._observe(entry, None if silent else told)
             )
             if telling:
                 counts.entries += 1
@@ -396,15 +416,18 @@ class Pipeline:
         return False
 
     def _observe(self, event: Event, told: list[Told] | None) -> bool:
-        """Take in an account setting that stands among the events: it means the same there. Whether it is a repeat."""
+        """Take in an account setting that stands among the events: it means the same there. Whether it is a repeat.
+
+        It is told again even so: this process may know it from a fold whose writes never arrived.
+        """
         setting = event.setting
         assert setting is not None
+        if told is not None:
+            told.append(SettingSeen(setting_key(event), render_setting(event)))
         if self.settings.repeats(event.account, event.id):
             return True
         if self.settings.observe(setting):
             self.change_settings(event.account)
-            if told is not None:
-                told.append(SettingSeen(setting_key(event), render_setting(event)))
         return False
 
     def _cut(self, offset: int, log_time_ms: int) -> list[_Draft]:
@@ -452,6 +475,7 @@ class Pipeline:
         at = (self.generation, offset)
         drafts: list[_Draft] = []
         attributions: list[Attribution] = []
+        waiting = False
         for recording, seen in (conversation.recordings or {}).items():
             if recording not in evidence.recordings:
                 continue  # Its evidence fell to the bound, far beyond which nothing is kept at all.
@@ -459,17 +483,25 @@ class Pipeline:
             attribution = attribute(evidence, recording, background, grace_over=grace_over)
             attributions.append(attribution)
             judgement = self.judge(conversation, evidence, attribution, grace_over=grace_over)
+            waiting = waiting or judgement is None or attribution.cause is None
             if judgement is not None:
-                verdict = self._verdict(conversation, seen, attribution, judgement, at, log_time_ms, closed=closed)
-                too_old = self._too_old(seen, attribution)
-                drafts.append(self._draft(conversation, seen, verdict, judgement.team, due_ms, too_old=too_old))
+                # hash() differs from process to process: the number never leaves this one.
+                digest = hash((closed, attribution, judgement, conversation.birth.offset, seen, self.policy.hash)) or 1
+                if not self.ledger.unchanged(recording, digest):
+                    verdict = self._verdict(conversation, seen, attribution, judgement, at, log_time_ms, closed=closed)
+                    too_old = self._too_old(seen, attribution)
+                    drafts.append(
+                        self._draft(conversation, seen, verdict, digest, due_ms, team=judgement.team, too_old=too_old)
+                    )
             stated = {fact.conference for _, fact in evidence.recordings[recording] if fact.conference is not None}
-            drafts += [_Draft(conference, seen, None, due_ms) for conference in sorted(stated)]
+            drafts += [_Draft(conference, seen, None, 0, due_ms) for conference in sorted(stated)]
         for conference, kept in evidence.suspected.items():
             suspected = (conversation.suspects or {}).get(conference)
             if suspected is not None and not _recorded(evidence, conference):
                 verdict = self._suspicion(conversation, conference, suspected, kept, at, log_time_ms, closed=closed)
-                drafts.append(self._draft(conversation, suspected, verdict, None, due_ms))
+                digest = hash((closed, kept, conversation.birth.offset, suspected, self.policy.hash)) or 1
+                drafts.append(self._draft(conversation, suspected, verdict, digest, due_ms))
+        conversation.waiting = waiting
         conversation.relevant = relevant_kinds(evidence, attributions, self._conditions)
         return drafts
 
@@ -624,14 +656,15 @@ class Pipeline:
         conversation: Conversation,
         seen: Seen,
         verdict: Verdict,
-        team: str | None,
+        digest: int,
         due_ms: int,
         *,
+        team: str | None = None,
         too_old: bool = False,
     ) -> _Draft:
         account = self.tuning.aliases.get(conversation.account, NO_ALIAS)
         finding = Finding(verdict=verdict, first_offset=conversation.birth.offset, team=team, account=account)
-        return _Draft(verdict.key, seen, finding, due_ms, too_old)
+        return _Draft(verdict.key, seen, finding, digest, due_ms, too_old)
 
     # ----------------------------------------------------------------- telling
 
@@ -640,14 +673,13 @@ class Pipeline:
         told: list[Told] = []
         ledger = self.ledger
         for draft in sorted(drafts, key=_appearance):
-            key, finding = draft.key, draft.finding
+            key, finding, digest = draft.key, draft.finding, draft.digest
             if finding is None:
                 if ledger.is_suspicion(key):
                     ledger.withdraw(key)
                     told.append(Publish(key, None, None, draft.due_ms, late=False, appeared=_appearance(draft)))
                 continue
             verdict = finding.verdict
-            digest = _digest(verdict)
             if ledger.unchanged(key, digest) or (draft.too_old and not ledger.knows(key)):
                 continue
             if ledger.ahead(key, verdict.at):
@@ -679,18 +711,36 @@ class Pipeline:
             draft.finding = msgspec.structs.replace(draft.finding, verdict=verdict)
         return drafts
 
+    def _listen(self) -> None:
+        """Somebody else has written a verdict over ours: judge its account again, or end it if it is nobody's."""
+        for key in self.ledger.take_heard():
+            published = self.ledger.published(key)
+            if published is not None:
+                self._dirty_accounts.add(published.account_sid)
+                self._unsettled.append(key)
+
     def _end_orphans(self, offset: int, log_time_ms: int) -> list[Told]:
-        """After a loss: what is published, not final, and has no conversation any more, will never be judged again."""
+        """What is published, not final, and has no conversation any more, will never be judged again: end it.
+
+        Its evidence was lost; or a former owner wrote it after we had ended it.
+        """
         told: list[Told] = []
-        keys, self._orphans = self._orphans, []
+        at = (self.generation, offset)
+        keys, self._unsettled = self._unsettled, []
         for key in keys:
             published = self.ledger.published(key)
             if published is None or published.final:
                 continue
             account = self.window.accounts.get(published.account_sid)
-            if account is not None and key in account.index:
+            conversation = account.index.get(key) if account is not None else None
+            if conversation is not None and (
+                key in (conversation.recordings or ()) or key in (conversation.suspects or ())
+            ):
                 continue
-            verdict = orphaned(published, (self.generation, offset), render_instant(log_time_ms))
+            if self.ledger.ahead(key, at):
+                self._unsettled.append(key)
+                continue
+            verdict = orphaned(published, at, render_instant(log_time_ms))
             self.ledger.publish(verdict, 0)
             told.append(Publish(key, verdict, published.outcome, log_time_ms, late=False))
         return told
@@ -698,12 +748,6 @@ class Pipeline:
 
 def _appearance(draft: _Draft) -> tuple[int, int]:
     return (draft.seen.offset, draft.seen.index)
-
-
-def _digest(verdict: Verdict) -> int:
-    """A number for what a finding says, whenever and wherever it was found; never 0."""
-    plain = msgspec.structs.replace(verdict, at=(0, 0), decided_at="")
-    return hash(encode_verdict(plain)) or 1
 
 
 def _recorded(evidence: Evidence, conference: str) -> bool:

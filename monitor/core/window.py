@@ -125,6 +125,7 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
     claims: list[tuple[str, int, str]] | None = None  # TwiML that waits for its conference: name, instant, member.
     rooms: list[tuple[str, str]] | None = None  # Conferences with a name: name, conference.
     relevant: int = EVERY_KIND  # The kinds of facts that can still change what was last concluded from it.
+    waiting: bool = True  # The end of a grace can change what was last concluded.
     open: bool = True
 
     def read_evidence(self) -> tuple[Kept, ...]:
@@ -456,7 +457,7 @@ class Window:
         other.birth.open = False
         one.last_ms = max(one.last_ms, other.last_ms)
         one.truncated = one.truncated or other.truncated
-        one.relevant = EVERY_KIND
+        one.relevant, one.waiting = EVERY_KIND, True
         one.evidence += other.evidence
         one.kept += other.kept
         one.properties += other.properties
@@ -533,6 +534,7 @@ class Window:
             conversation.recordings = {}
         if recording not in conversation.recordings:
             conversation.recordings[recording] = seen
+            conversation.waiting = True
             self.open_recordings += 1
             self._graces.append((seen.arrived_ms + self.grace_ms, conversation.account, recording))
 
