@@ -9,9 +9,8 @@ The causes and their order: docs/causes.md. Start sources: https://www.twilio.co
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right, insort
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 import msgspec
@@ -438,7 +437,7 @@ class Background(msgspec.Struct, frozen=True):
     """What attribution rests on besides evidence: account settings, and what the settings file says."""
 
     settings: AccountSettings
-    starters: tuple[tuple[re.Pattern[str], Starter], ...]
+    starters: tuple[tuple[Callable[[str], bool], Starter], ...]
     session_max_ms: int
 
 
@@ -656,12 +655,8 @@ def _widget(asked: _Asked, execution: str, facts: list[tuple[Kept, ExecutionFact
     return "wait"
 
 
-def _starter(urls: Iterable[str], starters: tuple[tuple[re.Pattern[str], Starter], ...]) -> Starter | None:
-    for pattern, starter in starters:
-        for url in urls:
-            if pattern.fullmatch(url) or pattern.fullmatch(url.partition("?")[0]):
-                return starter
-    return None
+def _starter(urls: Iterable[str], starters: tuple[tuple[Callable[[str], bool], Starter], ...]) -> Starter | None:
+    return next((starter for matches, starter in starters if any(matches(url) for url in urls)), None)
 
 
 def _first(values: Iterable[T | None]) -> T | None:

@@ -10,7 +10,6 @@ below the gate too, but what closes there is kept back to be compared. The rules
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -28,7 +27,7 @@ from monitor.core.attribution import (
 )
 from monitor.core.decode import OWN, decode
 from monitor.core.events import Event, FlexSetting, FlowSetting, Ignored, Malformed, RecordingFact, WorkerSession
-from monitor.core.policy import ABSENT, OPEN, Judgement, Policy, Subject, Values
+from monitor.core.policy import ABSENT, OPEN, Judgement, Policy, Subject, Values, matcher
 from monitor.core.verdict import (
     Finding,
     Ledger,
@@ -185,7 +184,9 @@ class Pipeline:
         self._position = "" if partition is None else f"{partition}:"
         self._stamped_before_ms: int | None = None
         self._conditions = _conditions(policy)
-        self._starters = tuple((_glob(starter.callback_url), starter) for starter in tuning.starters)
+        self._starters = tuple(
+            (matcher("callback_url", [starter.callback_url]), starter) for starter in tuning.starters
+        )
         self._kept_back: list[_Draft] = []  # Decided between commit and gate, to be compared once it opens.
         self._overtaken: list[_Draft] = []  # Final, but somebody has published what was decided later.
         self._all_dirty = False
@@ -516,7 +517,9 @@ class Pipeline:
         judgement = self.policy.judge(self.subject(conversation, evidence, attribution, grace_over=grace_over))
         if judgement.outcome is not None:
             return judgement
-        return self.policy.settle(truncated=conversation.truncated) if grace_over else None
+        if not grace_over:
+            return None
+        return msgspec.structs.replace(self.policy.settle(truncated=conversation.truncated), shadow=judgement.shadow)
 
     def subject(
         self, conversation: Conversation, evidence: Evidence, attribution: Attribution, *, grace_over: bool
@@ -804,10 +807,6 @@ def _reason(attribution: Attribution, judgement: Judgement, *, truncated: bool) 
 
 def _conditions(policy: Policy) -> frozenset[str]:
     return frozenset(name for rule in policy.rules for name in rule.document.when)
-
-
-def _glob(pattern: str) -> re.Pattern[str]:
-    return re.compile(".*".join(re.escape(part) for part in pattern.split("*")), re.DOTALL)
 
 
 def setting_key(event: Event) -> str:
