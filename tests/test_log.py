@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import threading
+import time
 import warnings
 from datetime import UTC, datetime, timedelta
 
@@ -300,8 +301,21 @@ def test_a_stream_that_is_gone_does_not_bring_down_what_logs():
         structlog.reset_defaults()
 
 
+class Slow(io.StringIO):
+    """A stream that lets others have a turn in the middle of a write, as a pipe does."""
+
+    def write(self, text: str) -> int:
+        half = len(text) // 2
+        written = super().write(text[:half])
+        time.sleep(0)
+        return written + super().write(text[half:])
+
+
 def test_lines_of_many_threads_do_not_mix(log):
-    logger = log()
+    log()
+    stream = Slow()
+    configure("json", stream=stream)
+    logger = structlog.get_logger()
 
     def say(thread: int) -> None:
         for turn in range(100):
@@ -313,7 +327,7 @@ def test_lines_of_many_threads_do_not_mix(log):
     for thread in threads:
         thread.join()
 
-    lines = log.lines()
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
     assert len(lines) == 400
     assert [line["turn"] for line in lines if line["thread"] == 2] == list(range(100))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import subprocess
+import sys
 import threading
 
 import msgspec
@@ -645,15 +646,20 @@ def test_reading_while_others_write_never_fails():
             failed.append(error)
 
     reader = threading.Thread(target=read)
-    reader.start()
-    for number in range(2_000):
-        publish(metrics, verdict(), key=f"RE{number}", partition=number % 7)
-        metrics.partition(number % 50, watermark_ms=number, lag=number, tick_ms=number)
-        metrics.count(Counts(latest_event_ms={f"com.twilio.x.{number}": number, TYPES[number % 40]: number}))
-        if number % 100 == 0:
-            metrics.partition_gone(number % 7)
-    stop.set()
-    reader.join()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # Turns in the middle of everything, where there would be one in a thousand reads.
+    try:
+        reader.start()
+        for number in range(2_000):
+            publish(metrics, verdict(), key=f"RE{number}", partition=number % 7)
+            metrics.partition(number % 50, watermark_ms=number, lag=number, tick_ms=number)
+            metrics.count(Counts(latest_event_ms={f"com.twilio.x.{number}": number, TYPES[number % 40]: number}))
+            if number % 500 == 0:
+                metrics.partition_gone(number % 7)
+    finally:
+        stop.set()
+        reader.join()
+        sys.setswitchinterval(before)
 
     assert failed == []
 
