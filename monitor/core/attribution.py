@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+from functools import cached_property
+from operator import attrgetter
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -121,8 +123,6 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
     evidence: tuple[Proof, ...]
     ruled_out: tuple[tuple[str, str], ...]
     missing: tuple[str, ...]
-    calls: tuple[str, ...]  # The calls it is about: its own, else those of its conference.
-    conference_names: tuple[str, ...]
 
 
 # --------------------------------------------------------------------------- account settings
@@ -241,80 +241,105 @@ class _Conference(msgspec.Struct):
 
 
 class Evidence:
-    """A conversation's evidence, read back and put in order; built once to judge all its recordings."""
+    """A conversation's evidence, read back and put in order; built once to judge all its recordings.
+
+    Facts are sorted by kind at once, and looked into only when a question needs them: most recordings are decided by
+    their start source and a few facts of one or two kinds.
+    """
 
     def __init__(self, conversation: Conversation) -> None:
         self.account = conversation.account
         self.truncated = conversation.truncated
-        self.recordings: dict[str, list[tuple[Kept, RecordingFact]]] = {}
-        self.conferences: dict[str, _Conference] = {}
-        self.twiml: list[tuple[Kept, TwimlFact]] = []
-        self.requests: list[tuple[Kept, RequestFact]] = []
-        self.executions: dict[str, list[tuple[Kept, ExecutionFact]]] = {}
-        self.steps: dict[str, list[tuple[Kept, StepFact]]] = {}
-        self.calls: dict[str, list[CallFact]] = {}
-        self.tasks: list[TaskFact] = []
-        self.suspected: dict[str, Kept] = {}
-        self._presence: dict[str, list[tuple[int, int, str]]] = {}
+        self._conversation = conversation
+        self._by_kind: dict[type, list[tuple[Kept, Any]]] = {}
         self._stays: dict[str, list[Stay]] = {}
-        entries = sorted(conversation.read_evidence(), key=_by_time)
-        for kept in entries:
+        by_kind = self._by_kind
+        for kept in sorted(conversation.read_evidence(), key=_BY_TIME):
             for fact in kept.facts:
-                self._sort_in(kept, fact)
-        for fact in conversation.read_properties():
-            if isinstance(fact, CallFact):
-                self.calls.setdefault(fact.call, []).append(fact)
-            else:
-                self.tasks.append(fact)
-
-    def _sort_in(self, kept: Kept, fact: object) -> None:
-        if isinstance(fact, RecordingFact):
+                kind = type(fact)
+                if kind in by_kind:
+                    by_kind[kind].append((kept, fact))
+                else:
+                    by_kind[kind] = [(kept, fact)]
+        self.recordings: dict[str, list[tuple[Kept, RecordingFact]]] = {}
+        for kept, fact in by_kind.get(RecordingFact, ()):
             self.recordings.setdefault(fact.recording, []).append((kept, fact))
-        elif isinstance(fact, ParticipantFact):
-            at_ms = kept.occurred_ms if fact.at_ms is None else fact.at_ms
-            order = {"join": 0, "inside": 1, "leave": 2}[fact.phase]
-            self._presence.setdefault(fact.call, []).append((at_ms, order, fact.conference))
-            self._see(kept, fact.conference, fact.name, at_ms, None)
-        elif isinstance(fact, ConferenceFact):
+
+    @property
+    def twiml(self) -> list[tuple[Kept, TwimlFact]]:
+        """TwiML that records a conference, in order of time."""
+        return self._by_kind.get(TwimlFact, [])
+
+    @property
+    def requests(self) -> list[tuple[Kept, RequestFact]]:
+        """Participant requests that record their conference, in order of time."""
+        return self._by_kind.get(RequestFact, [])
+
+    @cached_property
+    def executions(self) -> dict[str, list[tuple[Kept, ExecutionFact]]]:
+        """Studio executions: what is known of each, in order of time."""
+        executions: dict[str, list[tuple[Kept, ExecutionFact]]] = {}
+        for kept, fact in self._by_kind.get(ExecutionFact, ()):
+            executions.setdefault(fact.execution, []).append((kept, fact))
+        return executions
+
+    def steps(self, execution: str) -> list[tuple[Kept, StepFact]]:
+        """The steps of a Studio execution, in order of time."""
+        return [(kept, fact) for kept, fact in self._by_kind.get(StepFact, ()) if fact.execution == execution]
+
+    @cached_property
+    def suspected(self) -> dict[str, Kept]:
+        """Conferences that Voice Insights says had recording on, and the first event that said so."""
+        suspected: dict[str, Kept] = {}
+        for kept, fact in self._by_kind.get(ConferenceFact, ()):
+            if fact.recording_on:
+                known = suspected.get(fact.conference)
+                if known is None or kept.offset < known.offset:
+                    suspected[fact.conference] = kept
+        return suspected
+
+    @cached_property
+    def _properties(self) -> tuple[CallFact | TaskFact, ...]:
+        return self._conversation.read_properties()
+
+    @cached_property
+    def tasks(self) -> list[TaskFact]:
+        """What is known of tasks, in no order."""
+        return [fact for fact in self._properties if isinstance(fact, TaskFact)]
+
+    def calls(self, sids: Iterable[str]) -> list[CallFact]:
+        """What is known of these calls, in no order."""
+        wanted = set(sids)
+        return [fact for fact in self._properties if isinstance(fact, CallFact) and fact.call in wanted]
+
+    @cached_property
+    def conferences(self) -> dict[str, _Conference]:
+        """The conferences, by every event that names them."""
+        conferences: dict[str, _Conference] = {}
+        for kept, participant in self._by_kind.get(ParticipantFact, ()):
+            at_ms = kept.occurred_ms if participant.at_ms is None else participant.at_ms
+            _see(conferences, kept, participant.conference, participant.name, at_ms, None)
+        for kept, fact in self._by_kind.get(ConferenceFact, ()):
             at_ms = kept.occurred_ms if fact.at_ms is None else fact.at_ms
             end_ms = at_ms if fact.phase == "end" else None
-            conference = self._see(kept, fact.conference, fact.name, at_ms, end_ms)
+            conference = _see(conferences, kept, fact.conference, fact.name, at_ms, end_ms)
             if end_ms is not None and (conference.end_ms is None or end_ms > conference.end_ms):
                 conference.end_ms = end_ms
-            if fact.recording_on:
-                known = self.suspected.get(fact.conference)
-                if known is None or kept.offset < known.offset:
-                    self.suspected[fact.conference] = kept
-        elif isinstance(fact, TwimlFact):
-            self.twiml.append((kept, fact))
-        elif isinstance(fact, RequestFact):
-            self.requests.append((kept, fact))
-        elif isinstance(fact, ExecutionFact):
-            self.executions.setdefault(fact.execution, []).append((kept, fact))
-        elif isinstance(fact, StepFact):
-            self.steps.setdefault(fact.execution, []).append((kept, fact))
-        elif isinstance(fact, TaskFact) and fact.conference is not None:
-            conference = self._see(kept, fact.conference, None, 0, None)
+        for kept, task in self._by_kind.get(TaskFact, ()):
+            conference = _see(conferences, kept, task.conference, None, 0, None)
             if conference.in_task is None or kept.offset < conference.in_task.kept.offset:
-                conference.in_task = Proof(
-                    kept, f"Task {fact.task} names conference {fact.conference} in its attributes"
-                )
+                shows = f"Task {task.task} names conference {task.conference} in its attributes"
+                conference.in_task = Proof(kept, shows)
+        return conferences
 
-    def _see(self, kept: Kept, sid: str, name: str | None, at_ms: int, end_ms: int | None) -> _Conference:
-        conference = self.conferences.get(sid)
-        if conference is None:
-            conference = self.conferences[sid] = _Conference({}, None, None, None)
-        if name is not None:
-            room = conference.rooms.get(name)
-            if room is None:
-                conference.rooms[name] = _Room(at_ms, end_ms)
-            else:
-                room.first_ms = min(room.first_ms, at_ms)
-                if end_ms is not None and (room.end_ms is None or end_ms > room.end_ms):
-                    room.end_ms = end_ms
-            if _is_task_name(name) and (conference.named is None or kept.offset < conference.named.kept.offset):
-                conference.named = Proof(kept, f"Conference {sid} is named after a Flex task")
-        return conference
+    @cached_property
+    def _presence(self) -> dict[str, list[tuple[int, int, str]]]:
+        """Of each call the sights of it in conferences: instant, order within the instant, conference."""
+        presence: dict[str, list[tuple[int, int, str]]] = {}
+        for kept, fact in self._by_kind.get(ParticipantFact, ()):
+            at_ms = kept.occurred_ms if fact.at_ms is None else fact.at_ms
+            presence.setdefault(fact.call, []).append((at_ms, _PHASE_ORDER[fact.phase], fact.conference))
+        return presence
 
     def entered(self, call: str) -> bool:
         """Whether any participant event of this call is known."""
@@ -332,7 +357,7 @@ class Evidence:
         current: dict[str, Stay] = {}
         for at_ms, order, conference in sorted(self._presence.get(call, ())):
             stay = current.get(conference)
-            if order == 2:
+            if order == _LEAVE:
                 if stay is not None:
                     stay.leave_ms = at_ms
                     del current[conference]
@@ -403,10 +428,29 @@ class Evidence:
 
 
 _FAR: Final = 1 << 60
+_BY_TIME: Final = attrgetter("occurred_ms", "offset")
+_PHASE_ORDER: Final = {"join": 0, "inside": 1, "leave": 2}
+_LEAVE: Final = _PHASE_ORDER["leave"]
 
 
-def _by_time(kept: Kept) -> tuple[int, int]:
-    return (kept.occurred_ms, kept.offset)
+def _see(
+    conferences: dict[str, _Conference], kept: Kept, sid: str, name: str | None, at_ms: int, end_ms: int | None
+) -> _Conference:
+    """Take in a sight of a conference, under its name where the event says one."""
+    conference = conferences.get(sid)
+    if conference is None:
+        conference = conferences[sid] = _Conference({}, None, None, None)
+    if name is not None:
+        room = conference.rooms.get(name)
+        if room is None:
+            conference.rooms[name] = _Room(at_ms, end_ms)
+        else:
+            room.first_ms = min(room.first_ms, at_ms)
+            if end_ms is not None and (room.end_ms is None or end_ms > room.end_ms):
+                room.end_ms = end_ms
+        if _is_task_name(name) and (conference.named is None or kept.offset < conference.named.kept.offset):
+            conference.named = Proof(kept, f"Conference {sid} is named after a Flex task")
+    return conference
 
 
 def _arrival(proof: Proof) -> int:
@@ -488,8 +532,6 @@ def attribute(evidence: Evidence, recording: str, background: Background, *, gra
             absence_false=grace_over and not evidence.truncated,
         )
     )
-    calls = (call,) if call is not None else evidence.calls_in(conference) if conference is not None else ()
-    known = evidence.conferences.get(conference) if conference is not None else None
     return Attribution(
         recording_sid=recording,
         call_sid=call,
@@ -506,8 +548,6 @@ def attribute(evidence: Evidence, recording: str, background: Background, *, gra
         evidence=cause.proofs or (sight,),
         ruled_out=cause.ruled_out,
         missing=cause.missing,
-        calls=calls,
-        conference_names=tuple(sorted(known.rooms)) if known else (),
     )
 
 
@@ -627,7 +667,7 @@ def _widget(asked: _Asked, execution: str, facts: list[tuple[Kept, ExecutionFact
         return "open"
     if not widgets:
         return "no"
-    steps = evidence.steps.get(execution, [])
+    steps = evidence.steps(execution)
     if not steps:
         return "open"
     for kept, step in steps:

@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 
 from monitor.core.attribution import (
+    ABOUT_CALLS,
     AccountSettings,
     Attribution,
     Background,
@@ -527,27 +528,49 @@ class Pipeline:
         """A recording as the policy may ask about it; what is absent stays open until the grace ends."""
         complete = grace_over and not conversation.truncated
         absent = ABSENT if complete else OPEN
-        calls = [fact for call in attribution.calls for fact in evidence.calls.get(call, ())]
-        own = set(attribution.calls)
-        conference = attribution.conference_sid
-        tasks = [t for t in evidence.tasks if own.intersection(t.calls) or (conference and t.conference == conference)]
-        # Of a call's own recording the call says all; a conference may yet turn out to have had other calls.
-        settled = complete or attribution.call_sid is not None
-        return Subject(
+        started = absent if attribution.start_source is None else Values((attribution.start_source,), True)
+        subject = Subject(
             account=conversation.account,
             alias=self.tuning.aliases.get(conversation.account),
             started_ms=attribution.started_ms,
             cause=Values((attribution.cause,), True) if attribution.cause is not None else OPEN,
-            start_source=Values((attribution.start_source,), True) if attribution.start_source is not None else absent,
-            conference_name=Values(attribution.conference_names, True) if attribution.conference_names else absent,
+            start_source=started,
+            conference_name=OPEN,
             callback_url=Values(attribution.callback_urls, True) if attribution.callback_urls else absent,
+            direction=OPEN,
+            from_=OPEN,
+            to=OPEN,
+            queue=OPEN,
+            worker=OPEN,
+            status=Values((attribution.status,), True) if attribution.status is not None else absent,
+            found_by=Values((attribution.found_by,), True),
+        )
+        conference = attribution.conference_sid
+        if "conference_name" in self._conditions and conference is not None:
+            known = evidence.conferences.get(conference)
+            names = Values(tuple(sorted(known.rooms)), True) if known is not None and known.rooms else absent
+            subject = msgspec.structs.replace(subject, conference_name=names)
+        elif "conference_name" in self._conditions:
+            subject = msgspec.structs.replace(subject, conference_name=absent)
+        if self._conditions & ABOUT_CALLS:
+            subject = self._with_calls(subject, evidence, attribution, absent)
+        return subject
+
+    def _with_calls(self, subject: Subject, evidence: Evidence, attribution: Attribution, absent: Values) -> Subject:
+        """What the policy may ask about the calls a recording is of, and about the task they belong to."""
+        call, conference = attribution.call_sid, attribution.conference_sid
+        own = {call} if call is not None else set(evidence.calls_in(conference)) if conference is not None else set()
+        calls = evidence.calls(own)
+        tasks = [t for t in evidence.tasks if own.intersection(t.calls) or (conference and t.conference == conference)]
+        # Of a call's own recording the call says all; a conference may yet turn out to have had other calls.
+        settled = absent is ABSENT or call is not None
+        return msgspec.structs.replace(
+            subject,
             direction=_known((fact.direction for fact in calls), absent, complete=settled),
             from_=_known((fact.from_ for fact in calls), absent, complete=settled),
             to=_known((fact.to for fact in calls), absent, complete=settled),
-            queue=_known((value for task in tasks for value in task.queue), absent, complete=complete),
-            worker=_known((value for task in tasks for value in task.worker), absent, complete=complete),
-            status=Values((attribution.status,), True) if attribution.status is not None else absent,
-            found_by=Values((attribution.found_by,), True),
+            queue=_known((value for task in tasks for value in task.queue), absent, complete=absent is ABSENT),
+            worker=_known((value for task in tasks for value in task.worker), absent, complete=absent is ABSENT),
         )
 
     def _verdict(

@@ -2,7 +2,8 @@
 
 The body of a TwiML response arrives base64-encoded. Most bodies hold no recording attribute at all, and these are not
 even decoded: ``ecord`` must stand in the bytes literally, since neither element nor attribute names can be written as
-character references, and any five bytes have only three spellings in base64.
+character references (only entities could hide them, and those need a document type), and any text has only three
+spellings in base64.
 https://www.twilio.com/docs/voice/twiml/conference#attributes-record
 """
 
@@ -12,9 +13,28 @@ import binascii
 from typing import Final
 from xml.parsers import expat
 
-_ECORD_IN_BASE64: Final = ("ZWNvcm", "Vjb3Jk", "lY29yZ")
-_BYTE_ORDER_MARKS: Final = ("//4", "/v8", "77u/")
+
+def _spellings(text: bytes) -> tuple[str, str, str]:
+    """How ``text`` looks inside base64, by where it begins in a group of three bytes: the characters all its own."""
+    whole = []
+    for before in range(3):
+        encoded = binascii.b2a_base64(b"\0" * before + text, newline=False).decode()
+        whole.append(encoded[-(-before * 8 // 6) : (before + len(text)) * 8 // 6])
+    one, two, three = whole
+    return one, two, three
+
+
+_RECORD_1, _RECORD_2, _RECORD_3 = _spellings(b"ecord")
+_DOCTYPE_1, _DOCTYPE_2, _DOCTYPE_3 = _spellings(b"<!DOCTYPE")
+# UTF-16, by its byte order mark or by the zero byte beside its first `<`: every other byte of it is zero.
+_UTF_16: Final = ("//4", "/v8", "ADw", "PAA", "PAB", "PAC", "PAD")
+_WHITESPACE: Final = dict.fromkeys(map(ord, " \t\r\n"))
 _RECORDS: Final = frozenset({"true", "record-from-start"})
+# What expat reads by itself, and single-byte encodings that people use. Any other name would be looked up among
+# Python's codecs, some of which raise, warn or are no encodings of text.
+_ENCODINGS: Final = frozenset(
+    {"utf-8", "utf-16", "us-ascii", "iso-8859-1", "iso-8859-2", "iso-8859-15", "windows-1250", "windows-1252"}
+)
 BODY_BYTES_MAX: Final = 256 * 1024
 DEPTH_MAX: Final = 64
 
@@ -23,39 +43,61 @@ class TwimlRefusedError(ValueError):
     """The document holds a DTD or an entity, is nested too deeply or is too large to be TwiML."""
 
 
+class _UnreadableError(Exception):
+    """The document is in an encoding that we do not read."""
+
+
 def recorded_conferences(body: str | None) -> tuple[str, ...]:
     """Name the conferences that the TwiML in ``body`` (base64, or bare XML) joins with recording on, in order.
 
-    A body that is not well-formed counts as far as it can be read. Raises ``TwimlRefusedError``.
+    A body that is not well-formed, or was cut short, counts as far as it can be read. Raises ``TwimlRefusedError``.
     """
     if not body:
         return ()
-    if body.lstrip()[:1] == "<":
-        return recorded_conferences_in_xml(body)
-    first, second, third = _ECORD_IN_BASE64
-    if not (first in body or second in body or third in body or _may_hide(body)):
+    bare = body.lstrip("\ufeff \t\r\n")
+    if bare[:1] == "<":
+        return recorded_conferences_in_xml(bare)
+    if not _may_record(body):
         return ()
-    if len(body) > BODY_BYTES_MAX * 4 // 3:
+    if len(body) > BODY_BYTES_MAX * 4 // 3 + 4:
         raise TwimlRefusedError("the TwiML is too large")
+    text = body.translate(_WHITESPACE).rstrip("=")
+    if len(text) % 4 == 1:
+        text = text[:-1]  # Cut in the middle of a byte.
     try:
-        xml = binascii.a2b_base64(body)
+        xml = binascii.a2b_base64(text + "=" * (-len(text) % 4), strict_mode=True)
     except (binascii.Error, ValueError):
-        return ()
+        return ()  # No base64: nothing that Twilio ran.
     return _parse(xml)
 
 
 def recorded_conferences_in_xml(text: str) -> tuple[str, ...]:
     """The same for TwiML given as text, as in a request's ``Twiml`` parameter."""
-    if "ecord" not in text:
+    if "ecord" not in text and "<!DOCTYPE" not in text:
         return ()
     if len(text) > BODY_BYTES_MAX:
         raise TwimlRefusedError("the TwiML is too large")
     return _parse(text.encode("utf-8", "surrogatepass"), encoding="utf-8")
 
 
-def _may_hide(body: str) -> bool:
-    """A body broken into lines, or in another encoding than an ASCII superset, can hide the five bytes."""
-    return "\n" in body or "\r" in body or " " in body or body.startswith(_BYTE_ORDER_MARKS)
+def _may_record(body: str) -> bool:
+    """Whether base64 can hold a recording attribute, or a document type, which can hide one behind an entity.
+
+    A body broken by white space, or in an encoding without ASCII's bytes, can hide both.
+    """
+    return (
+        _RECORD_1 in body
+        or _RECORD_2 in body
+        or _RECORD_3 in body
+        or _DOCTYPE_1 in body
+        or _DOCTYPE_2 in body
+        or _DOCTYPE_3 in body
+        or "\n" in body
+        or "\r" in body
+        or " " in body
+        or "\t" in body
+        or body.startswith(_UTF_16)
+    )
 
 
 def records(value: object) -> bool:
@@ -94,7 +136,12 @@ def _parse(xml: bytes, encoding: str | None = None) -> tuple[str, ...]:
     def refuse(*_: object) -> None:
         raise TwimlRefusedError("the TwiML declares a document type or an entity")
 
+    def declare(_version: str, spelled: str | None, _standalone: int) -> None:
+        if encoding is None and spelled is not None and spelled.lower() not in _ENCODINGS:
+            raise _UnreadableError
+
     parser = expat.ParserCreate(encoding)
+    parser.XmlDeclHandler = declare
     parser.StartElementHandler = start
     parser.EndElementHandler = end
     parser.CharacterDataHandler = text
@@ -102,6 +149,6 @@ def _parse(xml: bytes, encoding: str | None = None) -> tuple[str, ...]:
     parser.EntityDeclHandler = refuse
     try:
         parser.Parse(xml, True)
-    except expat.ExpatError:
-        pass  # Twilio may cut a long body short: what stood before the break was there.
+    except (expat.ExpatError, _UnreadableError):
+        pass  # A long body may have been cut short: what stood before the break was there.
     return tuple(dict.fromkeys(found))
