@@ -159,6 +159,11 @@ class Desk:
     def on(cls, broker: RealBroker, partitions: int = 2, **events: str | float) -> Desk:
         return cls(broker.bootstrap, broker.create_topic, partitions, **events)
 
+    def again(self) -> Desk:
+        """The same desk, with a producer that remembers nothing: the broker or a topic was made anew."""
+        self._producer = Producer({"bootstrap.servers": self.bootstrap})
+        return self
+
     def send(self, values: Iterable[bytes | None], partition: int = 0, **more: int) -> None:
         """Write messages into one partition of the events topic; returns once they are there."""
         for value in values:
@@ -264,7 +269,7 @@ class Running:
             )
 
         self.member = Member(
-            client={**properties, "session.timeout.ms": 6000, **(client or {})},
+            client={**properties, **(client or {})},
             group_id=desk.group,
             topics=desk.topics,
             times=Times(window_ms=self.tuning.window_ms, age_max_ms=self.tuning.age_max_ms, start_at=start_at),

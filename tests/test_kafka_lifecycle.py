@@ -2,21 +2,447 @@
 
 from __future__ import annotations
 
-import pytest
+import threading
+from collections.abc import Sequence
+from typing import Any
 
+import msgspec
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+
+from monitor.core.pipeline import Pipeline, Told, Tuning
+from monitor.core.verdict import encode_verdict
 from tests.broker import RealBroker
-from tests.member import Desk, Running, recording_event, recording_sid, until
+from tests.conftest import BrokerMaker
+from tests.member import WAIT_S, Desk, Running, now_ms, recording_event, recording_sid, until
 
 pytestmark = pytest.mark.broker
 
+GROUPS: list[dict[str, object]] = [
+    {},
+    {"group.protocol": "consumer"},
+    {"partition.assignment.strategy": "range"},
+    {"group.instance.id": "the-one"},
+    {"group.protocol": "consumer", "group.instance.id": "the-one"},
+]
 
-def test_a_recording_is_judged_published_in_its_partition_and_the_position_committed(broker: RealBroker):
+
+@pytest.mark.parametrize("client", GROUPS, ids=str)
+def test_a_recording_is_judged_and_its_verdict_stands_in_its_partition(broker: RealBroker, client: dict[str, object]):
     desk = Desk.on(broker)
-    with Running(desk) as running:
+    with Running(desk, client=client) as running:
         running.ready(2)
         desk.send([recording_event(1)], partition=1)
         until(lambda: len(running.verdicts_told()) == 1)
-        until(lambda: desk.committed(1).offset >= 2)
     assert desk.verdicts(0) == {}
     verdict = desk.verdicts(1)[recording_sid(1)]
     assert (verdict.outcome, verdict.cause) == ("disallowed", "dial_verb")
+    assert verdict.evidence[0].position.startswith("1:")
+
+
+@pytest.mark.parametrize("client", GROUPS, ids=str)
+def test_a_restart_says_nothing_twice_and_forgets_nothing(broker: RealBroker, client: dict[str, object]):
+    desk = Desk.on(broker, 1)
+    with Running(desk, client=client) as first:
+        first.ready(1)
+        desk.send([recording_event(1, source="Conference"), recording_event(2)])
+        until(lambda: len(first.verdicts_told()) == 1)
+    at = desk.committed()
+    assert at.metadata is not None
+    assert msgspec.json.decode(at.metadata)["r"] < at.offset
+    written = desk.read(desk.topics.verdicts)
+    with Running(desk, client=client) as second:
+        second.ready(1)
+        [(_, resumed)] = second.heard.takeovers
+        assert (resumed.foreign, resumed.fresh) == (None, False)
+        # The conference recording is still open: only a rebuild can know of it when its end comes.
+        desk.send([recording_event(1, source="Conference", status="completed"), recording_event(3)])
+        until(lambda: any(verdict.recording_sid == recording_sid(3) for verdict in second.verdicts_told()))
+        assert second.heard.replayed > 0
+        assert {v.recording_sid for v in second.verdicts_told()} == {recording_sid(3)}
+    assert desk.read(desk.topics.verdicts)[: len(written)] == written
+    assert {key for key, _, _ in desk.read(desk.topics.verdicts)[len(written) :]} == {recording_sid(3)}
+
+
+def test_a_silent_partition_still_ends_graces_and_windows(broker: RealBroker):
+    desk = Desk.on(broker, 1)
+    tuning = Tuning(grace_ms=1000, window_ms=3000)
+    with Running(desk, tuning=tuning, tick_every_s=0.2) as running:
+        running.ready(1)
+        desk.send([recording_event(1, source="Conference")])
+        until(lambda: len(running.verdicts_told()) == 2)
+    assert [(v.cause, v.final) for v in running.verdicts_told()] == [("unattributed", False), ("unattributed", True)]
+
+
+def test_ticks_come_back_and_log_time_follows_them(broker: RealBroker):
+    desk = Desk.on(broker, 2)
+    begun = now_ms()
+    with Running(desk, tick_every_s=0.2) as running:
+        running.ready(2)
+        until(lambda: all((running.heard.positions.get(p) or (0, 0, None))[2] for p in (0, 1)))
+        until(lambda: all(running.heard.positions[p][1] == 0 for p in (0, 1)))
+        log_time_ms, _, tick_ms = running.heard.positions[1]
+    assert tick_ms is not None
+    assert tick_ms >= begun
+    assert log_time_ms is not None
+    assert log_time_ms >= begun
+
+
+def test_a_position_is_committed_only_with_metadata_that_makes_it_our_own(broker: RealBroker):
+    desk = Desk.on(broker, 1)
+    with Running(desk) as running:
+        running.ready(1)
+        desk.send([recording_event(1)])
+        until(lambda: "ok" in running.heard.commits)
+        until(lambda: desk.committed().offset >= 2)
+    at = desk.committed()
+    metadata = msgspec.json.decode(at.metadata or "")
+    assert set(metadata) == {"v", "g", "r", "w", "x", "t"}
+    assert metadata["g"] == 1
+    assert metadata["r"] <= 1 < at.offset
+
+
+# ------------------------------------------------------------------------------------------------- rebalances
+
+
+def test_a_member_that_joins_takes_partitions_and_those_that_stay_are_not_rebuilt(broker: RealBroker):
+    desk = Desk.on(broker, 4)
+    with Running(desk) as first:
+        first.ready(4)
+        for partition in range(4):
+            desk.send([recording_event(partition)], partition=partition)
+        until(lambda: len(first.verdicts_told()) == 4)
+        with Running(desk) as second:
+            second.ready(2)
+            first.ready(2)
+            for partition in range(4):
+                desk.send([recording_event(10 + partition)], partition=partition)
+            until(lambda: len(first.verdicts_told()) + len(second.verdicts_told()) == 8)
+            assert sorted(first.heard.restores) == [0, 1, 2, 3]
+            assert len(second.heard.restores) == 2
+            assert {r.fresh for _, r in second.heard.takeovers} == {False}
+        first.ready(4)
+        assert len(first.heard.restores) == 6
+    told = [v.recording_sid for v in first.verdicts_told() + second.verdicts_told()]
+    assert len(told) == len(set(told)) == 8
+
+
+def test_a_partition_that_stays_is_judged_while_another_is_rebuilt(broker: RealBroker):
+    desk = Desk.on(broker, 2)
+    # What has to be folded again is long: one old conversation that is still open holds R at the beginning.
+    with Running(desk) as first:
+        first.ready(2)
+        for partition in range(2):
+            desk.send((recording_event(1 + n, source="Conference") for n in range(15_000)), partition=partition)
+        until(lambda: all(desk.committed(p).offset > 15_000 for p in range(2)))
+        with Running(desk) as second:
+            until(lambda: second.heard.count == 1)
+            second.ready(1)
+            taken = second.heard.restores[0]
+    # Now one member has one partition live and gets the other, with all its replay.
+    kept = 1 - taken
+    with Running(desk) as first, Running(desk) as second:
+        first.ready(1)
+        second.ready(1)
+        here, gone = (first, second) if kept in first.heard.restores[-1:] else (second, first)
+        del here.heard.restores[:]
+        gone.stop()
+        until(lambda: any(event == "assigned" and partitions for event, partitions in here.heard.rebalances[1:]))
+        desk.send([recording_event(90_000)], partition=kept)
+        until(lambda: any(v.recording_sid == recording_sid(90_000) for v in here.verdicts_told()))
+        here.ready(2)
+        assert here.heard.restores == [taken]
+
+
+def test_a_frozen_member_that_wakes_up_loses_its_partitions_and_goes_on(broker: RealBroker):
+    desk = Desk.on(broker, 1)
+    client: dict[str, object] = {"session.timeout.ms": 1000, "heartbeat.interval.ms": 200, "max.poll.interval.ms": 1500}
+    Freezing.awake.clear()
+    with Running(desk, client=client, wrap=Freezing) as first:
+        first.ready(1)
+        desk.send([recording_event(1)])
+        until(lambda: len(first.verdicts_told()) == 1)
+        desk.send([b'"freeze"'])
+        # Not frozen: it folds the same message.
+        with Running(desk, client=client) as second:
+            second.ready(1)
+            desk.send([recording_event(2)])
+            until(lambda: any(v.recording_sid == recording_sid(2) for v in second.verdicts_told()))
+            Freezing.awake.set()
+            until(lambda: any(event in ("lost", "revoked") for event, _ in first.heard.rebalances))
+            assert first.alive
+        first.ready(1)
+        desk.send([recording_event(3)])
+        until(lambda: any(v.recording_sid == recording_sid(3) for v in first.verdicts_told()))
+    assert set(desk.verdicts()) == {recording_sid(n) for n in (1, 2, 3)}
+
+
+class Freezing:
+    """The pipeline, but it stops at a certain message until it is woken: a process that gets no processor."""
+
+    awake = threading.Event()
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    def feed(self, offset: int, timestamp_ms: int, value: bytes | None, headers: Any = None) -> Sequence[Told]:
+        if value == b'"freeze"':
+            self.awake.wait(WAIT_S)
+        return self._pipeline.feed(offset, timestamp_ms, value, headers)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pipeline, name)
+
+
+# ------------------------------------------------------------------------------------------------- foreign, blind
+
+
+def test_an_offset_reset_by_a_tool_is_foreign_and_raises_the_generation(broker: RealBroker):
+    desk = Desk.on(broker, 1)
+    with Running(desk) as first:
+        first.ready(1)
+        desk.send([recording_event(1), recording_event(2)])
+        until(lambda: len(first.verdicts_told()) == 2)
+    desk.commit(1)
+    with Running(desk) as second:
+        second.ready(1)
+        [(_, resumed)] = second.heard.takeovers
+        assert resumed.foreign == "no_metadata"
+        desk.send([recording_event(3)])
+        until(lambda: any(v.recording_sid == recording_sid(3) for v in second.verdicts_told()))
+    verdicts = desk.verdicts()
+    assert verdicts[recording_sid(1)].at[0] == 1
+    assert verdicts[recording_sid(3)].at[0] == 2
+    assert msgspec.json.decode(desk.committed().metadata or "")["g"] == 2
+
+
+def test_a_topic_made_anew_is_read_from_where_the_settings_say(broker: RealBroker):
+    desk = Desk.on(broker, 1)
+    with Running(desk) as first:
+        first.ready(1)
+        desk.send([recording_event(n) for n in range(5)])
+        until(lambda: len(first.verdicts_told()) == 5)
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    admin.delete_topics([desk.topics.events], operation_timeout=30)[desk.topics.events].result(30)
+    until(lambda: desk.topics.events not in admin.list_topics(timeout=10).topics)
+    broker.create_topic(desk.topics.events, 1)
+    desk = desk.again()
+    desk.send([recording_event(9)])
+    with Running(desk) as second:
+        second.ready(1)
+        until(lambda: any(v.recording_sid == recording_sid(9) for v in second.verdicts_told()))
+        assert second.heard.takeovers[0][1].foreign is not None or second.heard.takeovers[0][1].fresh
+    assert desk.verdicts()[recording_sid(9)].at[0] == 2
+
+
+def test_messages_that_retention_took_unread_are_a_blind_interval(broker: RealBroker):
+    desk = Desk.on(broker, 1)
+    with Running(desk) as first:
+        first.ready(1)
+        desk.send([recording_event(1, source="Conference")])
+        until(lambda: desk.committed().offset >= 2)
+    stopped_at = desk.committed().offset
+    desk.send([recording_event(2), recording_event(3)])
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    gone = TopicPartition(desk.topics.events, 0, stopped_at + 1)
+    for future in admin.delete_records([gone]).values():
+        future.result(30)
+    with Running(desk) as second:
+        second.ready(1)
+        [(_, resumed)] = second.heard.takeovers
+        until(lambda: any(v.recording_sid == recording_sid(3) for v in second.verdicts_told()))
+        until(lambda: desk.committed().offset > stopped_at + 2)
+    assert resumed.blind is not None
+    assert (resumed.blind.end, resumed.blind.unjudged) == (stopped_at + 1, 1)
+    assert recording_sid(2) not in desk.verdicts()
+    # The cut is part of the position: whoever takes over next is as careful.
+    assert msgspec.json.decode(desk.committed().metadata or "")["x"][0] == stopped_at
+
+
+# ------------------------------------------------------------------------------------------------- faults of ours
+
+
+class Stumbling:
+    """The pipeline with a bug: it raises on some messages."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    def feed(self, offset: int, timestamp_ms: int, value: bytes | None, headers: Any = None) -> Sequence[Told]:
+        if value is not None and b"stumble" in value and offset not in self._pipeline.skip:
+            raise ZeroDivisionError("a bug")
+        return self._pipeline.feed(offset, timestamp_ms, value, headers)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pipeline, name)
+
+
+def test_a_message_on_which_the_core_raises_is_quarantined_and_blocks_nobody(broker: RealBroker):
+    desk = Desk.on(broker, 1)
+    with Running(desk, wrap=Stumbling) as running:
+        running.ready(1)
+        desk.send([recording_event(1), b'"stumble"', recording_event(2), b'"stumble too"', recording_event(3)])
+        until(lambda: len({v.recording_sid for v in running.verdicts_told()}) == 3)
+        until(lambda: desk.committed().offset >= 6)
+    aside = [(value, headers["reason"]) for _, value, headers in desk.read(desk.quarantine)]
+    assert aside == [(b'"stumble"', b"core-error"), (b'"stumble too"', b"core-error")]
+    assert set(desk.verdicts()) == {recording_sid(n) for n in (1, 2, 3)}
+    told = [v.recording_sid for v in running.verdicts_told()]
+    assert len(told) == len(set(told))
+
+
+def test_a_message_below_the_checkpoint_on_which_the_core_raises_is_only_skipped(broker: RealBroker):
+    desk = Desk.on(broker, 1)
+    with Running(desk) as first:
+        first.ready(1)
+        desk.send([recording_event(1, source="Conference"), b'"stumble"'])
+        until(lambda: desk.committed().offset >= 3)
+    before = len(desk.read(desk.quarantine))
+    with Running(desk, wrap=Stumbling) as second:
+        second.ready(1)
+        desk.send([recording_event(2)])
+        until(lambda: len(second.verdicts_told()) == 1)
+        assert len(second.heard.takeovers) == 2
+    assert len(desk.read(desk.quarantine)) == before
+
+
+def test_poison_is_quarantined_with_what_is_needed_to_find_it_again(broker: RealBroker):
+    desk = Desk.on(broker, 1)
+    poison = [b"\xff\xfe not json", b"[" * 100_000, b'{"specversion": "1.0"}', b"null", b"\x00" * 300_000]
+    with Running(desk) as running:
+        running.ready(1)
+        desk.send([*poison, recording_event(1)])
+        until(lambda: len(running.verdicts_told()) == 1)
+        until(lambda: len(running.heard.aside) == len(poison))
+    kept = desk.read(desk.quarantine)
+    assert [int(headers["length"]) for _, _, headers in kept] == [len(data) for data in poison]
+    assert [value for _, value, _ in kept] == [data[: 256 * 1024] for data in poison]
+    assert all(headers["position"].startswith(b"0:") and len(headers["sha256"]) == 64 for _, _, headers in kept)
+
+
+# ------------------------------------------------------------------------------------------------- zombies, outputs
+
+
+def test_a_lesser_verdict_of_a_former_owner_is_overwritten_with_what_holds(broker: RealBroker):
+    desk = Desk.on(broker, 1)
+    with Running(desk) as running:
+        running.ready(1)
+        desk.send([b"null", recording_event(1)])
+        until(lambda: len(running.verdicts_told()) == 1)
+        [held] = running.verdicts_told()
+        stale = msgspec.structs.replace(held, at=(1, 0), outcome="allowed", reason="stale")
+        desk.write(desk.topics.verdicts, recording_sid(1), encode_verdict(stale))
+        until(lambda: len(desk.read(desk.topics.verdicts)) == 3)
+    _, last, _ = desk.read(desk.topics.verdicts)[-1]
+    assert last == encode_verdict(held)
+
+
+def test_a_lesser_verdict_that_came_last_while_nobody_ran_is_overwritten_at_the_takeover(broker: RealBroker):
+    desk = Desk.on(broker, 1)
+    with Running(desk) as first:
+        first.ready(1)
+        desk.send([b"null", recording_event(1)])
+        until(lambda: len(first.verdicts_told()) == 1)
+    [held] = first.verdicts_told()
+    stale = msgspec.structs.replace(held, at=(1, 0), outcome="allowed", reason="stale")
+    desk.write(desk.topics.verdicts, recording_sid(1), encode_verdict(stale))
+    with Running(desk) as second:
+        second.ready(1)
+        until(lambda: len(desk.read(desk.topics.verdicts)) == 3)
+    assert desk.read(desk.topics.verdicts)[-1][1] == encode_verdict(held)
+
+
+def test_our_own_writes_are_never_written_again(broker: RealBroker):
+    desk = Desk.on(broker, 1)
+    with Running(desk) as running:
+        running.ready(1)
+        for n in range(200):
+            desk.send([recording_event(n), recording_event(n, status="completed")])
+        until(lambda: len(running.verdicts_told()) >= 400)
+        desk.send([recording_event(999)])
+        until(lambda: any(v.recording_sid == recording_sid(999) for v in running.verdicts_told()))
+    assert len(desk.read(desk.topics.verdicts)) == len(running.verdicts_told())
+
+
+def limit(broker: RealBroker, topic: str, bytes_max: int) -> None:
+    """Say how large a message of the topic may be."""
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    entry = ConfigEntry("max.message.bytes", str(bytes_max), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(30)
+
+
+def test_what_cannot_be_published_is_not_committed_and_comes_when_it_can_be(broker: RealBroker):
+    desk = Desk.on(broker, 1)
+    event = recording_event(1)
+    with Running(desk) as running:
+        running.ready(1)
+        limit(broker, desk.topics.verdicts, 100)
+        desk.send([event])
+        until(lambda: len(running.heard.takeovers) >= 3)
+        assert running.verdicts_told() == []
+        place = [value for _, value, _ in desk.read(desk.topics.events)].index(event)
+        assert desk.committed().offset <= place
+        limit(broker, desk.topics.verdicts, 1_000_000)
+        until(lambda: len(running.verdicts_told()) == 1)
+        until(lambda: desk.committed().offset > place)
+    assert set(desk.verdicts()) == {recording_sid(1)}
+
+
+def test_account_settings_are_read_before_the_first_verdict_and_followed_after(broker: RealBroker):
+    desk = Desk.on(broker, 1)
+    desk.write(desk.topics.account_settings, "a/flex/1", b"{}")
+    with Running(desk) as running:
+        running.ready(1)
+        assert running.heard.settings == [("a/flex/1", b"{}")]
+        desk.write(desk.topics.account_settings, "a/flex/2", None)
+        until(lambda: running.heard.settings[1:] == [("a/flex/2", None)])
+
+
+# ------------------------------------------------------------------------------------------------- the broker goes
+
+
+def test_a_broker_that_goes_and_comes_back_costs_no_verdict(new_broker: BrokerMaker):
+    broker = new_broker()
+    desk = Desk.on(broker, 1)
+    with Running(desk) as running:
+        running.ready(1)
+        desk.send([recording_event(1)])
+        until(lambda: len(running.verdicts_told()) == 1)
+        broker.kill()
+        polls = running.heard.polls
+        until(lambda: running.heard.errors != [])
+        until(lambda: running.heard.polls > polls + 5)
+        assert running.alive
+        broker.start()
+        desk = desk.again()
+        desk.send([recording_event(2)])
+        until(lambda: any(v.recording_sid == recording_sid(2) for v in running.verdicts_told()))
+    assert set(desk.verdicts()) == {recording_sid(1), recording_sid(2)}
+
+
+def test_a_member_started_before_its_broker_waits_for_it(new_broker: BrokerMaker):
+    broker = new_broker()
+    desk = Desk.on(broker, 1)
+    broker.stop()
+    with Running(desk) as running:
+        until(lambda: running.heard.errors != [])
+        assert running.alive
+        assert not running.restored
+        broker.start()
+        running.ready(1)
+
+
+def test_a_member_stops_while_its_broker_is_away(new_broker: BrokerMaker):
+    broker = new_broker()
+    desk = Desk.on(broker, 1)
+    with Running(desk) as running:
+        running.ready(1)
+        desk.send([recording_event(1)])
+        until(lambda: len(running.verdicts_told()) == 1)
+        broker.kill()
+        running.stop()
+    assert not running.alive

@@ -1,9 +1,9 @@
 """``export``: events of the topic into a file, as ``replay`` reads them.
 
-A file holds JSON lines. A message is
-``{"kafka": {"topic": …, "partition": …, "offset": …, "timestamp_ms": …, "headers": …}, "value": …}`` where ``value`` is the message's JSON as it stood, byte for byte; a message that is not one JSON value on one line has
-``value_base64`` instead, and a tombstone neither. ``headers`` are pairs of name and base64. So a replay has the arrivals
-that the monitor had. The account settings that were in force stand before the events, as bare events.
+A file holds JSON lines. A message is one line, ``{"kafka": …, "value": …}``; ``value`` is its JSON as it stood, byte
+for byte. One that is not a single JSON value on a single line has ``value_base64`` in its place, a tombstone neither.
+``kafka`` is ``{"topic": …, "partition": …, "offset": …, "timestamp_ms": …, "headers": [[name, base64], …]}``: a replay
+has the arrivals that the monitor had. The account settings that were in force stand before them, as bare events.
 """
 
 from __future__ import annotations
