@@ -4,7 +4,7 @@ A command is a plain function in ``monitor/commands/<name>.py``; its signature i
 It is imported when it is called and not before, so that ``--help`` does not wait for Kafka's client and a web server.
 
 Exit codes: 0 done, 1 the answer is no, 2 wrong usage or configuration, 3 something needed is out of reach; 130 after
-Ctrl-C, and 70 (``EX_SOFTWARE``) for a bug of ours.
+Ctrl-C (typer's doing), and 70 (``EX_SOFTWARE``) for a bug of ours.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import typer.main
 from monitor import __version__
 
 EXIT_WRONG: Final = 2
-EXIT_INTERRUPTED: Final = 130
 
 PROGRAM: Final = "recording-monitor"
 
@@ -144,8 +143,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         typer.main.get_command(_application()).main(args=arguments and list(arguments), prog_name=PROGRAM)
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else EXIT_WRONG if done.code else 0
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
     except Exception as error:
         # Imported here: a command that goes well needs nothing of it.
         from monitor.commands.failure import tell

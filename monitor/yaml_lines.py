@@ -106,7 +106,7 @@ def read(path: Path) -> Document:
     if len(data) > BYTES_MAX:
         raise YamlError(str(path), 1, f"larger than {BYTES_MAX} bytes. Is it the right file?")
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode()  # A byte order mark passes: PyYAML takes it off.
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise YamlError(str(path), line, "not UTF-8 text. Save the file as UTF-8") from None

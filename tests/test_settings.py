@@ -194,6 +194,16 @@ def test_all_problems_are_told_at_once_in_the_order_of_the_file(write):
     assert "':9464'" in told[3]
 
 
+def test_what_is_missing_is_told_where_it_is_missing(write):
+    told = problems(write("accounts:\n  - region: IE 1\n    alias: Main\n"))
+
+    assert [line.split(":")[:3] for line in told] == [
+        ["monitor.yaml", "2", " accounts[0].region"],
+        ["monitor.yaml", "2", " accounts[0].sid"],
+        ["monitor.yaml", "3", " accounts[0].alias"],
+    ]
+
+
 def test_a_misspelt_variable_is_told_by_the_name_it_should_have():
     told = problems(Path("/dev/null"), {"RECORDING_MONITOR_KAFKA__BOOTSTRAP_SERVER": "a:1"})
 
