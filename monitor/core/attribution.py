@@ -493,7 +493,7 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
     sight: Proof
     source: str | None
     call: str | None
-    conference: str | None
+    conference: str | None  # Its own; else the one its call was in.
     started_ms: int
     urls: tuple[str, ...]
     absence_false: bool
@@ -526,7 +526,7 @@ def attribute(evidence: Evidence, recording: str, background: Background, *, gra
             sight=sight,
             source=source,
             call=call,
-            conference=own_conference,
+            conference=conference,
             started_ms=started_ms,
             urls=urls,
             absence_false=grace_over and not evidence.truncated,
@@ -563,21 +563,25 @@ def _decide(asked: _Asked) -> _Cause:
     if source == "StartCallRecordingAPI":
         return _call_recording_cause(asked)
     if source == "Conference":
-        found = _conference_cause(asked)
-        if found is not None:
-            return found
-    elif source is not None:
+        return _conference_cause(asked)
+    if source is not None:
         return _Cause("unknown_source", "implied", (sight,))
+    return _without_evidence(asked, "start source")
+
+
+def _without_evidence(asked: _Asked, missing: str, ruled_out: Iterable[tuple[str, str]] = ()) -> _Cause:
+    """Nothing shows what started it: open, until what was not seen counts as not there."""
+    ruled = tuple(dict.fromkeys(ruled_out))
     if asked.absence_false:
-        return _Cause("unattributed", "inferred", (sight,))
-    return _Cause(None, None, (sight,), missing=("start source",) if source is None else ("cause",))
+        return _Cause("unattributed", "inferred", (asked.sight,), ruled)
+    return _Cause(None, None, (asked.sight,), ruled, missing=(missing,))
 
 
-def _conference_cause(asked: _Asked) -> _Cause | None:
-    """API request over TwiML over Flex naming; None where the evidence shows none of them."""
+def _conference_cause(asked: _Asked) -> _Cause:
+    """API request over TwiML over Flex naming; open or unattributed where the evidence shows none of them."""
     evidence, conference, sight = asked.evidence, asked.conference, asked.sight
     if conference is None:
-        return None
+        return _without_evidence(asked, "cause")
     latest_ms = asked.started_ms + PROOF_SLACK_MS
     ruled_out: list[tuple[str, str]] = []
     found: list[_Cause] = []
@@ -603,7 +607,7 @@ def _conference_cause(asked: _Asked) -> _Cause | None:
     if naming is not None:
         found.append(_flex_cause(asked, naming))
     if not found:
-        return None
+        return _without_evidence(asked, "cause", ruled_out)
     first = found[0]
     beaten = [(cause.name, f"{first.name} is stronger evidence") for cause in found[1:] if cause.name is not None]
     return msgspec.structs.replace(first, ruled_out=tuple(dict.fromkeys([*ruled_out, *beaten])))

@@ -30,11 +30,8 @@ _DOCTYPE_1, _DOCTYPE_2, _DOCTYPE_3 = _spellings(b"<!DOCTYPE")
 _UTF_16: Final = ("//4", "/v8", "ADw", "PAA", "PAB", "PAC", "PAD")
 _WHITESPACE: Final = dict.fromkeys(map(ord, " \t\r\n"))
 _RECORDS: Final = frozenset({"true", "record-from-start"})
-# What expat reads by itself, and single-byte encodings that people use. Any other name would be looked up among
-# Python's codecs, some of which raise, warn or are no encodings of text.
-_ENCODINGS: Final = frozenset(
-    {"utf-8", "utf-16", "us-ascii", "iso-8859-1", "iso-8859-2", "iso-8859-15", "windows-1250", "windows-1252"}
-)
+# What expat reads by itself. It would look any other name up among Python's codecs, some of which raise or warn.
+_ENCODINGS: Final = frozenset({"utf-8", "utf-16", "us-ascii", "iso-8859-1"})
 BODY_BYTES_MAX: Final = 256 * 1024
 DEPTH_MAX: Final = 64
 
@@ -43,8 +40,8 @@ class TwimlRefusedError(ValueError):
     """The document holds a DTD or an entity, is nested too deeply or is too large to be TwiML."""
 
 
-class _UnreadableError(Exception):
-    """The document is in an encoding that we do not read."""
+class _OtherEncodingError(Exception):
+    """The document says that it is in an encoding which expat does not know."""
 
 
 def recorded_conferences(body: str | None) -> tuple[str, ...]:
@@ -106,6 +103,7 @@ def records(value: object) -> bool:
 
 
 def _parse(xml: bytes, encoding: str | None = None) -> tuple[str, ...]:
+    """Read the names; ``encoding`` None: the document's own, as it says."""
     if len(xml) > BODY_BYTES_MAX:
         raise TwimlRefusedError("the TwiML is too large")
     found: list[str] = []
@@ -138,17 +136,19 @@ def _parse(xml: bytes, encoding: str | None = None) -> tuple[str, ...]:
 
     def declare(_version: str, spelled: str | None, _standalone: int) -> None:
         if encoding is None and spelled is not None and spelled.lower() not in _ENCODINGS:
-            raise _UnreadableError
+            raise _OtherEncodingError
 
     parser = expat.ParserCreate(encoding)
-    parser.XmlDeclHandler = declare
     parser.StartElementHandler = start
     parser.EndElementHandler = end
     parser.CharacterDataHandler = text
     parser.StartDoctypeDeclHandler = refuse
     parser.EntityDeclHandler = refuse
+    parser.XmlDeclHandler = declare
     try:
         parser.Parse(xml, True)
-    except (expat.ExpatError, _UnreadableError):
+    except _OtherEncodingError:
+        return _parse(xml, "iso-8859-1")  # Its ASCII is right, and no byte is wrong in it.
+    except expat.ExpatError:
         pass  # A long body may have been cut short: what stood before the break was there.
     return tuple(dict.fromkeys(found))
