@@ -624,8 +624,11 @@ def test_a_knob_that_makes_no_sense_is_refused(wrong: dict[str, Any], says: str)
 
 
 def test_fewer_accounts_leave_out_the_flex_causes_they_cannot_have() -> None:
-    causes = {one.cause for one in lines(Knobs(calls=200, accounts=1, recorded=1))[1]}
-    assert causes & set(FLEX_CAUSES) == {"flex_stale_session"}
+    first, recordings, _ = lines(Knobs(calls=200, accounts=1, recorded=1))
+    mix = first.settings["causes"]
+    assert isinstance(mix, dict)
+    for causes in (mix.keys(), {one.cause for one in recordings}):
+        assert causes & set(FLEX_CAUSES) == {"flex_stale_session"}
 
 
 def test_the_simulator_loads_nothing_of_the_core() -> None:

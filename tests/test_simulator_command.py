@@ -136,9 +136,11 @@ def test_traffic_of_the_past_is_caught_up_with_at_once(tmp_path: Path) -> None:
 def test_a_gzipped_file_holds_the_same_lines_and_the_same_bytes_each_time(tmp_path: Path) -> None:
     for name in ("plain.jsonl", "one.jsonl.gz", "two.jsonl.gz"):
         deliver(FEW, FileSink(tmp_path / name), tmp_path / "truth", real_time=False)
-    assert (tmp_path / "one.jsonl.gz").read_bytes() == (tmp_path / "two.jsonl.gz").read_bytes()
+    zipped = (tmp_path / "one.jsonl.gz").read_bytes()
+    assert zipped == (tmp_path / "two.jsonl.gz").read_bytes()
+    assert zipped[3:8] == bytes(5)  # Neither a name nor the time of its making.
     plain = (tmp_path / "plain.jsonl").read_bytes()
-    assert gzip.decompress((tmp_path / "one.jsonl.gz").read_bytes()) == plain
+    assert gzip.decompress(zipped) == plain
     assert plain.splitlines() == [data for _, _, data in traffic(FEW)]
 
 
