@@ -488,7 +488,8 @@ class Pipeline:
             waiting = waiting or judgement is None or attribution.cause is None
             if judgement is not None:
                 # hash() differs from process to process: the number never leaves this one.
-                digest = hash((closed, attribution, judgement, conversation.birth.offset, seen, self.policy.hash)) or 1
+                what = (closed, attribution, judgement, conversation.birth.offset, seen, conversation.truncated)
+                digest = hash((what, self.policy.hash)) or 1
                 if not self.ledger.unchanged(recording, digest):
                     verdict = self._verdict(conversation, seen, attribution, judgement, at, log_time_ms, closed=closed)
                     too_old = self._too_old(seen, attribution)
