@@ -16,7 +16,7 @@ from prometheus_client import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from monitor.core.pipeline import Counts, Publish
+from monitor.core.pipeline import Counts, EventAges, Publish
 from monitor.core.policy import PolicyDocument, RuleDocument, built_in_policy, compile_policy
 from monitor.core.verdict import Revision, Verdict, read_instant, render_instant
 from monitor.outputs.metrics import (
@@ -233,7 +233,7 @@ def play(metrics: Metrics) -> None:
             latest_event_ms={RECORDED: T0_MS},
         )
     )
-    metrics.event_ages(RECORDED, [2, 1, 0, 0, 1, 1], 20_000.5)
+    metrics.count(Counts(ages={RECORDED: EventAges((2, 1, 0, 0, 1, 1), 20000500)}))
     publish(metrics, verdict())
     publish(metrics, verdict(recording_status="completed", ended_at=at(40_000), final=True), before="disallowed")
     publish(metrics, msgspec.structs.replace(ALLOWED, account_sid=STRANGER, start_source="New"), key="RE" + "9" * 32)
@@ -385,8 +385,8 @@ def test_how_long_a_disallowed_recording_ran_is_measured_once_when_final():
 
 def test_ages_of_a_batch_add_up_in_their_buckets():
     metrics = fresh()
-    metrics.event_ages(RECORDED, [1, 0, 2, 0, 0, 1], 100.0)
-    metrics.event_ages(RECORDED, [1, 1, 0, 0, 0, 0], 3.0)
+    metrics.count(Counts(ages={RECORDED: EventAges((1, 0, 2, 0, 0, 1), 100000)}))
+    metrics.count(Counts(ages={RECORDED: EventAges((1, 1, 0, 0, 0, 0), 3000)}))
 
     buckets = [
         value(metrics, "event_age_seconds_bucket", type=RECORDED, le=str(bound)) for bound in (*AGE_BUCKETS_S, "+Inf")
@@ -578,7 +578,7 @@ def _flooded() -> Metrics:
         metrics.quarantined(f"reason {number}")
         type_ = TYPES[number] if number < len(TYPES) else f"com.twilio.new.{number}"
         metrics.count(Counts(messages=1, entries=1, events={type_: 1}, latest_event_ms={type_: 1}))
-        metrics.event_ages(type_, [1, 0, 0, 0, 0, 0], 0.5)
+        metrics.count(Counts(ages={type_: EventAges((1, 0, 0, 0, 0, 0), 500)}))
     return metrics
 
 

@@ -79,10 +79,10 @@ class Replay:
                 yield from pipeline.finish()
 
     def counts(self) -> Counts:
-        """What was counted over all pipelines."""
+        """What was counted over all pipelines since the last time."""
         total = Counts()
         for pipeline in self._pipelines.values():
-            counts = pipeline.counts
+            counts = pipeline.take_counts()
             for name in ("messages", "entries", "ignored", "malformed", "duplicate", "late", "too_old", "truncated"):
                 setattr(total, name, getattr(total, name) + getattr(counts, name))
             for kind, number in counts.events.items():

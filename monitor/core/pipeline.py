@@ -10,6 +10,7 @@ below the gate too, but what closes there is kept back to be compared. The rules
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -108,6 +109,16 @@ Told = Publish | SetAside | SettingSeen
 _SILENCE: Final[tuple[Told, ...]] = ()
 
 
+AGE_BOUNDS_MS: Final = (1_000, 5_000, 60_000, 900_000, 14_400_000)
+
+
+class EventAges(msgspec.Struct, frozen=True, gc=False):
+    """How old events of a type were when they arrived: counts by ``AGE_BOUNDS_MS`` and above, and the sum."""
+
+    counts: tuple[int, ...]
+    sum_ms: int
+
+
 class Counts(msgspec.Struct):
     """What was counted since the last ``take_counts``. entries = events + ignored + malformed + duplicate + late."""
 
@@ -126,6 +137,7 @@ class Counts(msgspec.Struct):
     dropped: int = 0
     too_old: int = 0
     latest_event_ms: dict[str, int] = msgspec.field(default_factory=dict)
+    ages: dict[str, EventAges] = msgspec.field(default_factory=dict)
 
     @property
     def events_total(self) -> int:
@@ -171,6 +183,7 @@ class Pipeline:
         self.log_time_ms = checkpoint.log_time_ms
         self.next_offset = checkpoint.replay_from
         self.counts = Counts()
+        self._tallies: dict[str, list[int]] = {}  # Of each type: events by age, the sum of ages, the latest.
         self.window = Window(
             window_ms=tuning.window_ms,
             grace_ms=tuning.grace_ms,
@@ -231,6 +244,11 @@ class Pipeline:
         counts, self.counts = self.counts, Counts()
         counts.truncated, self.window.truncated_total = self.window.truncated_total, 0
         counts.dropped, self.window.dropped_total = self.window.dropped_total, 0
+        tallies, self._tallies = self._tallies, {}
+        for kind, (*ages, sum_ms, latest_ms) in tallies.items():
+            counts.events[kind] = sum(ages)
+            counts.latest_event_ms[kind] = latest_ms
+            counts.ages[kind] = EventAges(tuple(ages), sum_ms)
         return counts
 
     def checkpoint(self) -> Checkpoint:
@@ -399,10 +417,19 @@ class Pipeline:
                 elif self._is_late(entry, log_time_ms):
                     counts.late += 1
                 else:
-                    counts.events[entry.type] = counts.events.get(entry.type, 0) + 1
-                    if entry.occurred_ms is not None and entry.occurred_ms > counts.latest_event_ms.get(entry.type, 0):
-                        counts.latest_event_ms[entry.type] = entry.occurred_ms
+                    self._tally(entry, log_time_ms)
         return aged
+
+    def _tally(self, event: Event, log_time_ms: int) -> None:
+        tally = self._tallies.get(event.type)
+        if tally is None:
+            tally = self._tallies[event.type] = [0] * (len(AGE_BOUNDS_MS) + 3)
+        occurred_ms = log_time_ms if event.occurred_ms is None else event.occurred_ms
+        age_ms = max(0, log_time_ms - occurred_ms)
+        tally[0 if age_ms <= AGE_BOUNDS_MS[0] else bisect_left(AGE_BOUNDS_MS, age_ms)] += 1
+        tally[-2] += age_ms
+        if occurred_ms > tally[-1]:
+            tally[-1] = occurred_ms
 
     def _is_late(self, event: Event, log_time_ms: int) -> bool:
         for fact in event.facts:

@@ -58,6 +58,7 @@ SLICE_S: Final = 0.025
 COMMIT_EVERY_S: Final = 1.0
 TICK_EVERY_S: Final = 10.0
 REPORT_EVERY_S: Final = 1.0
+WAKE_EVERY_S: Final = 0.05
 IDLE_POLL_S: Final = 0.2
 BUSY_POLL_S: Final = 0.005
 FINISH_S: Final = 4.0
@@ -329,6 +330,8 @@ class _Held:
         self.safe_offset = -1  # The greatest offset known to be committed.
         self.commit_after = 0.0
         self.refusals = 0
+        self.heard = False  # Whether the group's consumer has told anything of it since it was resumed.
+        self.wake_after = 0.0
         self.tick_after = 0.0
         self.ticks_out: list[tuple[int, int]] = []  # (offset, sent ms) of ticks acknowledged and not yet read back
         self.tick_read_ms: int | None = None
@@ -578,7 +581,7 @@ class Member:
         """How long the loop may wait for a live message. An acknowledgement or a rebuild must not wait for one."""
         if busy:
             return 0.0
-        if self._outputs.outstanding or any(h.stage is not _Stage.LIVE for h in self._held.values()):
+        if self._outputs.outstanding or any(h.stage is not _Stage.LIVE or not h.heard for h in self._held.values()):
             return BUSY_POLL_S
         return IDLE_POLL_S
 
@@ -593,6 +596,7 @@ class Member:
             held = self._held.get(partition) if partition is not None else None
             # Others were fetched before a pause or a seek, and come again when it is their turn.
             if held is not None and held.stage is _Stage.LIVE and _offset(message) >= held.next_offset:
+                held.heard = True
                 held.at_end = False
                 self._fold(held, message)
                 fed.add(held.partition)
@@ -784,8 +788,8 @@ class Member:
                 self._asked(held, held.asking)
         elif held.stage is _Stage.REBUILDING:
             self._rebuild(held)
-        elif time.monotonic() >= held.tick_after:
-            self._tick(held)
+        else:
+            self._attend(held)
 
     def _ask(self, partition: int) -> Resume:
         """Find out how to take over a partition; on the asking thread, because each question is a round trip."""
@@ -875,7 +879,6 @@ class Member:
             self._consumer.seek(at)
             held.gate = fold.open(ledger)
             self._consumer.resume([at])
-            self._askers.submit(self._wake, at)
         except KafkaException as failure:
             # Straight after an assignment the client may not be there yet.
             self._say_sometimes("seek_refused", partition=held.partition, kind=_kind(failure))
@@ -892,11 +895,20 @@ class Member:
         log.info("partition_restored", partition=held.partition, seconds=round(seconds, 3), gate=held.gate)
         self._watch.restored(held.partition, seconds)
 
+    def _attend(self, held: _Held) -> None:
+        """See to a live partition: its tick; and right after the resumption, that it is read from."""
+        now = time.monotonic()
+        if now >= held.tick_after:
+            self._tick(held)
+        if not held.heard and now >= held.wake_after:
+            held.wake_after = now + WAKE_EVERY_S
+            self._askers.submit(self._wake, TopicPartition(self._topics.events, held.partition))
+
     def _wake(self, at: TopicPartition) -> None:
         """Ask the partition's leader anything at all.
 
         A resumed partition is fetched from when the client's thread for that broker next wakes up, which takes up to a
-        second by itself and 4 ms by a request.
+        second by itself and 4 ms by a request; but one that overtakes the resumption is no use.
         """
         with contextlib.suppress(KafkaException):
             self._consumer.get_watermark_offsets(at, LOOKUP_TIMEOUT_S)
@@ -1041,8 +1053,8 @@ class Member:
         code = error.code()
         held = self._held.get(partition) if partition is not None else None
         if code == KafkaError._PARTITION_EOF:
-            if held is not None:
-                held.at_end = True
+            if held is not None and held.stage is _Stage.LIVE:
+                held.heard = held.at_end = True
             return
         if error.fatal() or code == KafkaError._FATAL:
             raise KafkaException(error)

@@ -34,7 +34,7 @@ from prometheus_client.registry import Collector
 from monitor import __version__
 from monitor.core.attribution import START_SOURCES
 from monitor.core.decode import EVENT_TYPES
-from monitor.core.pipeline import Counts, Publish
+from monitor.core.pipeline import AGE_BOUNDS_MS, Counts, Publish
 from monitor.core.policy import DISALLOWED, RULE_DEFAULT, RULE_WHEN_OPEN, SHADOW, Policy, severity_of
 from monitor.core.verdict import Verdict, read_instant
 
@@ -70,8 +70,8 @@ TYPES: Final = (*EVENT_TYPES, _TASKS, _RESERVATIONS, OTHER)
 DETECTION_BUCKETS_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 UNSEEN_BUCKETS_S: Final = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
 DURATION_BUCKETS_S: Final = (5.0, 15.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 14400.0)
-AGE_BUCKETS_S: Final = (1.0, 5.0, 60.0, 900.0, 14400.0)
-"""Upper bounds of ``event_age_seconds``; ``Metrics.event_ages`` takes one count for each, and one for what is above."""
+AGE_BUCKETS_S: Final = tuple(bound_ms / 1000 for bound_ms in AGE_BOUNDS_MS)
+"""Upper bounds of ``event_age_seconds``: those by which the pipeline counts."""
 
 _ENDED: Final = frozenset({"stopped", "processing", "completed", "absent", "failed", "deleted"})
 
@@ -474,10 +474,8 @@ class Metrics(Collector):
         for type_, latest_ms in counts.latest_event_ms.items():
             label = type_label(type_)
             self._last_event_s[label] = max(self._last_event_s.get(label, 0.0), latest_ms / 1000)
-
-    def event_ages(self, type_: str, counts: Sequence[int], sum_s: float) -> None:
-        """Add how old events of a type were at their arrival: counts by ``AGE_BUCKETS_S`` and above, and the sum."""
-        self._ages.add(type_label(type_), counts, sum_s)
+        for type_, ages in counts.ages.items():
+            self._ages.add(type_label(type_), ages.counts, ages.sum_ms / 1000)
 
     def verdict_published(
         self, partition: int, told: Publish, published_at_ms: int, *, replay_left: bool = False
