@@ -1,0 +1,1441 @@
+"""Generated histories of one partition, and two runs over each: one that nothing interrupts, and one that is.
+
+The real parts are run: ``Pipeline``, ``Ledger``, ``AccountSettings``, ``Policy``, and ``inputs/checkpoint`` for what a
+commit says. Only the broker is a model: a log, a list of commits, and the verdict topic as a list of messages. A
+``History`` is plain data: what is in the log, when processes die and what of theirs arrives then or later. The
+properties are functions from a history to the text of what is wrong, or None; those of docs/checkpoint.md have their
+names (P1 to P7, state). Each rule that was refuted there is a ``Rules`` with that one rule put in place of ours.
+
+    python -m tests.history --examples 20000            every property, and how soon each refuted rule is found
+    python -m tests.history --only P5 --examples 2000   one property
+    python -m tests.history --find 'no log time at R'   one refuted rule, its counterexample shrunk
+
+Example N of a property is the same history on every machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import functools
+import multiprocessing
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from monitor.core.attribution import AccountSettings, Attribution, Background, Evidence, attribute
+from monitor.core.decode import decode
+from monitor.core.events import Event, FlexSetting, FlowSetting
+from monitor.core.pipeline import Checkpoint, Pipeline, Publish, SettingSeen, Told, Tuning
+from monitor.core.policy import Policy, PolicyDocument, RuleDocument, Subject, compile_policy
+from monitor.core.verdict import Ledger, Verdict, decode_verdict, encode_verdict, read_instant, render_instant, revise
+from monitor.core.window import Conversation, Cut, Touched, Window
+from monitor.inputs.checkpoint import Committed, encode_metadata, resume
+
+# Units are milliseconds: a window of 10, a grace of 3. The base stands shortly before a border of the window's buckets.
+LOG_BASE_MS = 1_790_000_000_000 - 15
+FINGERPRINT = "the log"
+WINDOW_MS = 10
+GRACE_MS = 3
+FAR_AHEAD_MS = 3_600_001
+
+# --------------------------------------------------------------------------- entries: short forms and their bytes
+
+ACCOUNTS = {"A": "AC" + "a" * 32, "B": "AC" + "b" * 32}
+SIDS = {
+    "a": "CA" + "a" * 32,
+    "b": "CA" + "b" * 32,
+    "c": "CF" + "c" * 32,
+    "d": "CF" + "d" * 32,
+    "r": "RE" + "1" * 32,
+    "s": "RE" + "2" * 32,
+    "t": "RE" + "3" * 32,
+    "x": "FN" + "9" * 32,
+}
+SIDS_OF_B = SIDS | {key: sid[:2] + "b" + sid[3:] for key, sid in SIDS.items() if key not in "ab"}
+FLOW = "FW" + "f" * 32
+CONFERENCE_NAMES = {"ok": "ok", "pay": "pay", "flex": "WT" + "e" * 32}
+OCCURRED_BASE_MS = 1_790_000_000_000
+STARTED_S = 5  # When every recording says that it started.
+
+
+@functools.cache
+def entry(short: str) -> bytes:
+    """The bytes Twilio (or we) would send for a short form: ``[account:]what(arguments)[@second][#n]``.
+
+    The whole text is the event's id, so that a short form that comes again is a duplicate; ``#n`` makes it a new event
+    with the old content. ``@second`` is when it occurred (5 if left out).
+    """
+    account, _, rest = short.rpartition(":")
+    text, _, _ = rest.partition("#")
+    # A recording or a conference is of one account only. Calls of two accounts share their SIDs here, to see that
+    # nothing looks past the account.
+    sids = SIDS if account != "B" else SIDS_OF_B
+    call, _, second = text.partition("@")
+    what, _, inside = call.partition("(")
+    arguments = [argument for argument in inside.rstrip(")").split(",") if argument]
+    occurred = render_instant(OCCURRED_BASE_MS + 1000 * int(second or STARTED_S))
+    arguments = [sids.get(argument, argument) for argument in arguments]
+    kind, data = _BUILDERS[what](ACCOUNTS[account or "A"], occurred, *arguments)
+    envelope = {"specversion": "1.0", "type": kind, "id": short, "source": "/", "time": occurred, "data": data}
+    return b"nonsense" if what == "junk" else msgspec.json.encode(envelope)
+
+
+@functools.cache
+def message(entries: str) -> bytes:
+    """The bytes of a message of one or more short forms, separated by blanks."""
+    shorts = entries.split()
+    return entry(shorts[0]) if len(shorts) == 1 else b"[" + b",".join(map(entry, shorts)) + b"]"
+
+
+_VOICE = "com.twilio.voice."
+_OWN = "dev.recording-monitor."
+Built = tuple[str, dict[str, Any]]
+
+
+def _webhook(kind: str, account: str, occurred: str, parameters: dict[str, str], **more: Any) -> Built:
+    request = {"parameters": {"AccountSid": account, "Timestamp": occurred, **parameters}, "url": more.pop("url", None)}
+    return _VOICE + kind, {"request": request, "timestamp": occurred, **more}
+
+
+def _of(sid: str) -> dict[str, str]:
+    return {"CallSid" if sid.startswith("CA") else "ConferenceSid": sid}
+
+
+def _recording(account: str, occurred: str, recording: str, of: str, source: str = "") -> Built:
+    parameters = {
+        "RecordingSid": recording,
+        "RecordingSource": source or ("StartCallRecordingAPI" if of.startswith("CA") else "Conference"),
+        "RecordingStatus": "in-progress",
+        "RecordingStartTime": render_instant(OCCURRED_BASE_MS + 1000 * STARTED_S),
+        **_of(of),
+    }
+    return _webhook("status-callback.recording.processed", account, occurred, parameters)
+
+
+def _done(account: str, occurred: str, recording: str, of: str) -> Built:
+    kind, data = _recording(account, occurred, recording, of)
+    data["request"]["parameters"] |= {"RecordingStatus": "completed", "RecordingDuration": "7"}
+    return kind, data
+
+
+def _listed(account: str, occurred: str, recording: str, of: str) -> Built:
+    data = {
+        "account_sid": account,
+        "sid": recording,
+        "call_sid" if of.startswith("CA") else "conference_sid": of,
+        "source": "StartCallRecordingAPI" if of.startswith("CA") else "Conference",
+        "status": "completed",
+        "start_time": render_instant(OCCURRED_BASE_MS + 1000 * STARTED_S),
+        "duration": 7,
+        "date_created": occurred,
+    }
+    return _OWN + "recording.listed", data
+
+
+def _participant(event: str) -> Callable[..., Built]:
+    def build(account: str, occurred: str, call: str, conference: str, name: str = "") -> Built:
+        parameters = {"CallSid": call, "ConferenceSid": conference, "StatusCallbackEvent": event}
+        if name:
+            parameters["FriendlyName"] = CONFERENCE_NAMES[name]
+        return _webhook("status-callback.conference.participant.updated", account, occurred, parameters)
+
+    return build
+
+
+def _conference(event: str) -> Callable[..., Built]:
+    def build(account: str, occurred: str, conference: str, name: str) -> Built:
+        parameters = {
+            "ConferenceSid": conference,
+            "FriendlyName": CONFERENCE_NAMES[name],
+            "StatusCallbackEvent": event,
+        }
+        return _webhook("status-callback.conference.updated", account, occurred, parameters)
+
+    return build
+
+
+def _twiml(account: str, occurred: str, call: str, name: str) -> Built:
+    xml = f'<Response><Dial><Conference record="true">{CONFERENCE_NAMES[name]}</Conference></Dial></Response>'
+    body = base64.b64encode(xml.encode()).decode()
+    response = {"responseCode": 200, "responseBody": body}
+    return _webhook("twiml.call.requested", account, occurred, {"CallSid": call}, response=response)
+
+
+def _api(account: str, occurred: str, conference: str) -> Built:
+    url = f"https://api.example.com/2010-04-01/Accounts/{account}/Conferences/{conference}/Participants.json"
+    parameters = {"ConferenceRecord": "true"}
+    kind = "api-request.conference-participant.created"
+    response = {"responseCode": 201}
+    return _webhook(kind, account, occurred, parameters, url=url, sid=conference, response=response)
+
+
+def _api_by_name(account: str, occurred: str, call: str, name: str) -> Built:
+    url = f"https://api.example.com/2010-04-01/Accounts/{account}/Conferences/{CONFERENCE_NAMES[name]}/Participants"
+    parameters = {"ConferenceRecord": "true", "CallSid": call}
+    kind = "api-request.conference-participant.created"
+    return _webhook(kind, account, occurred, parameters, url=url, response={"responseCode": 201})
+
+
+def _call(account: str, occurred: str, call: str, parent: str = "") -> Built:
+    parameters = {"CallSid": call, "Direction": "inbound"}
+    if parent:
+        parameters["ParentCallSid"] = parent
+    return _webhook("status-callback.call.initiated", account, occurred, parameters)
+
+
+def _insight(account: str, occurred: str, conference: str) -> Built:
+    data = {
+        "account_sid": account,
+        "conference_sid": conference,
+        "recording_enabled": True,
+        "timestamp": occurred,
+        "start_time": occurred,
+    }
+    return _VOICE + "insights.conference-summary.complete", data
+
+
+def _studio(account: str, occurred: str, call: str) -> Built:
+    data = {
+        "account_sid": account,
+        "execution_sid": SIDS["x"],
+        "flow_sid": FLOW,
+        "flow_revision": 1,
+        "started_by": call,
+        "date_created": occurred,
+    }
+    return "com.twilio.studio.flow.execution.started", data
+
+
+def _flow(account: str, occurred: str) -> Built:
+    return _OWN + "studio-flow.observed", {"account_sid": account, "flow_sid": FLOW, "revision": 1, "widgets": []}
+
+
+def _flex(account: str, occurred: str, state: str) -> Built:
+    data = {"account_sid": account, "call_recording_enabled": state == "on", "observed_at": occurred}
+    return _OWN + "flex-configuration.observed", data
+
+
+_BUILDERS: dict[str, Callable[..., Built]] = {
+    "rec": _recording,
+    "done": _done,
+    "listed": _listed,
+    "join": _participant("participant-join"),
+    "leave": _participant("participant-leave"),
+    "name": _conference("conference-start"),
+    "end": _conference("conference-end"),
+    "twiml": _twiml,
+    "api": _api,
+    "request": _api_by_name,
+    "call": _call,
+    "insight": _insight,
+    "studio": _studio,
+    "flow": _flow,
+    "flex": _flex,
+    "tick": lambda account, occurred: (_OWN + "tick", {"by": "test"}),
+    "amd": lambda account, occurred: (_VOICE + "status-callback.amd.detected", {"account_sid": account}),
+    "junk": lambda account, occurred: ("", {}),
+}
+
+
+def _policy(name: str, when_open: str, default: str, *rules: RuleDocument) -> PolicyDocument:
+    return PolicyDocument(name=name, mode="enforce", default=default, when_open=when_open, rules=rules)
+
+
+_PAY = RuleDocument(name="pay", outcome="disallowed", when={"conference_name": ("pay",)})
+_TWIML = RuleDocument(name="twiml", outcome="disallowed", when={"cause": ("conference_twiml",)})
+_BY_API = RuleDocument(name="by-api", outcome="allowed", when={"cause": ("api_call_recording", "conference_api")})
+_FLEX_OFF = RuleDocument(
+    name="flex", outcome="disallowed", when={"cause": ("flex_stale_session", "flex_residual_setting")}
+)
+_INBOUND = RuleDocument(name="inbound", outcome="disallowed", when={"direction": ("inbound",)})
+_DONE = RuleDocument(name="done", outcome="allowed", when={"status": ("completed",)})
+
+POLICIES = (
+    _policy("pay, else allowed", "allowed", "allowed", _PAY),
+    _policy("api unless pay", "undetermined", "disallowed", _PAY, _BY_API),
+    _policy("twiml, else allowed", "allowed", "allowed", _TWIML, _FLEX_OFF),
+    _policy("api alone", "undetermined", "disallowed", _BY_API),
+    _policy("inbound, else api", "disallowed", "disallowed", _INBOUND, _BY_API, _DONE),
+    _policy("done unless pay or twiml", "allowed", "undetermined", _PAY, _TWIML, _DONE),
+)
+
+# --------------------------------------------------------------------------- histories
+
+
+class Crash(NamedTuple):
+    """A process dies once it has processed message ``after``, while replaying too.
+
+    Its last ``unwritten`` verdicts have not arrived by then. The commit that holds is the last one that may, or one
+    ``back`` positions before it; with ``stale`` its R is that many positions older, with its own w. With ``zombie`` the
+    process goes on for so many messages more without knowing; what it has told then and has not been delivered arrives
+    when its successor has fed ``arrives`` messages (0: before it reads the topic; -1: between replay and gate), else
+    never. ``low``: retention takes all messages below before the successor begins.
+    """
+
+    after: int
+    unwritten: int = 0
+    back: int = 0
+    stale: int = 0
+    zombie: int | None = None
+    arrives: int = 0
+    low: int | None = None
+
+
+class Change(NamedTuple):
+    """From message ``before`` on, another policy holds (``policy:n``), or a setting is known (a short form)."""
+
+    before: int
+    what: str
+
+
+class History(NamedTuple):
+    """What is in the log (stamp relative to the base, entries), and what happens to those who read it."""
+
+    messages: tuple[tuple[int, str], ...]
+    crashes: tuple[Crash, ...] = ()
+    changes: tuple[Change, ...] = ()
+    policy: int = 0
+    age_max_ms: int = 1000
+    entries_max: int = 50
+    drop_finals: bool = True
+
+    def tuning(self) -> Tuning:
+        """The tuning of the fold, in units."""
+        return Tuning(
+            window_ms=WINDOW_MS,
+            grace_ms=GRACE_MS,
+            age_max_ms=self.age_max_ms,
+            entries_max=self.entries_max,
+            recordings_too_old_ms=None,
+        )
+
+    def log(self) -> list[tuple[int, bytes]]:
+        """The messages and a closing stretch of ticks, after which nothing is open."""
+        log = [(LOG_BASE_MS + stamp, message(entries)) for stamp, entries in self.messages]
+        last = max((stamp for stamp, _ in log), default=LOG_BASE_MS)
+        return log + [(last + after, message(f"tick#{after}")) for after in (0, 1, 3, 9, 10, 11, 22, 33)]
+
+
+class Feature(NamedTuple):
+    """What one kind of generated history may hold, and how likely; each example draws which of them it uses."""
+
+    crashes: bool = True
+    zombies: bool = True
+    changes: bool = True
+    losses: bool = False
+    skew: bool = True
+    cuts: bool = True
+
+
+def generate(feature: Feature, chance: random.Random) -> History:
+    """One history. Keys are few, so that things collide; which features it uses is drawn first."""
+    some = chance.random
+    accounts = ["A"] if some() < 0.8 else ["A", "B"]
+    calls, conferences = "ab" if some() < 0.75 else "a", "cd" if some() < 0.7 else "c"
+    recordings = chance.choice(("r", "rs", "rs", "rst"))
+    names = chance.choice((("ok", "pay"), ("pay",), ("ok", "flex"), ("ok", "pay", "flex")))
+    kinds = [kind for kind in _KINDS if some() < 0.6]
+    kinds += ["rec", chance.choice(("rec", "join"))]
+    steps = chance.choice(((0, 1, 1, 2), (1, 2, 3), (0, 1, 3, 4, 9, 10, 11), (3, 4, 7), (1, 2, 3, 10, 14)))
+    occurrences = chance.choice((("",), ("",), ("", "@3", "@9"), ("@1", "@2", "@4", "@6", "@30", "@200")))
+    repeats = chance.choice((0.0, 0.0, 0.15, 0.4))
+    skewed = feature.skew and some() < 0.4
+    ahead = feature.skew and some() < 0.05
+    messages: list[tuple[int, str]] = []
+    stamp = 0
+    for _ in range(chance.randint(3, 13)):
+        stamp += chance.choice(steps)
+        entries = " ".join(
+            _draw_entry(chance, accounts, kinds, calls, conferences, recordings, names, occurrences)
+            for _ in range(2 if some() < 0.06 else 1)
+        )
+        if messages and some() < repeats:
+            entries = chance.choice(messages)[1]
+        at = stamp
+        if skewed and some() < 0.3:
+            at = max(0, stamp - chance.randint(1, 14))
+        elif ahead and some() < 0.15:
+            at = stamp + FAR_AHEAD_MS
+            if some() < 0.3:
+                stamp = at
+        messages.append((at, entries))
+    length = len(messages)
+    changes: list[Change] = []
+    if feature.changes and some() < 0.35:
+        for _ in range(chance.randint(1, 2)):
+            what = chance.choice((f"policy:{chance.randrange(len(POLICIES))}", "flex(on)@2", "flex(off)@4", "flow()"))
+            changes.append(Change(chance.randint(1, length), what))
+    crashes: list[Crash] = []
+    if feature.crashes:
+        zombies = feature.zombies and some() < 0.4
+        after = 0
+        for _ in range(chance.choice((1, 1, 1, 2, 2, 3))):
+            after = chance.randint(after, min(length + 6, after + 1 + length))
+            crashes.append(_draw_crash(chance, after, zombies=zombies, losses=feature.losses))
+    return History(
+        tuple(messages),
+        tuple(crashes),
+        tuple(sorted(changes)),
+        chance.randrange(len(POLICIES)),
+        chance.choice((12, 20, 25)) if feature.cuts and some() < 0.3 else 1000,
+        chance.choice((2, 3)) if feature.cuts and some() < 0.2 else 50,
+        some() < 0.5,
+    )
+
+
+_KINDS = (
+    *("rec", "rec", "done", "join", "join", "name", "name", "twiml", "api", "end", "leave", "listed", "call"),
+    *("request", "insight", "studio", "tick", "tick", "joined", "flow", "flex", "amd", "junk", "verb"),
+)
+
+
+def _draw_entry(
+    chance: random.Random,
+    accounts: Sequence[str],
+    kinds: Sequence[str],
+    calls: str,
+    conferences: str,
+    recordings: str,
+    names: Sequence[str],
+    occurrences: Sequence[str],
+) -> str:
+    kind = chance.choice(kinds)
+    call, conference, name = chance.choice(calls), chance.choice(conferences), chance.choice(names)
+    recording = chance.choice(recordings)
+    of = call if chance.random() < 0.5 else conference
+    text = {
+        "rec": f"rec({recording},{of})",
+        "verb": f"rec({recording},{call},DialVerb)",
+        "done": f"done({recording},{of})",
+        "listed": f"listed({recording},{of})",
+        "join": f"join({call},{conference})",
+        "joined": f"join({call},{conference},{name})",
+        "leave": f"leave({call},{conference})",
+        "name": f"name({conference},{name})",
+        "end": f"end({conference},{name})",
+        "twiml": f"twiml({call},{name})",
+        "api": f"api({conference})",
+        "request": f"request({call},{name})",
+        "call": "call(a,b)" if len(calls) == 2 and chance.random() < 0.3 else f"call({call})",
+        "insight": f"insight({conference})",
+        "studio": f"studio({call})",
+        "flow": "flow()",
+        "flex": chance.choice(("flex(on)@2", "flex(off)@4")),
+        "tick": "tick()",
+        "amd": "amd()",
+        "junk": "junk()",
+    }[kind]
+    if kind in ("tick", "flow", "flex", "amd", "junk"):
+        return text
+    account = chance.choice(accounts)
+    again = f"#{chance.randint(1, 2)}" if chance.random() < 0.25 else ""
+    return ("" if account == "A" else f"{account}:") + text + chance.choice(occurrences) + again
+
+
+def _draw_crash(chance: random.Random, after: int, *, zombies: bool, losses: bool) -> Crash:
+    some = chance.random
+    low = after + chance.randint(-5, 1) if losses and some() < 0.8 else None
+    zombie = chance.choice((0, 0, 1, 2, 4)) if zombies and some() < 0.7 else None
+    return Crash(
+        after,
+        unwritten=chance.choice((0, 0, 1, 1, 2, 3)),
+        back=chance.choice((0, 0, 0, 1, 2, 3)),
+        stale=chance.choice((0, 0, 0, 1, 2, 4)),
+        zombie=zombie,
+        arrives=0 if zombie is None else chance.choice((-1, 0, 1, 2, 3, 5)),
+        low=None if low is None or low <= 0 else low,
+    )
+
+
+# --------------------------------------------------------------------------- what is run: our rules, or refuted ones
+
+
+class Rules:
+    """The rules as they are built. A refuted variant overrides one method, with a value or a small subclass."""
+
+    name = "as built"
+    refuted_by = ""
+
+    def pipeline(self, tuning: Tuning, policy: Policy, settings: AccountSettings, checkpoint: Checkpoint) -> Pipeline:
+        """The fold of a process that takes over at ``checkpoint``."""
+        return Pipeline(tuning, policy, settings, partition=0, checkpoint=checkpoint)
+
+    def ledger(self, fetch: Callable[[int], bytes] | None) -> Ledger:
+        """What it knows of the verdict topic."""
+        return Ledger(fetch)
+
+    def policy(self, document: PolicyDocument) -> Policy:
+        """The policy it judges by."""
+        return compile_policy(document, document.name.encode())
+
+    def committed(self, safe: Checkpoint, now: Checkpoint) -> Checkpoint:
+        """What is committed of the last checkpoint whose effects are delivered, and of the present one."""
+        return safe
+
+    def reads(self, known: Verdict | None, other: Verdict) -> bool:
+        """Whether a reader of the verdict topic takes ``other``, which comes later in it, for ``known``."""
+        return known is None or (other.at, other.final) >= (known.at, known.final)
+
+
+AS_BUILT = Rules()
+_policies: dict[tuple[str, int], Policy] = {}
+
+
+def policy_of(rules: Rules, number: int) -> Policy:
+    """One of the policies, compiled once."""
+    found = _policies.get((rules.name, number))
+    if found is None:
+        found = _policies[rules.name, number] = rules.policy(POLICIES[number])
+    return found
+
+
+# What a verdict says, apart from when it was found out, how often it was told, and what was told before.
+_BOOKKEEPING = frozenset({"revision", "at", "decided_at", "backlog", "history", "disallowed_since", "alert"})
+_SAID = tuple(field for field in Verdict.__struct_fields__ if field not in _BOOKKEEPING)
+Said = tuple[Any, ...]
+Topic = list[tuple[str, bytes | None]]
+
+
+def said(verdict: Verdict) -> Said:
+    """The content of a verdict: what two runs must agree on."""
+    return tuple(getattr(verdict, field) for field in _SAID)
+
+
+def readers_map(topic: Topic, rules: Rules = AS_BUILT) -> dict[str, Verdict]:
+    """What a process that follows the verdict topic holds for true."""
+    known: dict[str, Verdict] = {}
+    for key, value in topic:
+        if value is None:
+            known.pop(key, None)
+        else:
+            verdict = decode_verdict(value)
+            if rules.reads(known.get(key), verdict):
+                known[key] = verdict
+    return known
+
+
+def told_of(topic: Topic) -> dict[str, list[Said | None]]:
+    """What was told of each key, one after the other; None is a tombstone."""
+    told: dict[str, list[Said | None]] = {}
+    for key, value in topic:
+        told.setdefault(key, []).append(None if value is None else said(decode_verdict(value)))
+    return told
+
+
+def state_of(pipeline: Pipeline) -> list[tuple[Any, ...]]:
+    """All that is open, in a form that does not depend on the order in which conversations were joined."""
+    return sorted(
+        (
+            conversation.account,
+            tuple(sorted(conversation.members)),
+            (conversation.birth.offset, conversation.birth.arrived_ms),
+            conversation.last_ms,
+            conversation.truncated,
+            tuple(sorted(map(msgspec.json.encode, conversation.read_evidence()))),
+            tuple(sorted(map(msgspec.json.encode, conversation.read_properties()))),
+            tuple(sorted(conversation.ids[at : at + 8] for at in range(0, len(conversation.ids), 8))),
+            tuple(sorted((key, seen.offset, seen.arrived_ms) for key, seen in (conversation.recordings or {}).items())),
+            tuple(sorted((key, seen.offset) for key, seen in (conversation.suspects or {}).items())),
+            tuple(sorted(conversation.claims or ())),
+            tuple(sorted(conversation.rooms or ())),
+        )
+        for conversation in pipeline.window.conversations()
+    )
+
+
+class Standing(NamedTuple):
+    """A recording whose conversation is open, and what the state says of it at an instant."""
+
+    conversation: Conversation
+    attribution: Attribution
+    subject: Subject
+    outcome: str | None
+    rule: str | None
+    decided: bool  # By the policy's rules, not by ``when_open``.
+
+
+def standings(pipeline: Pipeline, log_time_ms: int) -> Iterator[Standing]:
+    """What the state says of every open recording: judged anew, whatever has been told."""
+    background = Background(pipeline.settings, (), pipeline.tuning.session_max_ms)
+    for conversation in pipeline.window.conversations():
+        evidence = Evidence(conversation)
+        for recording, seen in (conversation.recordings or {}).items():
+            if recording not in evidence.recordings:
+                continue
+            over = log_time_ms >= seen.arrived_ms + pipeline.tuning.grace_ms
+            attribution = attribute(evidence, recording, background, grace_over=over)
+            judgement = pipeline.judge(conversation, evidence, attribution, grace_over=over)
+            subject = pipeline.subject(conversation, evidence, attribution, grace_over=over)
+            outcome, rule = (None, None) if judgement is None else (judgement.outcome, judgement.rule)
+            yield Standing(conversation, attribution, subject, outcome, rule, rule not in (None, "when_open"))
+
+
+def setting_in(short: str) -> tuple[str, FlexSetting | FlowSetting]:
+    """The account setting a short form tells, and of which account."""
+    event = decode(entry(short))[0]
+    assert isinstance(event, Event)
+    assert isinstance(event.setting, FlexSetting | FlowSetting)
+    return event.account, event.setting
+
+
+class Straight:
+    """The run that nothing interrupts, over the whole log and its closing stretch."""
+
+    def __init__(
+        self,
+        history: History,
+        rules: Rules = AS_BUILT,
+        *,
+        snapshots: frozenset[int] = frozenset(),
+        commits: bool = False,
+    ) -> None:
+        self.topic: Topic = []
+        self.told: list[Sequence[Told]] = []
+        self.states: dict[int, tuple[int | None, list[tuple[Any, ...]]]] = {}
+        self.final_at: dict[str, int] = {}
+        start = Checkpoint(offset=0, generation=1, replay_from=0, log_time_ms=None)
+        settings = AccountSettings()
+        pipeline = rules.pipeline(history.tuning(), policy_of(rules, history.policy), settings, start)
+        pipeline.open(rules.ledger(None))
+        self.pipeline = pipeline
+        for offset, (stamp, value) in enumerate(history.log()):
+            if offset in snapshots:
+                self.states[offset] = (pipeline.log_time_ms, state_of(pipeline))
+            for change in history.changes:
+                if change.before == offset:
+                    apply(change, pipeline, rules)
+            told = pipeline.feed(offset, stamp, value)
+            self.told.append(told)
+            for each in told:
+                if isinstance(each, Publish):
+                    self.topic.append((each.key, None if each.verdict is None else encode_verdict(each.verdict)))
+                    if each.verdict is not None and each.verdict.final:
+                        self.final_at.setdefault(each.key, offset)
+            if commits:
+                pipeline.checkpoint()
+                pipeline.take_counts()
+
+
+def apply(change: Change, pipeline: Pipeline, rules: Rules) -> None:
+    """Let a running process see a change."""
+    what, _, number = change.what.partition(":")
+    if what == "policy":
+        pipeline.change_policy(policy_of(rules, int(number)))
+    else:
+        account, setting = setting_in(change.what)
+        if pipeline.settings.observe(setting):
+            pipeline.change_settings(account)
+
+
+class _Write(NamedTuple):
+    """A verdict on its way to its topic (``verdict`` None: a tombstone), or bytes written back."""
+
+    key: str
+    value: bytes | None
+    at: tuple[int, int] | None
+
+
+class _Owner:
+    """A process that has the partition: its fold, its ledger, and what of it is still on its way."""
+
+    def __init__(self, broker: Broker, pipeline: Pipeline, ledger: Ledger, read_to: int) -> None:
+        self.broker = broker
+        self.pipeline = pipeline
+        self.ledger = ledger
+        self.verdicts: list[_Write] = []
+        self.others: list[SettingSeen] = []
+        self.read_to = read_to
+        self.own: set[int] = set()
+        self.sent = [0, 0]
+        self.delivered = [0, 0]
+        self.candidates: list[tuple[list[int], Checkpoint]] = []
+
+    def follow(self) -> None:
+        """Read what others have written to the verdict topic since."""
+        topic = self.broker.topic
+        while self.read_to < len(topic):
+            place = self.read_to
+            self.read_to += 1
+            if place not in self.own:
+                key, value = topic[place]
+                back = self.ledger.read(key, value, place)
+                if back is not None:
+                    self.verdicts.append(_Write(key, back, None))
+                    self.sent[0] += 1
+
+    def feed(self, offset: int) -> Sequence[Told]:
+        """Feed one message, and queue what it tells."""
+        stamp, value = self.broker.log[offset]
+        told = self.pipeline.feed(offset, stamp, value)
+        for each in told:
+            if isinstance(each, Publish):
+                value = None if each.verdict is None else encode_verdict(each.verdict)
+                self.verdicts.append(_Write(each.key, value, None if each.verdict is None else each.verdict.at))
+                self.sent[0] += 1
+            elif isinstance(each, SettingSeen):
+                self.others.append(each)
+                self.sent[1] += 1
+        return told
+
+    def deliver(self, keep: int) -> None:
+        """Let all that is on its way arrive, but the last ``keep`` of each topic."""
+        while len(self.verdicts) > keep:
+            write = self.verdicts.pop(0)
+            self.own.add(len(self.broker.topic))
+            self.broker.topic.append((write.key, write.value))
+            self.delivered[0] += 1
+            if write.at is not None:
+                self.ledger.placed(write.key, write.at, len(self.broker.topic) - 1)
+        while len(self.others) > keep:
+            self.broker.settings.append(self.others.pop(0).data)
+            self.delivered[1] += 1
+
+    def commit(self, crash: Crash, rules: Rules) -> Checkpoint | None:
+        """The checkpoint that holds when this process has died, None: it has committed nothing."""
+        safe = [at for at, (fence, _) in enumerate(self.candidates) if all(map(_at_most, fence, self.delivered))]
+        if len(safe) <= crash.back:
+            return None
+        place = safe[-1 - crash.back]
+        checkpoint = rules.committed(self.candidates[place][1], self.candidates[-1][1])
+        older = self.candidates[max(0, place - crash.stale)][1]
+        if crash.stale and older.replay_from < checkpoint.replay_from and not self._cut_between(older, place):
+            checkpoint = msgspec.structs.replace(
+                checkpoint, replay_from=older.replay_from, log_time_ms=older.log_time_ms
+            )
+        return checkpoint
+
+    def _cut_between(self, older: Checkpoint, place: int) -> bool:
+        """Whether a cut lies above an older R; the cut then is the newest, which R must not lie below."""
+        return any(cp.cut is not None and cp.cut.offset >= older.replay_from for _, cp in self.candidates[: place + 1])
+
+
+def _at_most(one: int, other: int) -> bool:
+    return one <= other
+
+
+class Broker:
+    """The log, the commits and the verdict topic, and what there is to ask about the log (``checkpoint.Log``)."""
+
+    def __init__(self, log: list[tuple[int, bytes]]) -> None:
+        self.log = log
+        self.low = 0
+        self.topic: Topic = []
+        self.settings: list[bytes] = []
+        start = Checkpoint(offset=0, generation=1, replay_from=0, log_time_ms=None)
+        self.committed = Committed(0, encode_metadata(start, FINGERPRINT))
+
+    @property
+    def high(self) -> int:
+        """The offset the next message will get."""
+        return len(self.log)
+
+    def first_at(self, timestamp_ms: int) -> int | None:
+        """The first retained offset stamped at or after an instant."""
+        found = [at for at in range(self.low, self.high) if self.log[at][0] >= timestamp_ms]
+        return found[0] if found else self.high
+
+    def stamp(self, offset: int) -> int | None:
+        """The stamp of the first retained message at or after ``offset``."""
+        return self.log[max(offset, self.low)][0] if offset < self.high else None
+
+    def fetch(self, place: int) -> bytes:
+        """One verdict by its place; what a ledger dropped, it reads back so."""
+        value = self.topic[place][1]
+        assert value is not None
+        return value
+
+
+class Takeover(NamedTuple):
+    """What a takeover found: where it began, the state it rebuilt, which finals were published by then."""
+
+    offset: int
+    log_time_ms: int | None
+    state: list[tuple[Any, ...]]
+    finals: frozenset[str]
+    known_changes: int
+
+
+class Interrupted:
+    """The run in which processes die, over the same log. ``faults`` is what was seen to be wrong on the way."""
+
+    def __init__(self, history: History, rules: Rules = AS_BUILT) -> None:
+        self.history = history
+        self.rules = rules
+        self.broker = Broker(history.log())
+        self.takeovers: list[Takeover] = []
+        self.faults: dict[str, str] = {}
+        self.blind_until_ms: int | None = None
+        self.ended_by_zombies: set[str] = set()  # By a policy or settings that no longer held.
+        self._top = -1  # The last message that anybody has seen.
+        self._late: list[tuple[int, list[_Write]]] = []  # What zombies have still on its way, and when it arrives.
+        for crash in history.crashes:
+            self._live(crash)
+        self._live(None)
+        self.topic = self.broker.topic
+
+    def _live(self, crash: Crash | None) -> None:
+        """One process, from takeover to its death or the end of the log."""
+        owner = self._take_over()
+        last = self.broker.high - 1 if crash is None else min(crash.after, self.broker.high - 1)
+        fed = 0
+        for offset in range(owner.pipeline.committed, last + 1):
+            self._arrive(fed, owner, everything=crash is None and offset >= len(self.history.messages))
+            for change in self.history.changes:
+                if change.before == offset and change.before > self._top:
+                    apply(change, owner.pipeline, self.rules)
+            self._top = max(self._top, offset)
+            told = owner.feed(offset)
+            owner.deliver(0 if crash is None else crash.unwritten)
+            owner.candidates.append((list(owner.sent), owner.pipeline.checkpoint()))
+            fed += 1
+            self._look(owner, offset, told)
+        if crash is None:
+            owner.deliver(0)
+            return
+        checkpoint = owner.commit(crash, self.rules)
+        if checkpoint is not None:
+            self.broker.committed = Committed(checkpoint.offset, encode_metadata(checkpoint, FINGERPRINT))
+        if crash.zombie is not None:
+            for offset in range(last + 1, min(last + 1 + crash.zombie, len(self.history.messages))):
+                if offset >= owner.pipeline.next_offset:
+                    self._top = max(self._top, offset)
+                    told = owner.feed(offset)
+                    if any(last < change.before <= offset for change in self.history.changes):
+                        self.ended_by_zombies |= {each.key for each in told if isinstance(each, Publish)}
+            self._late.append((crash.arrives, owner.verdicts))
+        if crash.low is not None:
+            self.broker.low = max(self.broker.low, min(crash.low, self._top + 1))
+
+    def _take_over(self) -> _Owner:
+        history, broker, rules = self.history, self.broker, self.rules
+        tuning = history.tuning()
+        resumed = resume(
+            broker.committed,
+            broker,
+            fingerprint=FINGERPRINT,
+            start_at="earliest",
+            window_ms=tuning.window_ms,
+            age_max_ms=tuning.age_max_ms,
+            now_ms=broker.log[-1][0],
+        )
+        self._arrive(0, None)
+        ledger = rules.ledger(broker.fetch if history.drop_finals else None)
+        policy, settings, known = self._known(rules)
+        owner = _Owner(broker, None, ledger, 0)  # type: ignore[arg-type]  # It has no fold yet.
+        owner.follow()
+        checkpoint = resumed.in_generation(ledger.greatest_generation())
+        if resumed.blind is not None and checkpoint.cut is not None:
+            self.blind_until_ms = max(self.blind_until_ms or 0, checkpoint.cut.until_ms)
+        owner.pipeline = pipeline = rules.pipeline(tuning, policy, settings, checkpoint)
+        if checkpoint.replay_from > broker.low:
+            pipeline.prime(broker.log[checkpoint.replay_from - 1][0])
+        for offset in range(checkpoint.replay_from, checkpoint.offset):
+            if owner.feed(offset):
+                self.faults.setdefault("gate", f"the replay of {offset} was not silent")
+        self._arrive(-1, None)
+        owner.follow()
+        finals = frozenset(key for key, verdict in readers_map(broker.topic, rules).items() if verdict.final)
+        self.takeovers.append(Takeover(checkpoint.offset, pipeline.log_time_ms, state_of(pipeline), finals, known))
+        pipeline.open(ledger)
+        return owner
+
+    def _known(self, rules: Rules) -> tuple[Policy, AccountSettings, int]:
+        """What a process knows that begins now: the present policy, and all settings told so far."""
+        policy = policy_of(rules, self.history.policy)
+        settings = AccountSettings()
+        for data in self.broker.settings:
+            event = decode(data)[0]
+            assert isinstance(event, Event)
+            assert event.setting is not None
+            settings.observe(event.setting)
+        known = 0
+        for change in self.history.changes:
+            if change.before <= self._top:
+                known += 1
+                what, _, number = change.what.partition(":")
+                if what == "policy":
+                    policy = policy_of(rules, int(number))
+                else:
+                    settings.observe(setting_in(change.what)[1])
+        return policy, settings, known
+
+    def _arrive(self, fed: int, owner: _Owner | None, *, everything: bool = False) -> None:
+        """Let what zombies had on its way arrive, when its time has come."""
+        if owner is None:
+            due = [writes for arrives, writes in self._late if arrives == fed]
+            self._late = [late for late in self._late if late[0] != fed]
+        else:
+            due = [writes for arrives, writes in self._late if everything or arrives <= fed]
+            self._late = [] if everything else [late for late in self._late if late[0] > fed]
+        for writes in due:
+            self.broker.topic += [(write.key, write.value) for write in writes]
+        if owner is not None:
+            owner.follow()
+
+    def _look(self, owner: _Owner, offset: int, told: Sequence[Told]) -> None:
+        """Look at what one message told, and whether what is published is what the state says."""
+        fault = more_than_one(told)
+        if fault:
+            self.faults.setdefault("P7", f"message {offset}: {fault}")
+        pipeline = owner.pipeline
+        assert pipeline.gate is not None
+        if offset < pipeline.gate:
+            return
+        fault = unlike_state(pipeline, owner.ledger, offset)
+        if fault:
+            self.faults.setdefault("P3", f"message {offset}: {fault}")
+
+
+def more_than_one(told: Sequence[Told]) -> str | None:
+    """What is wrong if one message told more of a recording than a final verdict and its late change."""
+    final: dict[str, bool] = {}
+    for each in told:
+        if isinstance(each, Publish) and each.verdict is not None:
+            if not final.get(each.key, True):
+                return f"{each.key} was told twice"
+            final[each.key] = each.verdict.final
+    return None
+
+
+def unlike_state(pipeline: Pipeline, ledger: Ledger, offset: int) -> str | None:
+    """Where what is published differs from what the state says; None where nothing does."""
+    assert pipeline.log_time_ms is not None
+    at = (pipeline.generation, offset)
+    for standing in standings(pipeline, pipeline.log_time_ms):
+        key = standing.attribution.recording_sid
+        if standing.outcome is None or ledger.ahead(key, at):
+            continue
+        published = ledger.published(key)
+        if published is None:
+            return f"{key} is {standing.outcome}, and nothing is published"
+        if published.final:
+            continue
+        if published.outcome == "disallowed" and standing.conversation.birth.offset > published.rests_from:
+            continue
+        seen = (published.outcome, published.rule, published.cause, published.recording_status)
+        meant = (standing.outcome, standing.rule, standing.attribution.cause, standing.attribution.status)
+        if seen != meant:
+            return f"{key} is {meant}, and published is {seen}"
+    return None
+
+
+# --------------------------------------------------------------------------- the properties
+
+Check = Callable[[History, Rules], "str | None"]
+
+
+def judged_otherwise(history: History, run: Interrupted, straight: Straight) -> set[str]:
+    """The recordings that closed, untold, before a change, and were judged after it: the two runs may differ there."""
+    changes = [change.before for change in history.changes]
+    in_log = [at + 1 for at, (_, entries) in enumerate(history.messages) if "flex(" in entries or "flow(" in entries]
+    return {
+        key
+        for takeover in run.takeovers
+        for key, closed in straight.final_at.items()
+        if key not in takeover.finals
+        and (any(closed < at for at in changes[: takeover.known_changes]) or any(closed < at for at in in_log))
+    } | run.ended_by_zombies
+
+
+def same_final_map(history: History, rules: Rules) -> str | None:
+    """P1: the final map of the interrupted run is that of the uninterrupted one."""
+    run, straight = Interrupted(history, rules), Straight(history, rules)
+    ours, theirs = readers_map(run.topic, rules), readers_map(straight.topic, rules)
+    apart = judged_otherwise(history, run, straight)
+    for key in sorted({*ours, *theirs} - apart):
+        mine, other = ours.get(key), theirs.get(key)
+        if mine is None or other is None:
+            return f"{key}: only one of the runs has a verdict"
+        if said(mine) != said(other):
+            return f"{key}: {unlike(mine, other)}"
+    return None
+
+
+def unlike(mine: Verdict, other: Verdict) -> str:
+    """Which fields of two verdicts differ, and how."""
+    pairs = [(field, getattr(mine, field), getattr(other, field)) for field in _SAID]
+    return ", ".join(f"{field} {one!r} instead of {two!r}" for field, one, two in pairs if one != two)
+
+
+def _steady(history: History) -> bool:
+    """Whether nothing changes but the log: no policy, no setting, no zombie."""
+    settings = any("flex(" in entries or "flow(" in entries for _, entries in history.messages)
+    return not history.changes and not settings and all(crash.zombie is None for crash in history.crashes)
+
+
+def told_in_order(history: History, rules: Rules) -> str | None:
+    """P2: what the interrupted run tells of a recording is a subsequence of the uninterrupted, nothing is told twice."""
+    run, straight = Interrupted(history, rules), Straight(history, rules)
+    whole = told_of(straight.topic)
+    for key, told in told_of(run.topic).items():
+        if None in told:
+            continue  # A tombstone holds no position: a suspicion withdrawn may be told, and withdrawn, once more.
+        for one, two in zip(told, told[1:], strict=False):
+            if one == two:
+                return f"{key}: told again, unchanged"
+        rest = iter(whole.get(key, []))
+        if not all(each in rest for each in told):
+            return f"{key}: what was told is no subsequence"
+    return None
+
+
+def quiet_moment(history: History, rules: Rules) -> str | None:
+    """P3: after each message that is told, what is published is what the state says."""
+    return Interrupted(history, rules).faults.get("P3")
+
+
+def same_state(history: History, rules: Rules) -> str | None:
+    """State: the conversations that a rebuild leaves open are those of the uninterrupted run."""
+    run = Interrupted(history, rules)
+    straight = Straight(history, rules, snapshots=frozenset(takeover.offset for takeover in run.takeovers))
+    for takeover in run.takeovers:
+        log_time_ms, state = straight.states[takeover.offset]
+        if takeover.state != state:
+            return f"rebuilt at {takeover.offset}: the open conversations differ"
+        if takeover.log_time_ms != log_time_ms:
+            return f"rebuilt at {takeover.offset}: log time {takeover.log_time_ms} instead of {log_time_ms}"
+    return run.faults.get("gate")
+
+
+def never_allowed_by_loss(history: History, rules: Rules) -> str | None:
+    """P5: what retention took never turns *disallowed* into *allowed*; and in the end every verdict is final.
+
+    The known hole is left out: a conversation born after the blind interval's end.
+    """
+    run, straight = Interrupted(history, rules), Straight(history, rules)
+    whole = readers_map(straight.topic, rules)
+    for key, verdict in readers_map(run.topic, rules).items():
+        if not verdict.final:
+            return f"{key}: stays {verdict.outcome}, not final"
+        other = whole.get(key)
+        if verdict.outcome == "allowed" and other is not None and other.outcome == "disallowed":
+            if not in_known_hole(run, verdict):
+                return f"{key}: allowed by {verdict.rule}, and disallowed by {other.rule} without the loss"
+    return None
+
+
+def in_known_hole(run: Interrupted, verdict: Verdict) -> bool:
+    """Whether a verdict rests on a conversation that began after the end of what a cut marks as truncated."""
+    born_ms = run.broker.log[verdict.rests_from][0]
+    return run.blind_until_ms is not None and born_ms >= run.blind_until_ms
+
+
+def batches_change_nothing(history: History, rules: Rules) -> str | None:
+    """P6: where a batch ends (a checkpoint is made, counters are taken) plays no part in what is told."""
+    one, other = Straight(history, rules), Straight(history, rules, commits=True)
+    for offset, (mine, theirs) in enumerate(zip(one.told, other.told, strict=True)):
+        if mine != theirs:
+            return f"message {offset}: told otherwise where a batch ended before it"
+    return None
+
+
+def told_once(history: History, rules: Rules) -> str | None:
+    """P7: one verdict per recording and message (but a final one's late change); ``at`` and revisions only rise."""
+    run = Interrupted(history, rules)
+    if "P7" in run.faults:
+        return run.faults["P7"]
+    if any(crash.zombie is not None for crash in history.crashes):
+        return None
+    last: dict[str, Verdict] = {}
+    for key, value in run.topic:
+        if value is None:
+            last.pop(key, None)
+            continue
+        verdict = decode_verdict(value)
+        before = last.get(key)
+        if before is not None and verdict.at < before.at:
+            return f"{key}: at {verdict.at} after {before.at}"
+        if before is not None and verdict.revision <= before.revision:
+            return f"{key}: revision {verdict.revision} after {before.revision}"
+        last[key] = verdict
+    return None
+
+
+class Property(NamedTuple):
+    """A promise, and the kind of history it is tried on."""
+
+    name: str
+    check: Check
+    feature: Feature
+
+    def example(self, number: int) -> History:
+        """Example ``number`` of this property, the same everywhere."""
+        return generate(self.feature, random.Random(f"{self.name}:{number}"))
+
+
+PROPERTIES = (
+    Property("P1 same final map", same_final_map, Feature()),
+    Property("P2 told in order, once", told_in_order, Feature(zombies=False, changes=False)),
+    Property("P3 quiet moment", quiet_moment, Feature()),
+    Property("state after a rebuild", same_state, Feature(zombies=False, changes=False)),
+    Property("P5 nothing allowed by a loss", never_allowed_by_loss, Feature(losses=True, changes=False)),
+    Property("P6 batches change nothing", batches_change_nothing, Feature(crashes=False)),
+    Property("P7 one verdict a message", told_once, Feature()),
+)
+
+
+def shrink(history: History, fails: Callable[[History], bool]) -> History:
+    """A smaller history that still fails: whatever can be left out, is."""
+    smaller = True
+    while smaller:
+        smaller = False
+        for candidate in _smaller(history):
+            if fails(candidate):
+                history, smaller = candidate, True
+                break
+    return history
+
+
+def _smaller(history: History) -> Iterator[History]:
+    for at in range(len(history.crashes)):
+        yield history._replace(crashes=history.crashes[:at] + history.crashes[at + 1 :])
+    for at in range(len(history.changes)):
+        yield history._replace(changes=history.changes[:at] + history.changes[at + 1 :])
+    for at in range(len(history.messages)):
+        yield _without_message(history, at)
+    for at, crash in enumerate(history.crashes):
+        for simpler in (
+            crash._replace(unwritten=0),
+            crash._replace(back=0),
+            crash._replace(stale=0),
+            crash._replace(zombie=None, arrives=0),
+            crash._replace(zombie=0 if crash.zombie else crash.zombie),
+            crash._replace(low=None),
+        ):
+            if simpler != crash:
+                yield history._replace(crashes=(*history.crashes[:at], simpler, *history.crashes[at + 1 :]))
+    for at, (stamp, entries) in enumerate(history.messages):
+        for part in entries.split() if " " in entries else ():
+            yield _with_message(history, at, stamp, part)
+        plain = entries.partition("#")[0].partition("@")[0]
+        if " " not in entries and plain != entries:
+            yield _with_message(history, at, stamp, plain)
+        if entries != "tick()":
+            yield _with_message(history, at, stamp, "tick()")
+        if stamp > 0:
+            yield _with_message(history, at, stamp - 1, entries)
+    for name, simple in (("age_max_ms", 1000), ("entries_max", 50), ("drop_finals", False), ("policy", 0)):
+        if getattr(history, name) != simple:
+            yield history._replace(**{name: simple})
+
+
+def _with_message(history: History, at: int, stamp: int, entries: str) -> History:
+    return history._replace(messages=(*history.messages[:at], (stamp, entries), *history.messages[at + 1 :]))
+
+
+def _without_message(history: History, at: int) -> History:
+    def moved(offset: int) -> int:
+        return offset - 1 if offset > at else offset
+
+    return history._replace(
+        messages=history.messages[:at] + history.messages[at + 1 :],
+        crashes=tuple(
+            crash._replace(after=crash.after - (crash.after >= at), low=None if crash.low is None else moved(crash.low))
+            for crash in history.crashes
+        ),
+        changes=tuple(change._replace(before=moved(change.before)) for change in history.changes),
+    )
+
+
+# --------------------------------------------------------------------------- the refuted rules
+
+
+class _OtherWindow(Pipeline):
+    """A fold over a window of another type."""
+
+    window_type: type[Window] = Window
+
+    def __init__(self, tuning: Tuning, policy: Policy, settings: AccountSettings, **more: Any) -> None:
+        super().__init__(tuning, policy, settings, **more)
+        self.window = self.window_type(
+            window_ms=tuning.window_ms,
+            grace_ms=tuning.grace_ms,
+            age_max_ms=tuning.age_max_ms,
+            entries_max=tuning.entries_max,
+            cut=more["checkpoint"].cut,
+        )
+
+
+class _OtherPipeline(Rules):
+    """Rules with another fold."""
+
+    pipeline_type: type[Pipeline]
+
+    def pipeline(self, tuning: Tuning, policy: Policy, settings: AccountSettings, checkpoint: Checkpoint) -> Pipeline:
+        return self.pipeline_type(tuning, policy, settings, partition=0, checkpoint=checkpoint)
+
+
+class _OtherLedger(Rules):
+    """Rules with another view of what is published."""
+
+    ledger_type: type[Ledger]
+
+    def ledger(self, fetch: Callable[[int], bytes] | None) -> Ledger:
+        return self.ledger_type(fetch)
+
+
+class NoLogTime(Rules):
+    """The commit does not hold the log time at R: it is taken from the message there."""
+
+    name, refuted_by = "no log time at R", "state"
+
+    def committed(self, safe: Checkpoint, now: Checkpoint) -> Checkpoint:
+        return msgspec.structs.replace(safe, log_time_ms=None)
+
+
+class NowWithOldCommit(Rules):
+    """R and its log time are those of now, though C is held back until its effects are delivered."""
+
+    name, refuted_by = "R, w of now with C held back", "state"
+
+    def committed(self, safe: Checkpoint, now: Checkpoint) -> Checkpoint:
+        return msgspec.structs.replace(
+            now, offset=safe.offset, replay_from=min(now.replay_from, safe.offset), cut=safe.cut
+        )
+
+
+class NoCut(Rules):
+    """The commit does not hold the cut."""
+
+    name, refuted_by = "cuts not in the checkpoint", "P1"
+
+    def committed(self, safe: Checkpoint, now: Checkpoint) -> Checkpoint:
+        return msgspec.structs.replace(safe, cut=None)
+
+
+class DuplicateIsNoArrival(_OtherPipeline):
+    """A duplicate does not extend the window."""
+
+    name, refuted_by = "a duplicate does not extend the window", "P1"
+
+    class pipeline_type(_OtherWindow):  # noqa: N801 - it stands for an attribute.
+        class window_type(Window):  # noqa: N801
+            def fold(self, event: Event, offset: int, index: int, arrived_ms: int) -> Touched:
+                before = {id(c): c.last_ms for account in self.accounts.values() for c in account.index.values()}
+                touched = super().fold(event, offset, index, arrived_ms)
+                if touched.duplicate and touched.conversation is not None:
+                    touched.conversation.last_ms = before[id(touched.conversation)]
+                return touched
+
+
+class DuplicatesOfThePartition(_OtherPipeline):
+    """An event is a duplicate if the partition has ever seen its id, not only its conversation."""
+
+    name, refuted_by = "duplicate memory for the partition", "P1"
+
+    class pipeline_type(_OtherWindow):  # noqa: N801
+        class window_type(Window):  # noqa: N801
+            def __init__(self, **bounds: Any) -> None:
+                super().__init__(**bounds)
+                self.seen: set[tuple[str, str]] = set()
+
+            def fold(self, event: Event, offset: int, index: int, arrived_ms: int) -> Touched:
+                key = (event.account, event.id or "")
+                known = event.id is not None and event.members and key in self.seen
+                self.seen.add(key)
+                if known and not any(m in self.accounts[a].index for a in self.accounts for m in event.members):
+                    return Touched(None, True, 0, ())
+                return super().fold(event, offset, index, arrived_ms)
+
+
+class ExpiryFromFirst(_OtherPipeline):
+    """A conversation closes a window after its first arrival."""
+
+    name, refuted_by = "expiry from the first arrival", "P1"
+
+    class pipeline_type(_OtherWindow):  # noqa: N801
+        class window_type(Window):  # noqa: N801
+            def fold(self, event: Event, offset: int, index: int, arrived_ms: int) -> Touched:
+                touched = super().fold(event, offset, index, arrived_ms)
+                if touched.conversation is not None:
+                    touched.conversation.last_ms = touched.conversation.birth.arrived_ms
+                return touched
+
+
+class BoundOfOne(_OtherPipeline):
+    """The age bound closes only the conversation that is too old."""
+
+    name, refuted_by = "the bound closes only the long conversation", "P1"
+
+    class pipeline_type(_OtherWindow):  # noqa: N801
+        class window_type(Window):  # noqa: N801
+            def close_all(self) -> list[Conversation]:
+                old = [c for c in self.conversations() if c.last_ms - c.birth.arrived_ms > self.age_max_ms]
+                for conversation in old:
+                    self._close(conversation)
+                return old
+
+
+class CutDroppedEarly(_OtherPipeline):
+    """The cut is dropped at ``until``, whatever is still open."""
+
+    name, refuted_by = "cut dropped at until", "state"
+
+    class pipeline_type(_OtherWindow):  # noqa: N801
+        class window_type(Window):  # noqa: N801
+            def drop_cut_when_over(self, log_time_ms: int) -> None:
+                if self.cut is not None and log_time_ms >= self.cut.until_ms:
+                    self.cut = None
+
+
+class FinalReplaced(_OtherLedger):
+    """A final verdict may be replaced like any other."""
+
+    name, refuted_by = "final may be replaced", "P1"
+
+    class ledger_type(Ledger):  # noqa: N801
+        def published(self, key: str) -> Verdict | None:
+            verdict = super().published(key)
+            return verdict and msgspec.structs.replace(verdict, final=False)
+
+
+class NoPosition(_OtherLedger):
+    """What is published is compared with whatever was decided, later or earlier; the gate opens at C."""
+
+    name, refuted_by = "no position rule", "P2"
+
+    class ledger_type(Ledger):  # noqa: N801
+        def ahead(self, key: str, at: tuple[int, int]) -> bool:
+            return False
+
+        def greatest_offset(self, generation: int) -> int | None:
+            return None
+
+
+class NotComparedAtTheGate(_OtherPipeline):
+    """What the rebuild left different is not compared when the gate opens."""
+
+    name, refuted_by = "suppressed verdicts not compared again", "P3"
+
+    class pipeline_type(Pipeline):  # noqa: N801
+        def open(self, ledger: Ledger) -> int:
+            gate = super().open(ledger)
+            self._all_dirty = False
+            return gate
+
+
+class HeldBackForGood(_OtherPipeline):
+    """A final verdict that is held back, because what is published was decided later, is not tried again."""
+
+    name, refuted_by = "held back and not tried again", "P1"
+
+    class pipeline_type(Pipeline):  # noqa: N801
+        def _try_again(self, offset: int) -> list[Any]:
+            self._overtaken = []
+            return []
+
+
+class CommitBeforeTheGate(_OtherPipeline):
+    """The checkpoint goes on while what was decided is still held back."""
+
+    name, refuted_by = "commit before the gate", "P1"
+
+    class pipeline_type(Pipeline):  # noqa: N801
+        def checkpoint(self) -> Checkpoint:
+            return self._checkpoint_at(self.next_offset)
+
+
+class OthersNotHeard(_OtherLedger):
+    """What a former owner writes over ours is known, but nothing is compared with it."""
+
+    name, refuted_by = "what others write is not compared", "P3"
+
+    class ledger_type(Ledger):  # noqa: N801
+        def take_heard(self) -> list[str]:
+            super().take_heard()
+            return []
+
+
+class LastWriterWins(_OtherLedger):
+    """Readers and owners take the last message of a key for what holds."""
+
+    name, refuted_by = "last writer wins", "P1"
+
+    class ledger_type(Ledger):  # noqa: N801
+        def read(self, key: str, value: bytes | None, place: int) -> bytes | None:
+            super().read(key, None, place)
+            return super().read(key, value, place)
+
+    def reads(self, known: Verdict | None, other: Verdict) -> bool:
+        return True
+
+
+class FinalIsNoOrder(_OtherLedger):
+    """Of two verdicts decided at one position the later message holds, though the other was final."""
+
+    name, refuted_by = "final is no part of the order", "P1"
+
+    class ledger_type(Ledger):  # noqa: N801
+        def read(self, key: str, value: bytes | None, place: int) -> bytes | None:
+            known, verdict = self.published(key), None if value is None else decode_verdict(value)
+            if known is not None and verdict is not None and known.at == verdict.at:
+                super().read(key, None, place)
+            return super().read(key, value, place)
+
+    def reads(self, known: Verdict | None, other: Verdict) -> bool:
+        return known is None or other.at >= known.at
+
+
+class NoRestsFrom(_OtherLedger):
+    """*Disallowed* turns into *allowed* on whatever evidence is left."""
+
+    name, refuted_by = "no rests_from rule", "P5"
+
+    class ledger_type(Ledger):  # noqa: N801
+        def published(self, key: str) -> Verdict | None:
+            verdict = super().published(key)
+            return verdict and msgspec.structs.replace(verdict, rests_from=1 << 60)
+
+
+class _Settles(Policy):
+    __slots__ = ()
+
+    def settle(self, *, truncated: bool) -> Any:
+        return super().settle(truncated=False)
+
+
+class AllowedOnLittle(Rules):
+    """``when_open`` may allow on truncated evidence."""
+
+    name, refuted_by = "when_open may allow on truncated evidence", "P5"
+
+    def policy(self, document: PolicyDocument) -> Policy:
+        return _Settles(document, "sha256:" + document.name)
+
+
+class NoOrphans(_OtherPipeline):
+    """A verdict whose conversation was lost is left as it is."""
+
+    name, refuted_by = "no closing of orphans", "P5"
+
+    class pipeline_type(Pipeline):  # noqa: N801
+        def _end_orphans(self, offset: int, log_time_ms: int) -> list[Told]:
+            return []
+
+
+REFUTED: tuple[Rules, ...] = (
+    NoLogTime(),
+    NowWithOldCommit(),
+    DuplicateIsNoArrival(),
+    DuplicatesOfThePartition(),
+    ExpiryFromFirst(),
+    BoundOfOne(),
+    NoCut(),
+    CutDroppedEarly(),
+    FinalReplaced(),
+    NoPosition(),
+    NotComparedAtTheGate(),
+    HeldBackForGood(),
+    CommitBeforeTheGate(),
+    OthersNotHeard(),
+    LastWriterWins(),
+    FinalIsNoOrder(),
+    NoRestsFrom(),
+    AllowedOnLittle(),
+    NoOrphans(),
+)
