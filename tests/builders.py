@@ -534,13 +534,10 @@ def _bytes_of(line: Line, by_line: Mapping[int, bytes]) -> bytes:
     elif "bytes" in line.fields:
         value = str(line.take("bytes")).encode()
     else:
-        # `recording` is also a key of `verb_finished`: the words that need another beside them are asked first.
-        words = [word for word in _WORDS if word in line.fields]
-        if "verb_finished" in words:
-            words = ["verb_finished"]
-        if len(words) != 1:
-            raise ScenarioError(f"line {line.number} of `given` says {' and '.join(words) or 'nothing that happened'}")
-        value = json.dumps(_WORDS[words[0]](line, line.take(words[0]))).encode()
+        word = next(iter(line.fields), None)  # The first word says what happened; the others tell more of it.
+        if word not in _WORDS:
+            raise ScenarioError(f"line {line.number} of `given`: nothing happens that is called {word}")
+        value = json.dumps(_WORDS[word](line, line.take(word))).encode()
     if line.fields:
         raise ScenarioError(f"line {line.number} of `given`: nobody reads {', '.join(line.fields)}")
     return value

@@ -161,8 +161,9 @@ def test_no_two_scenarios_have_one_title():
     ("line", "complaint"),
     [
         ({"at": 0, "recording": "RE1", "colour": "red"}, "colour"),
-        ({"at": 0}, "nothing that happened"),
-        ({"at": 0, "recording": "RE1", "twiml": "CA1"}, "recording and twiml"),
+        ({"at": 0}, "nothing happens"),
+        ({"at": 0, "rekording": "RE1"}, "called rekording"),
+        ({"at": 0, "recording": "RE1", "twiml": "CA1"}, "nobody reads twiml"),
         ({"recording": "RE1"}, "at is missing"),
         ({"at": "soon", "recording": "RE1"}, "no span"),
         ({"at": 0, "recording": "the first"}, "no SID"),

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from monitor.core.decode import is_sid
 from monitor.core.events import (
     FOUND_BY_LISTING,
     FOUND_BY_STREAM,
@@ -429,6 +430,7 @@ class Evidence:
 
 _FAR: Final = 1 << 60
 _BY_TIME: Final = attrgetter("occurred_ms", "offset")
+_OFFSET: Final = attrgetter("offset")
 _PHASE_ORDER: Final = {"join": 0, "inside": 1, "leave": 2}
 _LEAVE: Final = _PHASE_ORDER["leave"]
 
@@ -459,8 +461,8 @@ def _arrival(proof: Proof) -> int:
 
 
 def _is_task_name(name: str) -> bool:
-    """Flex names a conference after its task: https://www.twilio.com/docs/flex/developer/conversations."""
-    return name.startswith("WT")
+    """Flex names a conference after its task, by the task's SID; a room may be called WT-something by anybody."""
+    return is_sid(name, "WT")
 
 
 # --------------------------------------------------------------------------- the attribution of one recording
@@ -712,12 +714,17 @@ def _source(sights: list[tuple[Kept, RecordingFact]]) -> tuple[str | None, Kept]
     """The start source and the event that says so; one that Twilio states beats one that a verb implies."""
     for implied in (False, True):
         for known in (True, False):
-            for kept, fact in sights:
-                if fact.source is None or (fact.found_by == FOUND_BY_VERB) is not implied:
-                    continue
-                if (fact.source.lower() in _CANONICAL_SOURCE) is known:
-                    return canonical_source(fact.source), kept
-    return None, sights[0][0]
+            stating = [
+                (kept, canonical_source(fact.source))
+                for kept, fact in sights
+                if fact.source is not None
+                and (fact.found_by == FOUND_BY_VERB) is implied
+                and (fact.source.lower() in _CANONICAL_SOURCE) is known
+            ]
+            if stating:
+                source = stating[0][1]
+                return source, min((kept for kept, stated in stating if stated == source), key=_OFFSET)
+    return None, min((kept for kept, _ in sights), key=_OFFSET)
 
 
 def _started_ms(sights: list[tuple[Kept, RecordingFact]]) -> int:
