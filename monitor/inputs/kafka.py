@@ -26,7 +26,6 @@ import msgspec
 import structlog
 from confluent_kafka import (
     OFFSET_BEGINNING,
-    OFFSET_INVALID,
     Consumer,
     KafkaError,
     KafkaException,
@@ -45,7 +44,7 @@ from monitor.inputs.checkpoint import (
     fingerprint_of,
     resume,
 )
-from monitor.inputs.reader import BEGINNING, Peek, Reader, headers_of, logger, reader_properties, shared_properties
+from monitor.inputs.reader import BEGINNING, Questions, Reader, headers_of, logger, reader_properties, shared_properties
 
 log = structlog.get_logger(__name__)
 
@@ -59,10 +58,10 @@ COMMIT_EVERY_S: Final = 1.0
 TICK_EVERY_S: Final = 10.0
 REPORT_EVERY_S: Final = 1.0
 WAKE_EVERY_S: Final = 0.05
+WAKE_TIMEOUT_S: Final = 0.05
 IDLE_POLL_S: Final = 0.2
 BUSY_POLL_S: Final = 0.005
 FINISH_S: Final = 4.0
-LOOKUP_TIMEOUT_S: Final = 10.0
 RETRY_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 # A commit may be refused once because a rebalance was under way, and the partition still be ours when it is over.
 REFUSALS_MAX: Final = 2
@@ -427,27 +426,17 @@ class _Settings:
 class _Log:
     """The `checkpoint.Log` of one partition, asked of the broker. Used on the asking thread."""
 
-    def __init__(self, consumer: Consumer, peek: Peek, topic: str, partition: int) -> None:
-        self._consumer = consumer
-        self._peek = peek
+    def __init__(self, questions: Questions, topic: str, partition: int) -> None:
+        self._questions = questions
         self._where = (topic, partition)
-        self.low, self.high = consumer.get_watermark_offsets(TopicPartition(topic, partition), LOOKUP_TIMEOUT_S)
+        self.low, self.high = questions.bounds(topic, partition)
 
     def first_at(self, timestamp_ms: int) -> int | None:
-        asked = TopicPartition(*self._where, max(0, timestamp_ms))
-        try:
-            [found] = self._consumer.offsets_for_times([asked], LOOKUP_TIMEOUT_S)
-        except KafkaException as failure:
-            error = failure.args[0]
-            if error.code() in (KafkaError._TIMED_OUT, KafkaError._TRANSPORT):
-                raise OutOfReach(f"offsets by time: {error.name()}") from failure
-            return None  # A broker that can't be asked so (the embedded one), and never will.
-        if found.error is not None:
-            return None
-        return found.offset if found.offset >= 0 else self.high
+        found = self._questions.first_at(*self._where, timestamp_ms)
+        return self.high if found is not None and found < 0 else found
 
     def stamp(self, offset: int) -> int | None:
-        message = self._peek.at_or_after(*self._where, offset)
+        message = self._questions.at_or_after(*self._where, offset)
         return message.timestamp()[1] if message is not None else None
 
 
@@ -500,7 +489,7 @@ class Member:
         self._joined = False
         self._fingerprint: str | None = None
         self._settings_left: set[int] | None = None
-        self._settings_asking: Future[list[int]] | None = None
+        self._settings_asking: Future[tuple[str | None, list[int]]] | None = None
         self._settings_after = 0.0
         self._report_after = 0.0
         self._said: dict[str, float] = {}
@@ -509,7 +498,7 @@ class Member:
         )
         reading = reader_properties(client, group_id)
         self._reader = Reader(reading, on_error=self._client_error)
-        self._peek = Peek(reading)
+        self._questions = Questions(reading)
         self._askers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kafka-questions")
 
     # What others may ask, from any thread.
@@ -796,15 +785,10 @@ class Member:
         events = self._topics.events
         if self._fingerprint is None:
             self._fingerprint = self._ask_fingerprint()
-        [found] = self._consumer.committed([TopicPartition(events, partition)], LOOKUP_TIMEOUT_S)
-        if found.error is not None:
-            raise KafkaException(found.error)
-        committed = None
-        if found.offset != OFFSET_INVALID and found.offset >= 0:
-            committed = Committed(found.offset, found.metadata)
+        found = self._questions.committed(events, partition)
         return resume(
-            committed,
-            _Log(self._consumer, self._peek, events, partition),
+            Committed(*found) if found is not None else None,
+            _Log(self._questions, events, partition),
             fingerprint=self._fingerprint,
             start_at=self._times.start_at,
             window_ms=self._times.window_ms,
@@ -813,11 +797,10 @@ class Member:
         )
 
     def _ask_fingerprint(self) -> str:
-        partitions = self._reader.partitions_of(self._topics.events, LOOKUP_TIMEOUT_S)
-        verdicts = self._reader.partitions_of(self._topics.verdicts, LOOKUP_TIMEOUT_S)
+        cluster_id, partitions = self._questions.describe(self._topics.events)
+        _, verdicts = self._questions.describe(self._topics.verdicts)
         if len(verdicts) < len(partitions):
             raise OutOfReach(f"{self._topics.verdicts} has fewer partitions than {self._topics.events}")
-        cluster_id = self._consumer.list_topics(self._topics.events, LOOKUP_TIMEOUT_S).cluster_id
         return fingerprint_of(cluster_id, self._topic_id(), len(partitions))
 
     def _asked(self, held: _Held, asking: Future[Resume]) -> None:
@@ -836,7 +819,7 @@ class Member:
 
     def _fetch_verdict(self, partition: int, place: int) -> bytes:
         try:
-            message = self._peek.at_or_after(self._topics.verdicts, partition, place)
+            message = self._questions.at_or_after(self._topics.verdicts, partition, place)
         except OutOfReach as error:
             raise OutputUnavailable(str(error)) from error
         value = message.value() if message is not None and message.offset() == place else None
@@ -902,7 +885,7 @@ class Member:
             self._tick(held)
         if not held.heard and now >= held.wake_after:
             held.wake_after = now + WAKE_EVERY_S
-            self._askers.submit(self._wake, TopicPartition(self._topics.events, held.partition))
+            self._wake(TopicPartition(self._topics.events, held.partition))
 
     def _wake(self, at: TopicPartition) -> None:
         """Ask the partition's leader anything at all.
@@ -911,7 +894,7 @@ class Member:
         second by itself and 4 ms by a request; but one that overtakes the resumption is no use.
         """
         with contextlib.suppress(KafkaException):
-            self._consumer.get_watermark_offsets(at, LOOKUP_TIMEOUT_S)
+            self._consumer.get_watermark_offsets(at, WAKE_TIMEOUT_S)
 
     def _tick(self, held: _Held) -> None:
         held.tick_after = time.monotonic() + self._tick_every_s
@@ -1017,13 +1000,13 @@ class Member:
         topic = self._topics.account_settings
         if self._settings_asking is None:
             if time.monotonic() >= self._settings_after:
-                self._settings_asking = self._askers.submit(self._reader.partitions_of, topic, LOOKUP_TIMEOUT_S)
+                self._settings_asking = self._askers.submit(self._questions.describe, topic)
             return
         if not self._settings_asking.done():
             return
         asking, self._settings_asking = self._settings_asking, None
         try:
-            numbers = asking.result()
+            _, numbers = asking.result()
         except (KafkaException, OutOfReach) as error:
             self._settings_after = time.monotonic() + 1.0
             self._say_sometimes("account_settings_not_readable", topic=topic, kind=_kind(error))
@@ -1124,7 +1107,7 @@ class Member:
         self._askers.shutdown(wait=False, cancel_futures=True)
         self._consumer.close()
         self._reader.close()
-        self._peek.close()
+        self._questions.close()
 
     def _commit_or_give_up(self, offsets: list[TopicPartition]) -> None:
         """Commit at the very end. The client waits for a broker that is away as long as it takes; we do not."""

@@ -6,11 +6,12 @@ An end is the broker's PARTITION_EOF, never an offset compared.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, Protocol
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
@@ -121,6 +122,32 @@ def headers_of(message: Message) -> list[tuple[str, bytes]] | None:
     return [(name, value) for name, value in pairs if isinstance(value, bytes)]
 
 
+def describe(client: Consumer, topic: str, timeout_s: float) -> tuple[str | None, list[int]]:
+    """The cluster's id and the partitions of a topic. Raises KafkaException, OutOfReach for a topic without any."""
+    metadata = client.list_topics(topic, timeout_s)
+    found = metadata.topics[topic]
+    if found.error is not None:
+        raise KafkaException(found.error)
+    if not found.partitions:
+        raise OutOfReach(f"{topic} has no partitions")
+    return metadata.cluster_id, sorted(found.partitions)
+
+
+def first_at(client: Consumer, at: TopicPartition, timeout_s: float) -> int | None:
+    """The first offset stamped at or after ``at.offset`` (ms), -1 if there is none. Raises KafkaException to try again.
+
+    None: this broker can't be asked for offsets by time (librdkafka's mock cluster), and never will.
+    """
+    asked = TopicPartition(at.topic, at.partition, max(0, at.offset))
+    try:
+        [found] = client.offsets_for_times([asked], timeout_s)
+    except KafkaException as failure:
+        if failure.args[0].code() in (KafkaError._TIMED_OUT, KafkaError._TRANSPORT):
+            raise
+        return None
+    return found.offset if found.error is None else None
+
+
 class Follower(Protocol):
     """Who is told what stands in one partition."""
 
@@ -140,22 +167,16 @@ class Reader:
     def __init__(self, properties: Mapping[str, object], *, on_error: Callable[[KafkaError], None]) -> None:
         self._consumer = Consumer({**properties, "error_cb": on_error}, logger=logger)
         self._followers: dict[tuple[str, int], Follower] = {}
-
-    def partitions_of(self, topic: str, timeout_s: float) -> list[int]:
-        """The partitions there are; may be asked on another thread. Raises KafkaException, or OutOfReach for none.
-
-        A topic asked about once begins at once when followed; else the client first finds out where it is (0.5 s).
-        """
-        found = self._consumer.list_topics(topic, timeout_s).topics[topic]
-        if found.error is not None:
-            raise KafkaException(found.error)
-        if not found.partitions:
-            raise OutOfReach(f"{topic} has no partitions")
-        return sorted(found.partitions)
+        self._known: set[str] = set()
 
     def follow(self, topic: str, partition: int, offset: int, follower: Follower) -> None:
         """Begin at ``offset`` (or ``BEGINNING``); one already followed begins anew."""
         self.leave(topic, partition)
+        if topic not in self._known:
+            # Else the client finds out by itself where the topic is, half a second later.
+            with contextlib.suppress(KafkaException):
+                self._consumer.list_topics(topic, 1.0)
+                self._known.add(topic)
         self._consumer.incremental_assign([TopicPartition(topic, partition, offset)])
         self._followers[topic, partition] = follower
 
@@ -200,28 +221,62 @@ class Reader:
         self._consumer.close()
 
 
-class Peek:
-    """Reads single messages by their offset: rare questions, each answered before the caller goes on."""
+class Questions:
+    """What is asked of the broker now and then, each answered before the caller goes on; from any thread.
+
+    It has a client of its own: a call on one that another thread keeps polling waits its turn, for 20 s at times
+    (seen with confluent-kafka 2.16).
+    """
 
     def __init__(self, properties: Mapping[str, object], *, timeout_s: float = 10.0) -> None:
-        self._properties = dict(properties)
+        self._properties: dict[str, Any] = {**properties, "fetch.wait.max.ms": 10}
         self._timeout_s = timeout_s
         self._consumer: Consumer | None = None
         self._lock = threading.Lock()
 
+    def describe(self, topic: str) -> tuple[str | None, list[int]]:
+        """See ``describe``, the function."""
+        with self._asking(topic) as consumer:
+            return describe(consumer, topic, self._timeout_s)
+
+    def committed(self, topic: str, partition: int) -> tuple[int, str | None] | None:
+        """What the group has committed: offset and metadata. None: nothing."""
+        with self._asking(topic) as consumer:
+            [found] = consumer.committed([TopicPartition(topic, partition)], self._timeout_s)
+            if found.error is not None:
+                raise KafkaException(found.error)
+            return (found.offset, found.metadata) if found.offset >= 0 else None
+
+    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """The first retained offset, and the one that the next message will get."""
+        with self._asking(topic) as consumer:
+            return consumer.get_watermark_offsets(TopicPartition(topic, partition), self._timeout_s)
+
+    def first_at(self, topic: str, partition: int, timestamp_ms: int) -> int | None:
+        """The first offset stamped at or after this instant, -1 if there is none; None: this broker can't be asked."""
+        with self._asking(topic) as consumer:
+            return first_at(consumer, TopicPartition(topic, partition, timestamp_ms), self._timeout_s)
+
     def at_or_after(self, topic: str, partition: int, offset: int) -> Message | None:
-        """The first message at or after ``offset``; None: there is none. Raises OutOfReach when nobody answers."""
-        with self._lock:
-            if self._consumer is None:
-                self._consumer = Consumer(self._properties, logger=logger)
-            consumer = self._consumer
+        """The first message at or after ``offset``; None: there is none."""
+        with self._asking(topic) as consumer:
             try:
                 consumer.assign([TopicPartition(topic, partition, offset)])
                 return self._first(consumer, topic, partition, offset)
-            except KafkaException as error:
-                raise OutOfReach(f"{topic}[{partition}] could not be read at {offset}: {error.args[0]}") from error
             finally:
                 consumer.unassign()
+
+    @contextlib.contextmanager
+    def _asking(self, topic: str) -> Iterator[Consumer]:
+        """The client, for one question. What goes wrong is OutOfReach: it may be asked again."""
+        with self._lock:
+            if self._consumer is None:
+                self._consumer = Consumer(self._properties, logger=logger)
+            try:
+                yield self._consumer
+            except KafkaException as failure:
+                error = failure.args[0]
+                raise OutOfReach(f"{topic}: {error.name() if isinstance(error, KafkaError) else error}") from failure
 
     def _first(self, consumer: Consumer, topic: str, partition: int, offset: int) -> Message | None:
         until = time.monotonic() + self._timeout_s

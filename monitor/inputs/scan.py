@@ -12,7 +12,7 @@ from typing import Any, Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from monitor.errors import OutOfReach
-from monitor.inputs.reader import logger, reader_properties
+from monitor.inputs.reader import describe, first_at, logger, reader_properties
 
 TIMEOUT_S: Final = 15.0
 
@@ -85,10 +85,8 @@ class Scan:
         self._consumer.close()
 
     def _ask(self, only: Sequence[int] | None) -> dict[int, tuple[int, int]]:
-        found = self._consumer.list_topics(self._topic, TIMEOUT_S).topics[self._topic]
-        if found.error is not None:
-            raise KafkaException(found.error)
-        numbers = sorted(found.partitions) if only is None else [p for p in only if p in found.partitions]
+        _, there = describe(self._consumer, self._topic, TIMEOUT_S)
+        numbers = there if only is None else [number for number in only if number in there]
         bounds = {}
         for number in numbers:
             low, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, number), TIMEOUT_S)
@@ -99,16 +97,10 @@ class Scan:
     def _first_at(self, number: int, timestamp_ms: int | None, low: int, high: int) -> int | None:
         if timestamp_ms is None:
             return None
-        try:
-            [found] = self._consumer.offsets_for_times([TopicPartition(self._topic, number, timestamp_ms)], TIMEOUT_S)
-        except KafkaException as failure:
-            error = failure.args[0]
-            if error.code() in (KafkaError._TIMED_OUT, KafkaError._TRANSPORT):
-                raise
+        offset = first_at(self._consumer, TopicPartition(self._topic, number, timestamp_ms), TIMEOUT_S)
+        if offset is None:
             return None
-        if found.error is not None:
-            return None
-        return min(max(found.offset, low), high) if found.offset >= 0 else high
+        return min(max(offset, low), high) if offset >= 0 else high
 
     def _in_time(self, timestamp_ms: int) -> bool:
         return (self._since_ms is None or timestamp_ms >= self._since_ms) and (
