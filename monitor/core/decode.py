@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import msgspec
 
@@ -119,6 +120,7 @@ class _Data(msgspec.Struct, gc=False):
     payload: _Payload | str | None = None
     properties: _Properties | None = None
     sid: Text = None
+    pascal_account_sid: Text = msgspec.field(name="AccountSid", default=None)
     account_sid: Text = None
     timestamp: Text = None
     call_sid: Text = None
@@ -184,10 +186,11 @@ _FAULTS: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Value
 # --------------------------------------------------------------------------- the forms of a message
 
 
-def decode(value: bytes | None, headers: Sequence[tuple[str, bytes]] | None = None) -> list[Entry]:
+def decode(value: bytes | None, headers: Sequence[tuple[str, bytes | None]] | None = None) -> list[Entry]:
     """Read every entry of a message, in order. A message without content (a tombstone, ``[]``) has none.
 
-    ``headers`` are Kafka's; with ``ce_type`` among them the message is in CloudEvents binary mode.
+    ``headers`` are Kafka's, where one may have None as its content; with ``ce_type`` among them the message is in
+    CloudEvents binary mode.
     https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md
     """
     if value is None:
@@ -195,7 +198,7 @@ def decode(value: bytes | None, headers: Sequence[tuple[str, bytes]] | None = No
     if len(value) > MESSAGE_BYTES_MAX:
         return [Malformed("too-large", f"{len(value)} bytes", value)]
     if headers:
-        attributes = {key.lower(): content for key, content in headers}
+        attributes = {key.lower(): content for key, content in headers if content is not None}
         if "ce_type" in attributes:
             return [_binary(value, attributes)]
     if value[:1] == b"{":
@@ -241,9 +244,13 @@ def _unwrap(value: bytes, nesting: int) -> list[Entry]:
 
 
 def _is_value(text: bytes) -> bool:
-    """Whether ``text`` is one whole JSON object or array: a brace alone on a line is neither."""
+    """Whether ``text`` is one whole JSON object or array, or a JSON string that begins like one.
+
+    A brace alone on a line is none of these, nor is a word on a line of indented JSON.
+    """
     try:
-        return isinstance(_decode_any(text), dict | list)
+        value = _decode_any(text)
+        return isinstance(value, dict | list) or (isinstance(value, str) and value.lstrip()[:1] in ("{", "["))
     except _FAULTS:
         return False
 
@@ -318,7 +325,7 @@ def _interpret(envelope: _Envelope, raw: bytes) -> Entry:
             data = None
     entry: Entry | None = None
     if data is not None:
-        entry = read(kind, envelope, data) if _fits(read, data) else None
+        entry = read(kind, envelope, data) if _fits(kind, data) else None
         if isinstance(entry, Event) and (entry.account or kind == TICK) and (entry.members or read in _MEMBERLESS):
             return entry
         if isinstance(entry, Ignored):
@@ -340,16 +347,20 @@ def _interpret(envelope: _Envelope, raw: bytes) -> Entry:
 # --------------------------------------------------------------------------- other shapes, brought into ours
 
 
-def _fits(read: Reader, data: _Data) -> bool:
-    """Whether ``data`` has the nested, PascalCase shape that a reader of webhook events looks into."""
-    if read not in _NESTED:
+def _fits(kind: str, data: _Data) -> bool:
+    """Whether ``data`` has the nested, PascalCase shape that a reader of webhook events looks into.
+
+    Where a field is missing that events of this type usually have, it may stand elsewhere: nested first, then flat.
+    """
+    usual = _USUAL.get(kind)
+    if usual is None:
         return True
     p = data.request.parameters if data.request else None
     if p is None:
         return False
-    if read is _call_request or read is _conference_request:
-        return p.from_ is not None or p.conference_record is not None or p.twiml is not None
-    return p.call_sid is not None or p.conference_sid is not None or p.recording_sid is not None
+    if kind in _REQUESTS:
+        return any(value is not None for value in usual(p))
+    return None not in usual(p)
 
 
 _FLAT_FAMILIES: Final = (
@@ -424,6 +435,8 @@ def _straighten(value: dict[str, Any]) -> _Envelope:
         # A REST object spells its own SID `sid`; told apart by its prefix.
         request["parameters"] = {**flat, **{name: content for name, content in nested.items() if content is not None}}
         straight["request"] = _scalars(request, keep=("parameters",))
+        if request.get("url") is None and isinstance(data.get("url"), str):
+            request["url"] = data["url"]
         response = _renamed(fields.get("response"), _RESPONSE_NAMES) or _renamed(data, _RESPONSE_NAMES)
         straight["response"] = _scalars(response)
     else:
@@ -467,7 +480,7 @@ def is_sid(value: object, prefix: str) -> bool:
     )
 
 
-def _sid(value: Text, prefix: str) -> str | None:
+def _sid(value: object, prefix: str) -> str | None:
     if isinstance(value, str) and len(value) == 34 and value.startswith(prefix) and value.isalnum() and value.isascii():
         return value
     return None
@@ -476,6 +489,9 @@ def _sid(value: Text, prefix: str) -> str | None:
 _EARLIEST_MS: Final = 946_684_800_000  # 2000-01-01
 _LATEST_MS: Final = 7_258_118_400_000  # 2200-01-01
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+DATE_LENGTH_MAX: Final = 64  # What is longer is no date, and must not fill the cache.
 
 
 @lru_cache(maxsize=65_536)
@@ -507,7 +523,7 @@ def _plausible(ms: int) -> int | None:
 
 def _instant(value: Text) -> int | None:
     if isinstance(value, str):
-        return instant_ms(value)
+        return instant_ms(value) if len(value) <= DATE_LENGTH_MAX else None
     if isinstance(value, bool) or value is None:
         return None
     return instant_ms(repr(value))
@@ -529,7 +545,7 @@ def _account(envelope: _Envelope, data: _Data) -> str:
     parameters = request.parameters if request else None
     if parameters is not None and (account := _sid(parameters.account_sid, "AC")):
         return account
-    if account := _sid(data.account_sid, "AC"):
+    if account := _sid(data.pascal_account_sid, "AC") or _sid(data.account_sid, "AC"):
         return account
     if isinstance(data.payload, _Payload) and (account := _sid(data.payload.account_sid, "AC")):
         return account
@@ -725,9 +741,9 @@ def _conference_request(kind: str, envelope: _Envelope, data: _Data) -> Entry:
     p = _parameters(data)
     url = data.request.url if data.request else None
     url = url if isinstance(url, str) else ""
-    in_path = _CONFERENCE_IN_PATH.search(urlsplit(url).path) if url else None
+    in_path = _CONFERENCE_IN_PATH.search(url.partition("?")[0])
     spelled = unquote(in_path[1]) if in_path else None
-    conference = _sid(data.sid, "CF") or _sid(p.conference_sid, "CF") or _sid(spelled, "CF")
+    conference = _sid(p.conference_sid, "CF") or _sid(data.sid, "CF") or _sid(spelled, "CF")
     name = spelled if spelled is not None and not is_sid(spelled, "CF") else None
     path = _CALL_IN_PATH.search(url)
     call = _sid(p.call_sid, "CA") or (path[1] if path else None) or _sid(data.sid, "CA")
@@ -805,8 +821,8 @@ def _step(kind: str, envelope: _Envelope, data: _Data) -> Entry:
 class _Attributes(msgspec.Struct, gc=False):
     """What Flex writes into a task: https://www.twilio.com/docs/flex/developer/insights/enhance-integration."""
 
-    call_sid: Text = None
-    worker_call_sid: Text = None
+    call_sid: Any = None
+    worker_call_sid: Any = None
     conference: Any = None
 
 
@@ -979,16 +995,30 @@ _BY_NAME: Final[dict[str, Reader]] = {
 _READERS: Final[dict[str, tuple[str, Reader]]] = {name: (name, read) for name, read in _BY_NAME.items()} | {
     spelled: (name, _BY_NAME[name])
     for name in _BY_NAME
-    for spelled in (
-        name.replace("voice.status-callback.", "voice.webhook.status-callback."),
-        name.replace("conference.participant.updated", "conference-participant.updated"),
-    )
+    for participant in (name, name.replace("conference.participant.updated", "conference-participant.updated"))
+    for spelled in (participant, participant.replace("voice.status-callback.", "voice.webhook.status-callback."))
     if spelled != name
 }
 
-_NESTED: Final[frozenset[Reader]] = frozenset(
-    read for name, read in _BY_NAME.items() if name.startswith(_VOICE) and not name.startswith(_INSIGHTS)
-)
+# What events of a type usually say in their parameters; of requests one of these is enough.
+_USUAL_OF: Final[dict[Reader, tuple[str, ...]]] = {
+    _recording: ("recording_sid", "recording_source", "recording_status", "recording_start_time"),
+    _conference: ("conference_sid", "friendly_name", "timestamp"),
+    _call: ("call_sid", "direction", "timestamp"),
+    _twiml: ("call_sid", "direction"),
+    _call_request: ("from_", "twiml"),
+    _conference_request: ("from_", "conference_record"),
+}
+_USUAL: Final[dict[str, Callable[[_Parameters], tuple[Text, ...]]]] = {
+    name: attrgetter(*_USUAL_OF[read]) for name, read in _BY_NAME.items() if read in _USUAL_OF
+} | {
+    _VOICE + "status-callback.conference.participant.updated": attrgetter(
+        "call_sid", "conference_sid", "friendly_name", "timestamp"
+    ),
+    _VOICE + "twiml.dial.finished": attrgetter("call_sid", "dial_call_sid"),
+    _VOICE + "twiml.record.finished": attrgetter("call_sid", "recording_url"),
+}
+_REQUESTS: Final = frozenset(name for name in _BY_NAME if name.startswith(_VOICE + "api-request."))
 _TASK_PREFIXES: Final = (_TWILIO + "taskrouter.task.", _TWILIO + "taskrouter.reservation.")
 _MEMBERLESS: Final[frozenset[Reader]] = frozenset(
     {_worker, _error, _tick, _flex_setting, _flow_setting, _worker_session, _call_request, _conference_request}
