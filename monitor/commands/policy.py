@@ -18,8 +18,8 @@ from rich.text import Text
 
 from monitor.commands.common import ConfigOption, PolicyOption, read_policy, read_settings, tuning_of
 from monitor.commands.replay import Replay, render_line
-from monitor.core.attribution import Attribution, Evidence
-from monitor.core.pipeline import Pipeline, Publish, Tuning
+from monitor.core.attribution import Attribution
+from monitor.core.pipeline import Publish
 from monitor.core.policy import (
     CONDITIONS,
     MINUTES_OF_DAY,
@@ -34,9 +34,8 @@ from monitor.core.policy import (
     Values,
     severity_of,
 )
-from monitor.core.verdict import Ledger, Verdict
-from monitor.core.window import Conversation
-from monitor.inputs.files import Files, Line
+from monitor.core.verdict import Verdict
+from monitor.inputs.files import Files
 from monitor.inputs.policy_file import PolicyError, Problem, load_policy
 
 EXIT_NO: Final = 1
@@ -223,47 +222,6 @@ class Explanation(msgspec.Struct, frozen=True):
     answers: tuple[Answer, ...]
 
 
-class _Watching(Pipeline):
-    """A pipeline that keeps, for some recordings, how they were judged last."""
-
-    def watch(self, sids: Iterable[str], explained: dict[str, Explanation]) -> None:
-        """Say which recordings, and where to keep it."""
-        self._sids = frozenset(sids)
-        self._explained = explained
-
-    def judge(
-        self, conversation: Conversation, evidence: Evidence, attribution: Attribution, *, grace_over: bool
-    ) -> Judgement | None:
-        """Judge as the monitor does; what the policy answered is kept beside it."""
-        if attribution.recording_sid in self._sids:
-            subject = self.subject(conversation, evidence, attribution, grace_over=grace_over)
-            self._explained[attribution.recording_sid] = explanation(self.policy, subject)
-        return super().judge(conversation, evidence, attribution, grace_over=grace_over)
-
-
-class _Explaining(Replay):
-    """A replay through pipelines that watch."""
-
-    def __init__(self, tuning: Tuning, policy: Policy, sids: Iterable[str]) -> None:
-        super().__init__(tuning, policy)
-        self.explained: dict[str, Explanation] = {}
-        self._sids = frozenset(sids)
-
-    def _new(self, line: Line) -> Pipeline:
-        plain = super()._new(line)
-        watching = _Watching(
-            plain.tuning,
-            plain.policy,
-            plain.settings,
-            partition=line.partition,
-            checkpoint=plain.checkpoint(),
-            clamp=line.timestamp_ms is not None,
-        )
-        watching.watch(self._sids, self.explained)
-        watching.open(Ledger())
-        return watching
-
-
 def explanation(policy: Policy, subject: Subject) -> Explanation:
     """Ask every rule of a policy about a recording."""
     return Explanation(subject, policy.judge(subject), policy.explain(subject))
@@ -300,7 +258,14 @@ def explain(
         )
         raise typer.Exit(EXIT_WRONG)
     settings = read_settings(config, secrets=False)
-    job = _Explaining(tuning_of(settings), read_policy(settings, policy).policy, sids)
+    judging = read_policy(settings, policy).policy
+    explained: dict[str, Explanation] = {}
+
+    def watch(attribution: Attribution, subject: Subject) -> None:
+        if attribution.recording_sid in sids:
+            explained[attribution.recording_sid] = explanation(judging, subject)
+
+    job = Replay(tuning_of(settings), judging, watch=watch)
     verdicts: dict[str, Verdict] = {}
     for told in job.run(Files(files), end=end):
         if isinstance(told, Publish) and told.key in sids:
@@ -308,15 +273,15 @@ def explain(
                 verdicts.pop(told.key, None)
             else:
                 verdicts[told.key] = told.verdict
-    missing = [sid for sid in sids if sid not in verdicts and sid not in job.explained]
+    missing = [sid for sid in sids if sid not in verdicts and sid not in explained]
     for sid in sids:
         if sid in missing:
             err.print(Text(f"{sid}: not in the files"), soft_wrap=True)
         elif format_ is Format.JSON:
-            answer = _as_json(sid, verdicts.get(sid), job.explained.get(sid))
+            answer = _as_json(sid, verdicts.get(sid), explained.get(sid))
             sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")
         else:
-            _print_explanation(verdicts.get(sid), job.explained.get(sid), out)
+            _print_explanation(verdicts.get(sid), explained.get(sid), out)
     if missing:
         raise typer.Exit(EXIT_NO)
 

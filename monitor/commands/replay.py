@@ -19,6 +19,7 @@ from monitor.commands.common import ConfigOption, PolicyOption, read_policy, rea
 from monitor.core.attribution import AccountSettings
 from monitor.core.decode import decode
 from monitor.core.events import Event
+from monitor.core.judging import Watch
 from monitor.core.pipeline import Checkpoint, Counts, Pipeline, Publish, Told, Tuning
 from monitor.core.policy import Policy
 from monitor.core.verdict import Ledger, Verdict, encode_verdict
@@ -42,12 +43,18 @@ class Format(StrEnum):
 
 
 class Replay:
-    """Files through the core: one pipeline for lines, one for each partition of an export."""
+    """Files through the core: one pipeline for lines, one for each partition of an export.
 
-    def __init__(self, tuning: Tuning, policy: Policy, *, arrival: Arrival = Arrival.TOGETHER) -> None:
+    ``watch`` is told of every recording that is judged, each time.
+    """
+
+    def __init__(
+        self, tuning: Tuning, policy: Policy, *, arrival: Arrival = Arrival.TOGETHER, watch: Watch | None = None
+    ) -> None:
         self._tuning = tuning
         self._policy = policy
         self._arrival = arrival
+        self._watch = watch
         self._settings = AccountSettings()
         self._pipelines: dict[int | None, Pipeline] = {}
         self._now_ms: int | None = None  # The arrival of plain lines: fixed, or the running maximum of `time`.
@@ -112,6 +119,7 @@ class Replay:
             partition=line.partition,
             checkpoint=Checkpoint(offset=first, generation=0, replay_from=first, log_time_ms=None),
             clamp=line.timestamp_ms is not None,
+            watch=self._watch,
         )
         pipeline.open(Ledger())
         return pipeline

@@ -11,52 +11,30 @@ below the gate too, but what closes there is kept back to be compared. The rules
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Final
 
 import msgspec
 
-from monitor.core.attribution import (
-    ABOUT_CALLS,
-    AccountSettings,
-    Attribution,
-    Background,
-    Evidence,
-    Proof,
-    Starter,
-    attribute,
-    relevant_kinds,
-)
+from monitor.core.attribution import AccountSettings
 from monitor.core.decode import OWN, decode
-from monitor.core.events import Event, FlexSetting, FlowSetting, Ignored, Malformed, RecordingFact, WorkerSession
-from monitor.core.policy import ABSENT, OPEN, Judgement, Policy, Subject, Values, matcher
-from monitor.core.verdict import (
-    Finding,
-    Ledger,
-    RuledOut,
-    Shown,
-    Verdict,
-    orphaned,
-    render_instant,
-    revise,
+from monitor.core.events import (
+    Entry,
+    Event,
+    FlexSetting,
+    FlowSetting,
+    Ignored,
+    Malformed,
+    RecordingFact,
+    WorkerSession,
 )
-from monitor.core.window import Conversation, Cut, Kept, Seen, Window
+from monitor.core.judging import Draft, Judge, Moment, Tuning, Watch
+from monitor.core.policy import Policy
+from monitor.core.verdict import Ledger, Verdict, orphaned, render_instant, revise
+from monitor.core.window import Conversation, Cut, Window
 
 AHEAD_MAX_MS: Final = 3_600_000
-NO_ALIAS: Final = "other"
-
-
-class Tuning(msgspec.Struct, frozen=True, kw_only=True):
-    """What the fold runs under, besides the policy: the settings that can change a verdict, and the bounds."""
-
-    window_ms: int = 4 * 3_600_000
-    grace_ms: int = 60_000
-    session_max_ms: int = 24 * 3_600_000
-    age_max_ms: int = 48 * 3_600_000
-    entries_max: int = 2_000
-    recordings_too_old_ms: int | None = 7 * 86_400_000
-    starters: tuple[Starter, ...] = ()
-    aliases: Mapping[str, str] = {}
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +85,9 @@ class SettingSeen(msgspec.Struct, frozen=True, gc=False):
 
 Told = Publish | SetAside | SettingSeen
 _SILENCE: Final[tuple[Told, ...]] = ()
+_APPEARANCE: Final = attrgetter("appearance")
+# Conversations to judge by identity, and when what is said of each could first be said.
+_Dirty = dict[int, tuple[Conversation, int]]
 
 
 AGE_BOUNDS_MS: Final = (1_000, 5_000, 60_000, 900_000, 14_400_000)
@@ -145,17 +126,6 @@ class Counts(msgspec.Struct):
         return sum(self.events.values())
 
 
-class _Draft(msgspec.Struct, gc=False):
-    """A finding on its way out; None withdraws a suspicion. ``due_ms`` is when it could first be told."""
-
-    key: str
-    seen: Seen
-    finding: Finding | None
-    digest: int  # A number for what the finding says, whenever and wherever it was found.
-    due_ms: int
-    too_old: bool = False  # Told only where something is published already.
-
-
 class Pipeline:
     """The state of one partition. It is fed messages and says what to tell; it touches nothing else.
 
@@ -173,9 +143,9 @@ class Pipeline:
         checkpoint: Checkpoint,
         skip: frozenset[int] = frozenset(),
         clamp: bool = True,
+        watch: Watch | None = None,
     ) -> None:
         self.tuning = tuning
-        self.policy = policy
         self.settings = settings
         self.skip = skip
         self.generation = checkpoint.generation
@@ -195,14 +165,11 @@ class Pipeline:
         self.gate: int | None = None
         self._covered = checkpoint.cut.offset if checkpoint.cut is not None else -1
         self._clamp = clamp
-        self._position = "" if partition is None else f"{partition}:"
+        position = "" if partition is None else f"{partition}:"
+        self.judge = Judge(tuning, policy, settings, position=position, watch=watch)
         self._stamped_before_ms: int | None = None
-        self._conditions = _conditions(policy)
-        self._starters = tuple(
-            (matcher("callback_url", [starter.callback_url]), starter) for starter in tuning.starters
-        )
-        self._kept_back: list[_Draft] = []  # Decided between commit and gate, to be compared once it opens.
-        self._overtaken: list[_Draft] = []  # Final, but somebody has published what was decided later.
+        self._kept_back: list[Draft] = []  # Decided between commit and gate, to be compared once it opens.
+        self._overtaken: list[Draft] = []  # Final, but somebody has published what was decided later.
         self._all_dirty = False
         self._by_policy = False
         self._dirty_accounts: set[str] = set()
@@ -231,8 +198,7 @@ class Pipeline:
 
     def change_policy(self, policy: Policy) -> None:
         """Judge by another policy from the next message on; whatever is open is judged again with it."""
-        self.policy = policy
-        self._conditions = _conditions(policy)
+        self.judge = self.judge.under(policy)
         self._all_dirty = self._by_policy = True
 
     def change_settings(self, account: str) -> None:
@@ -283,63 +249,92 @@ class Pipeline:
         self.next_offset = offset + 1
         if offset <= self._covered or offset in self.skip:
             return _SILENCE
-        window = self.window
-        telling = self.gate is not None and offset >= self.gate
-        silent = offset < self.committed
+        if self.gate is not None and offset >= self.gate:
+            return self._tell(offset, log_time_ms, decode(value, headers))
+        return self._rebuild(offset, log_time_ms, decode(value, headers))
+
+    def _rebuild(self, offset: int, log_time_ms: int, entries: list[Entry]) -> Sequence[Told]:
+        """Fold a message whose verdicts were told before; from the commit on, keep back what closes to be compared."""
+        self.counts.replayed += 1
+        safe = offset < self.committed  # All effects of the message are known to have arrived.
         told: list[Told] = []
-        drafts: list[_Draft] = []
-        dirty: dict[int, tuple[Conversation, int]] = {}
+        if log_time_ms >= self.window.due_ms:
+            closed = list(self.window.advance(log_time_ms))
+            for _ in self.window.graces_ended(log_time_ms):
+                pass  # All that is open is judged when the gate opens.
+            if not safe:
+                self._kept_back += self._conclude(closed, offset, log_time_ms)
+        self.window.drop_cut_when_over(log_time_ms)
+        aged = False
+        for index, entry in enumerate(entries):
+            if isinstance(entry, Event):
+                aged = self._fold(entry, offset, index, log_time_ms, None if safe else told, {})[1] or aged
+            elif isinstance(entry, Malformed) and not safe:
+                told.append(SetAside(entry.reason, entry.detail, entry.data, index))
+        if aged:
+            drafts = self._cut(offset, log_time_ms)
+            if not safe:
+                self._kept_back += drafts
+        return told  # No verdicts, but what else its entries tell.
+
+    def _tell(self, offset: int, log_time_ms: int, entries: list[Entry]) -> Sequence[Told]:
+        """Fold a message and tell what differs from what is published after it."""
+        window, counts = self.window, self.counts
+        counts.messages += 1
+        told: list[Told] = []
+        dirty: _Dirty = {}
         before: Checkpoint | None = None
-        if telling:
-            self.counts.messages += 1
-            if self.ledger.heard:
-                self._listen()
-            if self._kept_back:
-                drafts, self._kept_back = self._kept_back, []
-            if self._overtaken:
-                drafts += self._try_again(offset)
-        else:
-            self.counts.replayed += 1
-        if log_time_ms >= window.next_due_ms():
+        if self._kept_back or self._overtaken or self.ledger.heard:
+            told += self._publish(self._left_over(offset))
+        if log_time_ms >= window.due_ms:
             before = self._checkpoint_at(offset)
             closed = list(window.advance(log_time_ms))
-            self.counts.closed_by_window += len(closed)
-            if not silent:
-                for conversation in closed:
-                    drafts += self._conclude(conversation, offset, log_time_ms)
+            counts.closed_by_window += len(closed)
             for conversation, _, due_ms in window.graces_ended(log_time_ms):
                 if conversation.waiting:
                     dirty.setdefault(id(conversation), (conversation, due_ms))
+            told += self._publish(self._conclude(closed, offset, log_time_ms))
         if window.cut is not None:
             window.drop_cut_when_over(log_time_ms)
-        if telling and drafts:
-            told += self._publish(drafts)
-            drafts = []
-        aged = self._fold(offset, log_time_ms, value, headers, told, dirty, telling=telling, silent=silent)
+        aged = False
+        for index, entry in enumerate(entries):
+            counts.entries += 1
+            if not isinstance(entry, Event):
+                if isinstance(entry, Ignored):
+                    counts.ignored += 1
+                else:
+                    counts.malformed += 1
+                    told.append(SetAside(entry.reason, entry.detail, entry.data, index))
+                continue
+            duplicate, old = self._fold(entry, offset, index, log_time_ms, told, dirty)
+            aged = aged or old
+            if duplicate:
+                counts.duplicate += 1
+            elif self._is_late(entry, log_time_ms):
+                counts.late += 1
+            else:
+                self._tally(entry, log_time_ms)
         if aged:
             before = before or self._checkpoint_at(offset)
-            drafts = self._cut(offset, log_time_ms)
-            dirty.clear()
-            if silent:
-                return _SILENCE
-        if not telling:
-            self._kept_back += drafts
-            return told  # No verdicts, but what else its entries tell.
-        if self._all_dirty or self._dirty_accounts:
+            told += self._publish(self._cut(offset, log_time_ms))
+        elif self._all_dirty or self._dirty_accounts:
             self._mark_dirty(dirty, log_time_ms)
-        drafts += self._judge_dirty(dirty, offset, log_time_ms)
-        if drafts:
-            told += self._publish(drafts)
+        if dirty and not aged:
+            told += self._publish(self._judge_dirty(dirty, offset, log_time_ms))
         if self._unsettled:
             told += self._end_orphans(offset, log_time_ms)
-        for key in self.ledger.ended(log_time_ms):
-            told.append(Publish(key, None, None, log_time_ms, late=False))
-        self._by_policy = False
-        if not self._overtaken:
-            self._safe = None
-        elif self._safe is None:
-            self._safe = before
+        if log_time_ms >= self.ledger.next_end_ms:
+            told += [Publish(key, None, None, log_time_ms, late=False) for key in self.ledger.ended(log_time_ms)]
+        if self._overtaken or self._safe is not None:
+            self._safe = None if not self._overtaken else self._safe or before
         return told
+
+    def _left_over(self, offset: int) -> list[Draft]:
+        """What was kept back until now, and what somebody else's writes make necessary."""
+        if self.ledger.heard:
+            self._listen()
+        drafts, self._kept_back = self._kept_back, []
+        return drafts + self._try_again(offset)
 
     def finish(self, log_time_ms: int | None = None) -> Sequence[Told]:
         """The end of a file: one more message, at the last deadline, after which nothing is open."""
@@ -348,11 +343,8 @@ class Pipeline:
         if log_time_ms is None:
             return _SILENCE
         self.log_time_ms = max(log_time_ms, self.log_time_ms or log_time_ms)
-        offset = self.next_offset - 1
-        drafts: list[_Draft] = []
-        for conversation in list(self.window.advance(self.log_time_ms)):
-            drafts += self._conclude(conversation, offset, self.log_time_ms)
-        return self._publish(drafts)
+        closed = list(self.window.advance(self.log_time_ms))
+        return self._publish(self._conclude(closed, self.next_offset - 1, self.log_time_ms))
 
     def _arrive(self, timestamp_ms: int) -> int:
         """Log time: the timestamp made monotonic; one far ahead counts only if its neighbour agrees."""
@@ -371,54 +363,22 @@ class Pipeline:
         return now_ms
 
     def _fold(
-        self,
-        offset: int,
-        log_time_ms: int,
-        value: bytes | None,
-        headers: Sequence[tuple[str, bytes]] | None,
-        told: list[Told],
-        dirty: dict[int, tuple[Conversation, int]],
-        *,
-        telling: bool,
-        silent: bool,
-    ) -> bool:
-        """Fold all entries of a message, and count them; whether a conversation is older than may be."""
-        counts = self.counts
-        window = self.window
-        aged = False
-        for index, entry in enumerate(decode(value, headers)):
-            if not isinstance(entry, Event):
-                if telling:
-                    counts.entries += 1
-                    if isinstance(entry, Ignored):
-                        counts.ignored += 1
-                    else:
-                        counts.malformed += 1
-                if isinstance(entry, Malformed) and not silent:
-                    told.append(SetAside(entry.reason, entry.detail, entry.data, index))
-                continue
-            touched = window.fold(entry, offset, index, log_time_ms)
-            conversation = touched.conversation
-            if conversation is not None:
-                if log_time_ms - conversation.birth.arrived_ms > self.tuning.age_max_ms:
-                    aged = True
-                if touched.kinds & conversation.relevant and (conversation.recordings or conversation.suspects):
-                    dirty.setdefault(id(conversation), (conversation, log_time_ms))
-                for renewed in touched.renewed:
-                    if renewed.recordings or renewed.suspects:
-                        dirty.setdefault(id(renewed), (renewed, log_time_ms))
-            repeated = touched.duplicate or (
-                entry.setting is not None and self._observe(entry, None if silent else told)
-            )
-            if telling:
-                counts.entries += 1
-                if repeated:
-                    counts.duplicate += 1
-                elif self._is_late(entry, log_time_ms):
-                    counts.late += 1
-                else:
-                    self._tally(entry, log_time_ms)
-        return aged
+        self, event: Event, offset: int, index: int, log_time_ms: int, told: list[Told] | None, dirty: _Dirty
+    ) -> tuple[bool, bool]:
+        """Fold one event, and note whose verdicts it can change.
+
+        Whether it is a duplicate, and whether its conversation is older than may be.
+        """
+        touched = self.window.fold(event, offset, index, log_time_ms)
+        conversation = touched.conversation
+        if conversation is None:
+            return event.setting is not None and self._observe(event, told), False
+        if touched.kinds & conversation.relevant and (conversation.recordings or conversation.suspects):
+            dirty.setdefault(id(conversation), (conversation, log_time_ms))
+        for renewed in touched.renewed:
+            if renewed.recordings or renewed.suspects:
+                dirty.setdefault(id(renewed), (renewed, log_time_ms))
+        return touched.duplicate, log_time_ms - conversation.birth.arrived_ms > self.tuning.age_max_ms
 
     def _tally(self, event: Event, log_time_ms: int) -> None:
         tally = self._tallies.get(event.type)
@@ -432,6 +392,7 @@ class Pipeline:
             tally[-1] = occurred_ms
 
     def _is_late(self, event: Event, log_time_ms: int) -> bool:
+        """Whether the event names a recording that is settled, or too old to be judged for the first time."""
         for fact in event.facts:
             if isinstance(fact, RecordingFact):
                 if self.ledger.is_final(fact.recording):
@@ -459,20 +420,18 @@ class Pipeline:
             self.change_settings(event.account)
         return False
 
-    def _cut(self, offset: int, log_time_ms: int) -> list[_Draft]:
+    def _cut(self, offset: int, log_time_ms: int) -> list[Draft]:
         """Close every open conversation of the partition, judged as lacking evidence: one has become too old."""
         conversations = self.window.close_all()
         self.counts.closed_by_cut += len(conversations)
         self.window.cut = Cut(offset, log_time_ms + self.tuning.window_ms)
-        drafts: list[_Draft] = []
         for conversation in conversations:
             conversation.truncated = True
-            drafts += self._conclude(conversation, offset, log_time_ms)
-        return drafts
+        return self._conclude(conversations, offset, log_time_ms)
 
     # ----------------------------------------------------------------- judging
 
-    def _mark_dirty(self, dirty: dict[int, tuple[Conversation, int]], log_time_ms: int) -> None:
+    def _mark_dirty(self, dirty: _Dirty, log_time_ms: int) -> None:
         for conversation in self.window.conversations():
             if (self._all_dirty or conversation.account in self._dirty_accounts) and (
                 conversation.recordings or conversation.suspects
@@ -481,257 +440,37 @@ class Pipeline:
         self._all_dirty = False
         self._dirty_accounts.clear()
 
-    def _judge_dirty(self, dirty: dict[int, tuple[Conversation, int]], offset: int, log_time_ms: int) -> list[_Draft]:
-        drafts: list[_Draft] = []
+    def _judge_dirty(self, dirty: _Dirty, offset: int, log_time_ms: int) -> list[Draft]:
+        moment = Moment((self.generation, offset), log_time_ms, self._by_policy)
+        self._by_policy = False
+        drafts: list[Draft] = []
         for conversation, due_ms in dirty.values():
             if conversation.open:
-                drafts += self._judge(conversation, offset, log_time_ms, due_ms, closed=False)
+                drafts += self.judge.findings(conversation, moment, due_ms, self.ledger, closed=False)
         return drafts
 
-    def _conclude(self, conversation: Conversation, offset: int, log_time_ms: int) -> list[_Draft]:
-        """Judge a conversation for the last time: nothing more of it is awaited."""
-        if not conversation.recordings and not conversation.suspects:
-            return []
-        due_ms = min(conversation.last_ms + self.tuning.window_ms, log_time_ms)
-        return self._judge(conversation, offset, log_time_ms, due_ms, closed=True)
-
-    def _judge(
-        self, conversation: Conversation, offset: int, log_time_ms: int, due_ms: int, *, closed: bool
-    ) -> list[_Draft]:
-        """What there is to say about every recording, and every suspected conference, of a conversation."""
-        evidence = Evidence(conversation)
-        background = Background(self.settings, self._starters, self.tuning.session_max_ms)
-        at = (self.generation, offset)
-        drafts: list[_Draft] = []
-        attributions: list[Attribution] = []
-        waiting = False
-        for recording, seen in (conversation.recordings or {}).items():
-            if recording not in evidence.recordings:
-                continue  # Its evidence fell to the bound, far beyond which nothing is kept at all.
-            grace_over = closed or log_time_ms >= seen.arrived_ms + self.tuning.grace_ms
-            attribution = attribute(evidence, recording, background, grace_over=grace_over)
-            attributions.append(attribution)
-            judgement = self.judge(conversation, evidence, attribution, grace_over=grace_over)
-            waiting = waiting or judgement is None or attribution.cause is None
-            if judgement is not None:
-                # hash() differs from process to process: the number never leaves this one.
-                what = (closed, attribution, judgement, conversation.birth.offset, seen, conversation.truncated)
-                digest = hash((what, self.policy.hash)) or 1
-                if not self.ledger.unchanged(recording, digest):
-                    verdict = self._verdict(conversation, seen, attribution, judgement, at, log_time_ms, closed=closed)
-                    too_old = self._too_old(seen, attribution)
-                    drafts.append(
-                        self._draft(conversation, seen, verdict, digest, due_ms, team=judgement.team, too_old=too_old)
-                    )
-            stated = {fact.conference for _, fact in evidence.recordings[recording] if fact.conference is not None}
-            drafts += [_Draft(conference, seen, None, 0, due_ms) for conference in sorted(stated)]
-        for conference, kept in evidence.suspected.items():
-            suspected = (conversation.suspects or {}).get(conference)
-            if suspected is not None and not _recorded(evidence, conference):
-                verdict = self._suspicion(conversation, conference, suspected, kept, at, log_time_ms, closed=closed)
-                digest = hash((closed, kept, conversation.birth.offset, suspected, self.policy.hash)) or 1
-                drafts.append(self._draft(conversation, suspected, verdict, digest, due_ms))
-        conversation.waiting = waiting
-        conversation.relevant = relevant_kinds(evidence, attributions, self._conditions)
+    def _conclude(self, conversations: Iterable[Conversation], offset: int, log_time_ms: int) -> list[Draft]:
+        """Judge conversations that have closed for the last time: nothing more of them is awaited."""
+        moment = Moment((self.generation, offset), log_time_ms)
+        drafts: list[Draft] = []
+        for conversation in conversations:
+            if conversation.recordings or conversation.suspects:
+                due_ms = min(conversation.last_ms + self.tuning.window_ms, log_time_ms)
+                drafts += self.judge.findings(conversation, moment, due_ms, self.ledger, closed=True)
         return drafts
-
-    def _too_old(self, seen: Seen, attribution: Attribution) -> bool:
-        too_old_ms = self.tuning.recordings_too_old_ms
-        return too_old_ms is not None and seen.arrived_ms - attribution.started_ms > too_old_ms
-
-    def judge(
-        self, conversation: Conversation, evidence: Evidence, attribution: Attribution, *, grace_over: bool
-    ) -> Judgement | None:
-        """What the policy says; None while it is open and the grace still runs."""
-        judgement = self.policy.judge(self.subject(conversation, evidence, attribution, grace_over=grace_over))
-        if judgement.outcome is not None:
-            return judgement
-        if not grace_over:
-            return None
-        return msgspec.structs.replace(self.policy.settle(truncated=conversation.truncated), shadow=judgement.shadow)
-
-    def subject(
-        self, conversation: Conversation, evidence: Evidence, attribution: Attribution, *, grace_over: bool
-    ) -> Subject:
-        """A recording as the policy may ask about it; what is absent stays open until the grace ends."""
-        complete = grace_over and not conversation.truncated
-        absent = ABSENT if complete else OPEN
-        started = absent if attribution.start_source is None else Values((attribution.start_source,), True)
-        subject = Subject(
-            account=conversation.account,
-            alias=self.tuning.aliases.get(conversation.account),
-            started_ms=attribution.started_ms,
-            cause=Values((attribution.cause,), True) if attribution.cause is not None else OPEN,
-            start_source=started,
-            conference_name=OPEN,
-            callback_url=Values(attribution.callback_urls, True) if attribution.callback_urls else absent,
-            direction=OPEN,
-            from_=OPEN,
-            to=OPEN,
-            queue=OPEN,
-            worker=OPEN,
-            status=Values((attribution.status,), True) if attribution.status is not None else absent,
-            found_by=Values((attribution.found_by,), True),
-        )
-        conference = attribution.conference_sid
-        if "conference_name" in self._conditions and conference is not None:
-            known = evidence.conferences.get(conference)
-            names = Values(tuple(sorted(known.rooms)), True) if known is not None and known.rooms else absent
-            subject = msgspec.structs.replace(subject, conference_name=names)
-        elif "conference_name" in self._conditions:
-            subject = msgspec.structs.replace(subject, conference_name=absent)
-        if self._conditions & ABOUT_CALLS:
-            subject = self._with_calls(subject, evidence, attribution, absent)
-        return subject
-
-    def _with_calls(self, subject: Subject, evidence: Evidence, attribution: Attribution, absent: Values) -> Subject:
-        """What the policy may ask about the calls a recording is of, and about the task they belong to."""
-        call, conference = attribution.call_sid, attribution.conference_sid
-        own = {call} if call is not None else set(evidence.calls_in(conference)) if conference is not None else set()
-        calls = evidence.calls(own)
-        tasks = [t for t in evidence.tasks if own.intersection(t.calls) or (conference and t.conference == conference)]
-        # Of a call's own recording the call says all; a conference may yet turn out to have had other calls.
-        settled = absent is ABSENT or call is not None
-        return msgspec.structs.replace(
-            subject,
-            direction=_known((fact.direction for fact in calls), absent, complete=settled),
-            from_=_known((fact.from_ for fact in calls), absent, complete=settled),
-            to=_known((fact.to for fact in calls), absent, complete=settled),
-            queue=_known((value for task in tasks for value in task.queue), absent, complete=absent is ABSENT),
-            worker=_known((value for task in tasks for value in task.worker), absent, complete=absent is ABSENT),
-        )
-
-    def _verdict(
-        self,
-        conversation: Conversation,
-        seen: Seen,
-        attribution: Attribution,
-        judgement: Judgement,
-        at: tuple[int, int],
-        log_time_ms: int,
-        *,
-        closed: bool,
-    ) -> Verdict:
-        assert judgement.outcome is not None
-        ended_ms = attribution.ended_ms
-        return Verdict(
-            kind="recording",
-            recording_sid=attribution.recording_sid,
-            account_sid=conversation.account,
-            revision=0,
-            final=closed,
-            at=at,
-            rests_from=conversation.birth.offset,
-            outcome=judgement.outcome,
-            rule=judgement.rule,
-            severity=judgement.severity,
-            mode=self.policy.mode,
-            policy=self.policy.hash,
-            cause=attribution.cause,
-            strength=attribution.strength,
-            start_source=attribution.start_source,
-            call_sid=attribution.call_sid,
-            conference_sid=attribution.conference_sid,
-            recording_status=attribution.status,
-            started_at=render_instant(attribution.started_ms),
-            ended_at=None if ended_ms is None else render_instant(ended_ms),
-            first_seen_at=render_instant(seen.arrived_ms),
-            found_by=attribution.found_by,
-            backlog=self._by_policy and ended_ms is not None,
-            decided_at=render_instant(log_time_ms),
-            disallowed_since=None,
-            alert=None,
-            reason=judgement.reason or _reason(attribution, judgement, truncated=conversation.truncated),
-            evidence=tuple(self._show(proof) for proof in attribution.evidence),
-            ruled_out=tuple(RuledOut(cause, by) for cause, by in attribution.ruled_out),
-            missing=attribution.missing,
-            history=(),
-        )
-
-    def _suspicion(
-        self,
-        conversation: Conversation,
-        conference: str,
-        seen: Seen,
-        kept: Kept,
-        at: tuple[int, int],
-        log_time_ms: int,
-        *,
-        closed: bool,
-    ) -> Verdict:
-        """Voice Insights says that a conference had recording on, and no recording of it is known."""
-        shows = f"Voice Insights says that conference {conference} had recording on"
-        return Verdict(
-            kind="suspicion",
-            recording_sid=None,
-            account_sid=conversation.account,
-            revision=0,
-            final=closed,
-            at=at,
-            rests_from=conversation.birth.offset,
-            outcome="undetermined",
-            rule="suspicion",
-            severity="warning",
-            mode=self.policy.mode,
-            policy=self.policy.hash,
-            cause=None,
-            strength=None,
-            start_source=None,
-            call_sid=None,
-            conference_sid=conference,
-            recording_status=None,
-            started_at=None,
-            ended_at=None,
-            first_seen_at=render_instant(seen.arrived_ms),
-            found_by="stream",
-            backlog=False,
-            decided_at=render_instant(log_time_ms),
-            disallowed_since=None,
-            alert=None,
-            reason="Voice Insights says that this conference had recording on, but no recording of it has been seen.",
-            evidence=(self._show(Proof(kept, shows)),),
-            ruled_out=(),
-            missing=("recording",),
-            history=(),
-        )
-
-    def _show(self, proof: Proof) -> Shown:
-        kept = proof.kept
-        return Shown(
-            event_id=kept.event_id,
-            type=kept.type_name,
-            position=f"{self._position}{kept.offset}",
-            occurred_at=render_instant(kept.occurred_ms),
-            shows=proof.shows,
-        )
-
-    def _draft(
-        self,
-        conversation: Conversation,
-        seen: Seen,
-        verdict: Verdict,
-        digest: int,
-        due_ms: int,
-        *,
-        team: str | None = None,
-        too_old: bool = False,
-    ) -> _Draft:
-        account = self.tuning.aliases.get(conversation.account, NO_ALIAS)
-        finding = Finding(verdict=verdict, first_offset=conversation.birth.offset, team=team, account=account)
-        return _Draft(verdict.key, seen, finding, digest, due_ms, too_old)
 
     # ----------------------------------------------------------------- telling
 
-    def _publish(self, drafts: Iterable[_Draft]) -> list[Told]:
+    def _publish(self, drafts: Iterable[Draft]) -> list[Told]:
         """Tell what differs from what is published, in order of first appearance."""
         told: list[Told] = []
         ledger = self.ledger
-        for draft in sorted(drafts, key=_appearance):
+        for draft in sorted(drafts, key=_APPEARANCE):
             key, finding, digest = draft.key, draft.finding, draft.digest
             if finding is None:
                 if ledger.is_suspicion(key):
                     ledger.withdraw(key)
-                    told.append(Publish(key, None, None, draft.due_ms, late=False, appeared=_appearance(draft)))
+                    told.append(Publish(key, None, None, draft.due_ms, late=False, appeared=draft.appearance))
                 continue
             verdict = finding.verdict
             if ledger.unchanged(key, digest) or (draft.too_old and not ledger.knows(key)):
@@ -746,10 +485,10 @@ class Pipeline:
                 continue
             ledger.publish(new, digest)
             before, late = (None, False) if published is None else (published.outcome, published.final)
-            told.append(Publish(key, new, before, draft.due_ms, late, _appearance(draft)))
+            told.append(Publish(key, new, before, draft.due_ms, late, draft.appearance))
         return told
 
-    def _hold(self, draft: _Draft) -> None:
+    def _hold(self, draft: Draft) -> None:
         """What is published was decided later than this: compare again once that position is reached."""
         assert draft.finding is not None
         if draft.finding.verdict.final:
@@ -757,7 +496,7 @@ class Pipeline:
         else:
             self._dirty_accounts.add(draft.finding.verdict.account_sid)
 
-    def _try_again(self, offset: int) -> list[_Draft]:
+    def _try_again(self, offset: int) -> list[Draft]:
         drafts, self._overtaken = self._overtaken, []
         for draft in drafts:
             assert draft.finding is not None
@@ -800,66 +539,6 @@ class Pipeline:
         return told
 
 
-def _appearance(draft: _Draft) -> tuple[int, int]:
-    return (draft.seen.offset, draft.seen.index)
-
-
-def _recorded(evidence: Evidence, conference: str) -> bool:
-    """Whether any recording says that it is of this conference."""
-    return any(fact.conference == conference for sights in evidence.recordings.values() for _, fact in sights)
-
-
-def _known(values: Iterable[str | None], absent: Values, *, complete: bool) -> Values:
-    """What is known of an attribute of which several calls or tasks may speak."""
-    known = tuple(dict.fromkeys([value for value in values if value is not None]))
-    return Values(known, complete) if known else absent
-
-
-_CAUSE_WORDS: Final = {
-    "api_call_recording": "An explicit request to the recordings API started it",
-    "studio_call_recording_widget": "A Call Recording widget of a Studio flow started it",
-    "flex_plugin": "A Flex plugin started it",
-    "conference_api": "An API request created or joined its conference with ConferenceRecord",
-    "conference_twiml": "TwiML joined its conference with recording on",
-    "flex_call_recording": "Flex started it: call recording was on in the Flex settings",
-    "flex_conference": "Flex started its conference; the Flex recording setting at that time is not known",
-    "flex_stale_session": "Flex started it from an agent's session that began before call recording was switched off",
-    "flex_residual_setting": "Flex started it although call recording had been off for longer than any session lasts",
-    "dial_verb": "TwiML <Dial record> started it",
-    "record_verb": "TwiML <Record> started it",
-    "sip_trunk": "The recording setting of an Elastic SIP trunk started it",
-    "outbound_call_api": "An API request made the call with Record",
-    "start_recording_twiml": "TwiML <Start><Recording> started it",
-    "conference_recording_api": "A request to the conference recordings API started it",
-    "unknown_source": "Twilio names a start source that is not known to this monitor",
-    "unattributed": "Nothing that was seen says what started it",
-}
-_OUTCOME_WORDS: Final = {
-    "allowed": "which {rule} allows",
-    "disallowed": "which {rule} does not allow",
-    "undetermined": "which {rule} leaves undetermined",
-}
-
-
-def _reason(attribution: Attribution, judgement: Judgement, *, truncated: bool) -> str:
-    """One sentence for a person on call, where the rule has none of its own."""
-    if attribution.cause is None:
-        what = "What started it can't be told"
-        if truncated:
-            what += ": evidence was lost"
-        elif "studio" in attribution.missing:
-            what = "The API or a Studio widget started it, and the Studio flow or its steps are not known"
-    else:
-        what = _CAUSE_WORDS.get(attribution.cause, "Something started it")
-    rule = "the policy" if judgement.rule in ("default", "when_open") else f"rule {judgement.rule!r}"
-    assert judgement.outcome is not None
-    return f"{what}, {_OUTCOME_WORDS[judgement.outcome].format(rule=rule)}."
-
-
-def _conditions(policy: Policy) -> frozenset[str]:
-    return frozenset(name for rule in policy.rules for name in rule.document.when)
-
-
 def setting_key(event: Event) -> str:
     """The key of an account setting in its topic: account, kind, and flow and revision, instant or worker."""
     setting = event.setting
@@ -899,3 +578,20 @@ def render_setting(event: Event) -> bytes:
 
 def _instant_or_none(ms: int | None) -> str | None:
     return None if ms is None else render_instant(ms)
+
+
+__all__ = [
+    "AGE_BOUNDS_MS",
+    "Checkpoint",
+    "Counts",
+    "Cut",
+    "EventAges",
+    "Pipeline",
+    "Publish",
+    "SetAside",
+    "SettingSeen",
+    "Told",
+    "Tuning",
+    "render_setting",
+    "setting_key",
+]

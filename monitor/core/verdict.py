@@ -282,6 +282,7 @@ class Ledger:
         self._others_kept_ms = others_kept_ms
         self._entries: dict[str, _Entry] = {}
         self._ends: list[tuple[int, str]] = []
+        self.next_end_ms = 1 << 62  # No final verdict has been kept long enough before this instant.
         self.heard: list[str] = []  # Whose verdicts somebody else has written since the last ``take_heard``.
 
     def __len__(self) -> int:
@@ -378,6 +379,7 @@ class Ledger:
             if entry is not None and entry.final:
                 self.withdraw(key)
                 yield key
+        self.next_end_ms = self._ends[0][0] if self._ends else 1 << 62
 
     def greatest_offset(self, generation: int) -> int | None:
         """The greatest offset at which a verdict of ``generation`` was decided."""
@@ -393,6 +395,7 @@ class Ledger:
         if verdict.final and (known is None or not known.final):
             kept_ms = self._allowed_kept_ms if verdict.outcome == "allowed" else self._others_kept_ms
             heappush(self._ends, (read_instant(verdict.decided_at) + kept_ms, key))
+            self.next_end_ms = self._ends[0][0]
 
     def _whole(self, entry: _Entry) -> Verdict:
         if entry.verdict is not None:

@@ -251,6 +251,7 @@ class Window:
         self.open_recordings = 0
         self.truncated_total = 0
         self.dropped_total = 0
+        self.due_ms = _NEVER  # No deadline lies before this instant.
         self._births: deque[Birth] = deque()
         self._graces: deque[tuple[int, str, str]] = deque()
         self._buckets: dict[int, list[Conversation]] = {}
@@ -261,14 +262,13 @@ class Window:
 
     # ----------------------------------------------------------------- what falls due
 
-    def next_due_ms(self) -> int:
-        """No deadline lies before this instant."""
+    def _look_at_deadlines(self) -> None:
         due = self._graces[0][0] if self._graces else _NEVER
         if self._due:
             due = min(due, self._due[0][0])
         if self._bucket_order:
             due = min(due, self._bucket_order[0] * BUCKET_MS)
-        return due
+        self.due_ms = due
 
     def last_deadline_ms(self) -> int | None:
         """The deadline after which nothing is open any more, if nothing else arrives."""
@@ -291,6 +291,7 @@ class Window:
                 yield conversation
             else:
                 self._file_again(conversation, log_time_ms)
+        self._look_at_deadlines()
 
     def graces_ended(self, log_time_ms: int) -> Iterator[tuple[Conversation, str, int]]:
         """Yield the recordings whose grace ends at or before ``log_time_ms``, while their conversation is open."""
@@ -300,6 +301,7 @@ class Window:
             conversation = found.index.get(recording) if found else None
             if conversation is not None and conversation.recordings and recording in conversation.recordings:
                 yield conversation, recording, due_ms
+        self._look_at_deadlines()
 
     def _file_again(self, conversation: Conversation, log_time_ms: int) -> None:
         """Put a conversation under its true deadline: into a bucket, or among the due ones of the present bucket."""
@@ -310,11 +312,13 @@ class Window:
         if bucket * BUCKET_MS <= log_time_ms:
             self._filed += 1
             heappush(self._due, (due_ms, conversation.birth.offset, self._filed, conversation))
+            self.due_ms = min(self.due_ms, due_ms)
         elif bucket in self._buckets:
             self._buckets[bucket].append(conversation)
         else:
             self._buckets[bucket] = [conversation]
             heappush(self._bucket_order, bucket)
+            self.due_ms = min(self.due_ms, bucket * BUCKET_MS)
 
     def _close(self, conversation: Conversation) -> None:
         account = self.accounts[conversation.account]
@@ -537,6 +541,7 @@ class Window:
             conversation.waiting = True
             self.open_recordings += 1
             self._graces.append((seen.arrived_ms + self.grace_ms, conversation.account, recording))
+            self.due_ms = min(self.due_ms, self._graces[0][0])
 
     # ----------------------------------------------------------------- bindings by conference name
 

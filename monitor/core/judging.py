@@ -1,0 +1,371 @@
+"""Judging: from a conversation to what there is to say about each of its recordings.
+
+Attribution says what the evidence supports, the policy what is allowed; here the two become findings. Pure: the same
+conversation, settings and policy give the same findings, wherever and whenever. What is published plays no part, but
+for one thing: what would say the same again is not rendered at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from monitor.core.attribution import (
+    ABOUT_CALLS,
+    AccountSettings,
+    Attribution,
+    Background,
+    Evidence,
+    Proof,
+    Starter,
+    attribute,
+    relevant_kinds,
+)
+from monitor.core.policy import ABSENT, OPEN, Judgement, Policy, Subject, Values, matcher
+from monitor.core.verdict import Finding, Ledger, RuledOut, Shown, Verdict, render_instant
+from monitor.core.window import Conversation, Kept, Seen
+
+NO_ALIAS: Final = "other"
+
+Watch = Callable[[Attribution, Subject], None]
+
+
+class Tuning(msgspec.Struct, frozen=True, kw_only=True):
+    """What the fold runs under, besides the policy: the settings that can change a verdict, and the bounds."""
+
+    window_ms: int = 4 * 3_600_000
+    grace_ms: int = 60_000
+    session_max_ms: int = 24 * 3_600_000
+    age_max_ms: int = 48 * 3_600_000
+    entries_max: int = 2_000
+    recordings_too_old_ms: int | None = 7 * 86_400_000
+    starters: tuple[Starter, ...] = ()
+    aliases: Mapping[str, str] = {}
+
+
+class Draft(msgspec.Struct, gc=False):
+    """A finding on its way out; None withdraws a suspicion. ``due_ms`` is when it could first be told."""
+
+    key: str
+    seen: Seen
+    finding: Finding | None
+    digest: int  # A number for what the finding says, whenever and wherever it was found.
+    due_ms: int
+    too_old: bool = False  # Told only where something is published already.
+
+    @property
+    def appearance(self) -> tuple[int, int]:
+        """Where its subject was first seen: what is told is told in this order."""
+        return (self.seen.offset, self.seen.index)
+
+
+class Moment(msgspec.Struct, frozen=True, gc=False):
+    """At which message something is judged: generation and offset, and its log time."""
+
+    at: tuple[int, int]
+    log_time_ms: int
+    by_policy: bool = False  # Only because the policy has changed.
+
+
+class Judge:
+    """Judges conversations under one policy. ``position`` is the text that stands before an offset in evidence.
+
+    ``watch`` is told of every recording that is judged, for those who want to know why.
+    """
+
+    def __init__(
+        self, tuning: Tuning, policy: Policy, settings: AccountSettings, *, position: str, watch: Watch | None = None
+    ) -> None:
+        self.policy = policy
+        self._tuning = tuning
+        self._position = position
+        self._watch = watch
+        self._conditions = frozenset(name for rule in policy.rules for name in rule.document.when)
+        starters = tuple((matcher("callback_url", [starter.callback_url]), starter) for starter in tuning.starters)
+        self._background = Background(settings, starters, tuning.session_max_ms)
+
+    def under(self, policy: Policy) -> Judge:
+        """The same under another policy."""
+        settings = self._background.settings
+        return Judge(self._tuning, policy, settings, position=self._position, watch=self._watch)
+
+    def findings(
+        self, conversation: Conversation, moment: Moment, due_ms: int, ledger: Ledger, *, closed: bool
+    ) -> list[Draft]:
+        """What there is to say about every recording, and every suspected conference, of a conversation.
+
+        What led to what is published, as ``ledger`` knows it, is left out. ``due_ms`` is when it could first be said.
+        """
+        evidence = Evidence(conversation)
+        drafts: list[Draft] = []
+        attributions: list[Attribution] = []
+        waiting = False
+        for recording, seen in (conversation.recordings or {}).items():
+            if recording not in evidence.recordings:
+                continue  # Its evidence fell to the bound, far beyond which nothing is kept at all.
+            grace_over = closed or moment.log_time_ms >= seen.arrived_ms + self._tuning.grace_ms
+            attribution = attribute(evidence, recording, self._background, grace_over=grace_over)
+            attributions.append(attribution)
+            judgement = self.judgement(conversation, evidence, attribution, grace_over=grace_over)
+            waiting = waiting or judgement is None or attribution.cause is None
+            if judgement is not None:
+                # hash() differs from process to process: the number never leaves this one.
+                what = (closed, attribution, judgement, conversation.birth.offset, seen, conversation.truncated)
+                digest = hash((what, self.policy.hash)) or 1
+                if not ledger.unchanged(recording, digest):
+                    verdict = self._verdict(conversation, seen, attribution, judgement, moment, closed=closed)
+                    too_old = self._too_old(seen, attribution)
+                    drafts.append(
+                        self._draft(conversation, seen, verdict, digest, due_ms, team=judgement.team, too_old=too_old)
+                    )
+            stated = {fact.conference for _, fact in evidence.recordings[recording] if fact.conference is not None}
+            drafts += [Draft(conference, seen, None, 0, due_ms) for conference in sorted(stated)]
+        for conference, kept in evidence.suspected.items():
+            suspected = (conversation.suspects or {}).get(conference)
+            if suspected is not None and not _recorded(evidence, conference):
+                verdict = self._suspicion(conversation, conference, suspected, kept, moment, closed=closed)
+                digest = hash((closed, kept, conversation.birth.offset, suspected, self.policy.hash)) or 1
+                drafts.append(self._draft(conversation, suspected, verdict, digest, due_ms))
+        conversation.waiting = waiting
+        conversation.relevant = relevant_kinds(evidence, attributions, self._conditions)
+        return drafts
+
+    def _too_old(self, seen: Seen, attribution: Attribution) -> bool:
+        too_old_ms = self._tuning.recordings_too_old_ms
+        return too_old_ms is not None and seen.arrived_ms - attribution.started_ms > too_old_ms
+
+    def judgement(
+        self, conversation: Conversation, evidence: Evidence, attribution: Attribution, *, grace_over: bool
+    ) -> Judgement | None:
+        """What the policy says; None while it is open and the grace still runs."""
+        subject = self.subject(conversation, evidence, attribution, grace_over=grace_over)
+        if self._watch is not None:
+            self._watch(attribution, subject)
+        judgement = self.policy.judge(subject)
+        if judgement.outcome is not None:
+            return judgement
+        if not grace_over:
+            return None
+        return msgspec.structs.replace(self.policy.settle(truncated=conversation.truncated), shadow=judgement.shadow)
+
+    def subject(
+        self, conversation: Conversation, evidence: Evidence, attribution: Attribution, *, grace_over: bool
+    ) -> Subject:
+        """A recording as the policy may ask about it; what is absent stays open until the grace ends."""
+        complete = grace_over and not conversation.truncated
+        absent = ABSENT if complete else OPEN
+        started = absent if attribution.start_source is None else Values((attribution.start_source,), True)
+        subject = Subject(
+            account=conversation.account,
+            alias=self._tuning.aliases.get(conversation.account),
+            started_ms=attribution.started_ms,
+            cause=Values((attribution.cause,), True) if attribution.cause is not None else OPEN,
+            start_source=started,
+            conference_name=OPEN,
+            callback_url=Values(attribution.callback_urls, True) if attribution.callback_urls else absent,
+            direction=OPEN,
+            from_=OPEN,
+            to=OPEN,
+            queue=OPEN,
+            worker=OPEN,
+            status=Values((attribution.status,), True) if attribution.status is not None else absent,
+            found_by=Values((attribution.found_by,), True),
+        )
+        conference = attribution.conference_sid
+        if "conference_name" in self._conditions and conference is not None:
+            known = evidence.conferences.get(conference)
+            names = Values(tuple(sorted(known.rooms)), True) if known is not None and known.rooms else absent
+            subject = msgspec.structs.replace(subject, conference_name=names)
+        elif "conference_name" in self._conditions:
+            subject = msgspec.structs.replace(subject, conference_name=absent)
+        if self._conditions & ABOUT_CALLS:
+            subject = self._with_calls(subject, evidence, attribution, absent)
+        return subject
+
+    def _with_calls(self, subject: Subject, evidence: Evidence, attribution: Attribution, absent: Values) -> Subject:
+        """What the policy may ask about the calls a recording is of, and about the task they belong to."""
+        call, conference = attribution.call_sid, attribution.conference_sid
+        own = {call} if call is not None else set(evidence.calls_in(conference)) if conference is not None else set()
+        calls = evidence.calls(own)
+        tasks = [t for t in evidence.tasks if own.intersection(t.calls) or (conference and t.conference == conference)]
+        # Of a call's own recording the call says all; a conference may yet turn out to have had other calls.
+        settled = absent is ABSENT or call is not None
+        return msgspec.structs.replace(
+            subject,
+            direction=_known((fact.direction for fact in calls), absent, complete=settled),
+            from_=_known((fact.from_ for fact in calls), absent, complete=settled),
+            to=_known((fact.to for fact in calls), absent, complete=settled),
+            queue=_known((value for task in tasks for value in task.queue), absent, complete=absent is ABSENT),
+            worker=_known((value for task in tasks for value in task.worker), absent, complete=absent is ABSENT),
+        )
+
+    def _verdict(
+        self,
+        conversation: Conversation,
+        seen: Seen,
+        attribution: Attribution,
+        judgement: Judgement,
+        moment: Moment,
+        *,
+        closed: bool,
+    ) -> Verdict:
+        assert judgement.outcome is not None
+        ended_ms = attribution.ended_ms
+        return Verdict(
+            kind="recording",
+            recording_sid=attribution.recording_sid,
+            account_sid=conversation.account,
+            revision=0,
+            final=closed,
+            at=moment.at,
+            rests_from=conversation.birth.offset,
+            outcome=judgement.outcome,
+            rule=judgement.rule,
+            severity=judgement.severity,
+            mode=self.policy.mode,
+            policy=self.policy.hash,
+            cause=attribution.cause,
+            strength=attribution.strength,
+            start_source=attribution.start_source,
+            call_sid=attribution.call_sid,
+            conference_sid=attribution.conference_sid,
+            recording_status=attribution.status,
+            started_at=render_instant(attribution.started_ms),
+            ended_at=None if ended_ms is None else render_instant(ended_ms),
+            first_seen_at=render_instant(seen.arrived_ms),
+            found_by=attribution.found_by,
+            backlog=moment.by_policy and ended_ms is not None,
+            decided_at=render_instant(moment.log_time_ms),
+            disallowed_since=None,
+            alert=None,
+            reason=judgement.reason or _reason(attribution, judgement, truncated=conversation.truncated),
+            evidence=tuple(self._show(proof) for proof in attribution.evidence),
+            ruled_out=tuple(RuledOut(cause, by) for cause, by in attribution.ruled_out),
+            missing=attribution.missing,
+            history=(),
+        )
+
+    def _suspicion(
+        self,
+        conversation: Conversation,
+        conference: str,
+        seen: Seen,
+        kept: Kept,
+        moment: Moment,
+        *,
+        closed: bool,
+    ) -> Verdict:
+        """Voice Insights says that a conference had recording on, and no recording of it is known."""
+        shows = f"Voice Insights says that conference {conference} had recording on"
+        return Verdict(
+            kind="suspicion",
+            recording_sid=None,
+            account_sid=conversation.account,
+            revision=0,
+            final=closed,
+            at=moment.at,
+            rests_from=conversation.birth.offset,
+            outcome="undetermined",
+            rule="suspicion",
+            severity="warning",
+            mode=self.policy.mode,
+            policy=self.policy.hash,
+            cause=None,
+            strength=None,
+            start_source=None,
+            call_sid=None,
+            conference_sid=conference,
+            recording_status=None,
+            started_at=None,
+            ended_at=None,
+            first_seen_at=render_instant(seen.arrived_ms),
+            found_by="stream",
+            backlog=False,
+            decided_at=render_instant(moment.log_time_ms),
+            disallowed_since=None,
+            alert=None,
+            reason="Voice Insights says that this conference had recording on, but no recording of it has been seen.",
+            evidence=(self._show(Proof(kept, shows)),),
+            ruled_out=(),
+            missing=("recording",),
+            history=(),
+        )
+
+    def _show(self, proof: Proof) -> Shown:
+        kept = proof.kept
+        return Shown(
+            event_id=kept.event_id,
+            type=kept.type_name,
+            position=f"{self._position}{kept.offset}",
+            occurred_at=render_instant(kept.occurred_ms),
+            shows=proof.shows,
+        )
+
+    def _draft(
+        self,
+        conversation: Conversation,
+        seen: Seen,
+        verdict: Verdict,
+        digest: int,
+        due_ms: int,
+        *,
+        team: str | None = None,
+        too_old: bool = False,
+    ) -> Draft:
+        account = self._tuning.aliases.get(conversation.account, NO_ALIAS)
+        finding = Finding(verdict=verdict, first_offset=conversation.birth.offset, team=team, account=account)
+        return Draft(verdict.key, seen, finding, digest, due_ms, too_old)
+
+
+def _recorded(evidence: Evidence, conference: str) -> bool:
+    """Whether any recording says that it is of this conference."""
+    return any(fact.conference == conference for sights in evidence.recordings.values() for _, fact in sights)
+
+
+def _known(values: Iterable[str | None], absent: Values, *, complete: bool) -> Values:
+    """What is known of an attribute of which several calls or tasks may speak."""
+    known = tuple(dict.fromkeys([value for value in values if value is not None]))
+    return Values(known, complete) if known else absent
+
+
+_CAUSE_WORDS: Final = {
+    "api_call_recording": "An explicit request to the recordings API started it",
+    "studio_call_recording_widget": "A Call Recording widget of a Studio flow started it",
+    "flex_plugin": "A Flex plugin started it",
+    "conference_api": "An API request created or joined its conference with ConferenceRecord",
+    "conference_twiml": "TwiML joined its conference with recording on",
+    "flex_call_recording": "Flex started it: call recording was on in the Flex settings",
+    "flex_conference": "Flex started its conference; the Flex recording setting at that time is not known",
+    "flex_stale_session": "Flex started it from an agent's session that began before call recording was switched off",
+    "flex_residual_setting": "Flex started it although call recording had been off for longer than any session lasts",
+    "dial_verb": "TwiML <Dial record> started it",
+    "record_verb": "TwiML <Record> started it",
+    "sip_trunk": "The recording setting of an Elastic SIP trunk started it",
+    "outbound_call_api": "An API request made the call with Record",
+    "start_recording_twiml": "TwiML <Start><Recording> started it",
+    "conference_recording_api": "A request to the conference recordings API started it",
+    "unknown_source": "Twilio names a start source that is not known to this monitor",
+    "unattributed": "Nothing that was seen says what started it",
+}
+_OUTCOME_WORDS: Final = {
+    "allowed": "which {rule} allows",
+    "disallowed": "which {rule} does not allow",
+    "undetermined": "which {rule} leaves undetermined",
+}
+
+
+def _reason(attribution: Attribution, judgement: Judgement, *, truncated: bool) -> str:
+    """One sentence for a person on call, where the rule has none of its own."""
+    if attribution.cause is None:
+        what = "What started it can't be told"
+        if truncated:
+            what += ": evidence was lost"
+        elif "studio" in attribution.missing:
+            what = "The API or a Studio widget started it, and the Studio flow or its steps are not known"
+    else:
+        what = _CAUSE_WORDS.get(attribution.cause, "Something started it")
+    rule = "the policy" if judgement.rule in ("default", "when_open") else f"rule {judgement.rule!r}"
+    assert judgement.outcome is not None
+    return f"{what}, {_OUTCOME_WORDS[judgement.outcome].format(rule=rule)}."
