@@ -154,14 +154,15 @@ class _Book:
         self.order: list[tuple[int, str]] = []  # (first seen, conference), sorted.
         self.claims: list[tuple[int, str]] = []  # (instant, member), sorted.
 
-    def see(self, conference: str, first_ms: int, end_ms: int | None) -> bool:
-        """Take in a sight of a room; whether that changed anything."""
+    def see(self, conference: str, first_ms: int, end_ms: int | None) -> Sequence[tuple[int, str]]:
+        """Take in a sight of a room; the claims whose room may be another one now."""
         room = self.rooms.get(conference)
         if room is None:
             self.rooms[conference] = _Room(first_ms, end_ms)
             insort(self.order, (first_ms, conference))
-            return True
+            return self._claims_near(conference, first_ms)
         changed = False
+        stood_ms = room.first_ms
         if first_ms < room.first_ms:
             self.order.remove((room.first_ms, conference))
             insort(self.order, (first_ms, conference))
@@ -170,7 +171,7 @@ class _Book:
         if end_ms is not None and (room.end_ms is None or end_ms > room.end_ms):
             room.end_ms = end_ms
             changed = True
-        return changed
+        return self._claims_near(conference, stood_ms) if changed else ()
 
     def forget(self, conference: str) -> None:
         room = self.rooms.pop(conference, None)
@@ -194,11 +195,14 @@ class _Book:
             return self.order[place][1]
         return None
 
-    def claims_near(self, conference: str) -> list[tuple[int, str]]:
-        """The claims that a change of this room can concern: from its reach before it to the next room's start."""
+    def _claims_near(self, conference: str, stood_ms: int) -> list[tuple[int, str]]:
+        """The claims that a change of this room can concern: from its reach before it to the start of the next room.
+
+        Where its first sight has moved back, the next room is the one after ``stood_ms``, its first sight till then.
+        """
         room = self.rooms[conference]
         low = bisect_left(self.claims, (room.first_ms - CLAIM_REACH_MS, ""))
-        place = bisect_right(self.order, (room.first_ms, conference))
+        place = bisect_right(self.order, (stood_ms, conference))
         high = len(self.claims)
         if place < len(self.order):
             high = bisect_right(self.claims, (self.order[place][0], "\x7f"))
@@ -593,9 +597,8 @@ class Window:
             book = account.books[name] = _Book()
         if conference not in book.rooms:
             conversation.rooms = [*(conversation.rooms or ()), (name, conference)]
-        if book.see(conference, first_ms, end_ms) and book.claims:
-            for at_ms, member in book.claims_near(conference):
-                self._join_by_name(account, book, at_ms, member)
+        for at_ms, member in book.see(conference, first_ms, end_ms):
+            self._join_by_name(account, book, at_ms, member)
 
     def _claim(self, account: Account, conversation: Conversation, name: str, at_ms: int, member: str) -> None:
         book = account.books.get(name)
