@@ -466,10 +466,7 @@ class Window:
         one.last_ms = max(one.last_ms, other.last_ms)
         one.truncated = one.truncated or other.truncated
         one.relevant, one.waiting = EVERY_KIND, True
-        one.evidence += other.evidence
-        one.kept += other.kept
-        one.properties += other.properties
-        one.properties_kept += other.properties_kept
+        self._pour(one, other)
         one.ids += other.ids
         one.recordings = _earliest(one.recordings, other.recordings)
         one.suspects = _earliest(one.suspects, other.suspects)
@@ -483,6 +480,32 @@ class Window:
         self.open_conversations -= 1
         self._renewed.append(one)
         return one
+
+    def _pour(self, one: Conversation, other: Conversation) -> None:
+        """Put the evidence of two conversations together, within the bounds of one."""
+        if one.kept + other.kept <= self.entries_max:
+            one.evidence += other.evidence
+            one.kept += other.kept
+        else:
+            # Of the one that has less, what finds room: the work is never more than what is poured.
+            more, less = (one, other) if one.kept >= other.kept else (other, one)
+            pieces, kept = [more.evidence], more.kept
+            for entry in less.read_evidence():
+                of_recording = any(isinstance(fact, RecordingFact) for fact in entry.facts)
+                if kept < self.entries_max * (RECORDINGS_KEPT_FACTOR if of_recording else 1):
+                    pieces.append(_encode(entry))
+                    kept += 1
+                else:
+                    self._truncate(one)
+            one.evidence, one.kept = b"".join(pieces), kept
+        left = self.entries_max - one.properties_kept
+        if other.properties_kept <= left:
+            one.properties += other.properties
+            one.properties_kept += other.properties_kept
+        else:
+            one.properties += b"".join(map(_encode, other.read_properties()[:left]))
+            one.properties_kept += left
+            self._truncate(one)
 
     def _keep(
         self, account: Account, conversation: Conversation, event: Event, offset: int, index: int, arrived_ms: int
