@@ -280,8 +280,10 @@ def _binary(value: bytes, attributes: dict[str, bytes]) -> Entry:
 def _object(raw: bytes) -> Entry:
     """Read one entry that has to be a JSON object."""
     try:
-        envelope = _decode_envelope(raw)
+        envelope: _Envelope | None = _decode_envelope(raw)
     except _FAULTS:
+        envelope = None
+    if envelope is None or envelope.type is None:
         try:
             value = _decode_any(raw)
             if not isinstance(value, dict):
@@ -356,7 +358,7 @@ def _fits(kind: str, data: _Data) -> bool:
     if usual is None:
         return True
     p = data.request.parameters if data.request else None
-    if p is None:
+    if p is None or (data.response is None and kind in _ANSWERED):
         return False
     if kind in _REQUESTS:
         return any(value is not None for value in usual(p))
@@ -1015,10 +1017,12 @@ _USUAL: Final[dict[str, Callable[[_Parameters], tuple[Text, ...]]]] = {
     _VOICE + "status-callback.conference.participant.updated": attrgetter(
         "call_sid", "conference_sid", "friendly_name", "timestamp"
     ),
-    _VOICE + "twiml.dial.finished": attrgetter("call_sid", "dial_call_sid"),
-    _VOICE + "twiml.record.finished": attrgetter("call_sid", "recording_url"),
+    _VOICE + "twiml.dial.finished": attrgetter("call_sid", "direction", "dial_call_sid"),
+    _VOICE + "twiml.record.finished": attrgetter("call_sid", "direction", "recording_url"),
 }
 _REQUESTS: Final = frozenset(name for name in _BY_NAME if name.startswith(_VOICE + "api-request."))
+# Of these the answer counts: a refusal takes back what the parameters say.
+_ANSWERED: Final = _REQUESTS | frozenset(name for name in _BY_NAME if name.startswith(_VOICE + "twiml."))
 _TASK_PREFIXES: Final = (_TWILIO + "taskrouter.task.", _TWILIO + "taskrouter.reservation.")
 _MEMBERLESS: Final[frozenset[Reader]] = frozenset(
     {_worker, _error, _tick, _flex_setting, _flow_setting, _worker_session, _call_request, _conference_request}
