@@ -1,0 +1,704 @@
+"""``make bench``: what an event costs, in one table from one run on a real broker, beside the targets.
+
+What is measured is alone on one core; the broker and whoever makes the traffic have the others. The whole job is
+``recording-monitor run`` itself, in a process of its own. Ratios are between rows of the same run, so that they stay
+true on a machine that is slower or busier than another. Throughput is given twice: by the clock on the wall, which is
+what a user gets, and by processor time, which other work on the machine disturbs less.
+
+    python -m tests.bench                 all of it, at the sizes of the targets (about an hour)
+    python -m tests.bench --quick         everything once at small sizes (some minutes): does it work, roughly how fast
+    python -m tests.bench --only latency  one part: kafka, core, pauses, latency
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+
+from monitor.commands.run import _Collector
+from monitor.core.attribution import AccountSettings
+from monitor.core.decode import _decode_envelope, decode
+from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
+from monitor.core.policy import built_in_policy
+from monitor.core.verdict import Ledger, encode_verdict
+from monitor.inputs.kafka import BATCH_MESSAGES_MAX, member_properties
+from monitor.simulator.traffic import Knobs, traffic
+from tests.broker import RealBroker
+from tests.rig import (
+    EVENTS_PER_CALL,
+    ROOT,
+    BenchError,
+    Cores,
+    Entry,
+    Load,
+    MonitorProcess,
+    Names,
+    Positions,
+    Watching,
+    create_topics,
+    divide_cores,
+    environment,
+    fill,
+    generated,
+    quantile,
+    rate_between,
+    rss_bytes,
+    start_on,
+)
+
+WINDOW_S: Final = 4 * 3600
+PARTS: Final = ("kafka", "core", "pauses", "latency")
+
+
+class Sizes(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of everything. ``open`` conversations are those of the throughput rows, reached by folding."""
+
+    open: int
+    accounts: int
+    repetitions: int
+    takeover_events: int
+    stage_events: int
+    pauses_at: tuple[int, ...]
+    latency_rates: tuple[int, ...]
+    latency_s: float
+    scrape_s: float
+    beyond: float
+    """How much longer than a window the traffic lasts: the part in which as many calls close as begin."""
+
+
+FULL: Final = Sizes(
+    open=100_000,
+    accounts=400,
+    repetitions=3,
+    takeover_events=1_000_000,
+    stage_events=100_000,
+    pauses_at=(150_000, 500_000),
+    latency_rates=(1_000, 10_000),
+    latency_s=60.0,
+    scrape_s=15.0,
+    beyond=0.25,
+)
+QUICK: Final = Sizes(
+    open=2_500,
+    accounts=40,
+    repetitions=2,
+    takeover_events=50_000,
+    stage_events=20_000,
+    pauses_at=(2_000, 4_000),
+    latency_rates=(1_000,),
+    latency_s=10.0,
+    scrape_s=0.5,
+    beyond=2.0,
+)
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the table. ``reached``: what the target says to it; None where there is no target."""
+
+    name: str
+    value: float
+    shown: str
+    must: str = ""
+    goal: str = ""
+    reached: str | None = None
+    note: str = ""
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Two bounds, from below (``least``) or from above."""
+
+    must: float
+    goal: float
+    least: bool
+    form: str
+
+    def judge(self, value: float) -> str:
+        """``goal``, ``must`` or ``missed``."""
+        for word, bound in (("goal", self.goal), ("must", self.must)):
+            if value >= bound if self.least else value <= bound:
+                return word
+        return "missed"
+
+
+TARGETS: Final = {
+    "whole 100": Target(100_000, 160_000, True, "{:,.0f}/s"),
+    "whole 10": Target(100_000, 200_000, True, "{:,.0f}/s"),
+    "ratio": Target(0.10, 0.20, True, "{:.3f}"),
+    "rss": Target(3_000, 2_000, False, "{:,.0f} B"),
+    "p99 1000": Target(25, 10, False, "{:.1f} ms"),
+    "pause 500k": Target(50, 20, False, "{:.1f} ms"),
+    "takeover": Target(10, 5, False, "{:.1f} s"),
+    "takeover 4h": Target(30, 30, False, "{:.0f} s"),
+}
+
+
+class Table:
+    """The rows, in the order in which they were measured; shown as they come."""
+
+    def __init__(self, *, judged: bool) -> None:
+        """``judged`` False: the sizes are not those the targets speak of, so they are shown and nothing is judged."""
+        self.rows: list[Row] = []
+        self._judged = judged
+
+    def add(self, name: str, value: float, shown: str, *, target: str | None = None, note: str = "") -> None:
+        """Add a row, judged by a target where it has one."""
+        must = goal = ""
+        reached = None
+        if target is not None:
+            held = TARGETS[target]
+            must, goal = held.form.format(held.must), held.form.format(held.goal)
+            reached = held.judge(value) if self._judged else None
+        self.rows.append(Row(name=name, value=value, shown=shown, must=must, goal=goal, reached=reached, note=note))
+        print(f"  {name:<58} {shown:>16}  {reached or '':<7} {note}", file=sys.stderr, flush=True)
+
+    def render(self) -> str:
+        """The table in Markdown."""
+        lines = ["| what | measured | must | goal | reached | |", "|---|---:|---:|---:|---|---|"]
+        lines += [f"| {r.name} | {r.shown} | {r.must} | {r.goal} | {r.reached or ''} | {r.note} |" for r in self.rows]
+        return "\n".join(lines)
+
+
+def _say(text: str) -> None:
+    print(f"{datetime.now(UTC):%H:%M:%S} {text}", file=sys.stderr, flush=True)
+
+
+# ---- parts that run in a process of their own, alone on the measured core --------------------------------------------
+
+
+def part(name: str, cores: Cores, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Run one of ``IN_PROCESS`` on the measured core and return what it found."""
+    command = [sys.executable, "-m", "tests.bench", "--part", name]
+    process = start_on(cores.measured, command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    told, _ = process.communicate(json.dumps(parameters).encode())
+    if process.returncode:
+        raise BenchError(f"{name} ended with exit code {process.returncode}")
+    found: dict[str, Any] = json.loads(told)
+    return found
+
+
+def consume(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Read a topic to its end with the monitor's own client properties: bare, or decoding each message.
+
+    The first tenth is left out of the timing: connecting and the first fetches are no throughput.
+    """
+    properties = member_properties({"bootstrap.servers": parameters["bootstrap"]}, f"bench-{os.getpid()}")
+    consumer = Consumer({**properties, "enable.partition.eof": True})
+    consumer.assign([TopicPartition(parameters["topic"], 0, 0)])
+    messages, skipped, decoding = int(parameters["messages"]), int(parameters["messages"]) // 10, parameters["decode"]
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    seen = 0
+    began, began_cpu, first = 0.0, 0.0, 0
+    until = time.monotonic() + 600
+    while seen < messages:
+        if time.monotonic() > until:
+            raise BenchError(f"{seen} of {messages} messages read in 600 s")
+        for message in consumer.consume(BATCH_MESSAGES_MAX, 0.2):
+            if message.error() is None:
+                seen += 1
+                if decoding:
+                    decode(message.value(), None)
+        if not first and seen >= skipped:
+            first, began, began_cpu = seen, time.perf_counter(), time.process_time()
+    wall, cpu = time.perf_counter() - began, time.process_time() - began_cpu
+    consumer.close()
+    return {"per_s": (seen - first) / wall, "cpu_us": 1e6 * cpu / (seen - first)}
+
+
+def _pipeline(committed: int = 0) -> Pipeline:
+    """A partition from its beginning; ``committed`` above 0 keeps it silent below, as a takeover does."""
+    start = Checkpoint(offset=committed, generation=0, replay_from=0, log_time_ms=None)
+    return Pipeline(Tuning(), built_in_policy(), AccountSettings(), partition=0, checkpoint=start)
+
+
+def _knobs(open_: int, accounts: int, recorded: float, *, beyond: float = 0.25) -> Knobs:
+    """Traffic that has ``open_`` conversations open when the first window ends, and goes on for a while beyond.
+
+    From then on as many close as begin: the state is steady. Retries, repeats and late events as a real sink has them.
+    """
+    rate = 1.1 * open_ * EVENTS_PER_CALL / WINDOW_S
+    duration_s = WINDOW_S * (1 + beyond)
+    return Knobs(
+        seed=4,
+        rate=rate,
+        duration_s=duration_s,
+        accounts=accounts,
+        recorded=recorded,
+        late=0.02,
+        start_ms=int((time.time() - duration_s - 7200) * 1000),
+    )
+
+
+def core(parameters: dict[str, Any]) -> dict[str, Any]:
+    """What each stage of the core costs, in microseconds of processor time an event, Kafka left out.
+
+    The window is filled first, in silence, as in a takeover; then a stretch is decoded, a stretch folded in silence,
+    the gate opened (everything open is judged once), and a stretch folded as live messages are. Each stage is measured
+    on events of its own, after as many others that warm it up.
+    """
+    knobs = msgspec.convert(parameters["knobs"], Knobs)
+    stage, open_ = int(parameters["events"]), int(parameters["open"])
+    with generated(knobs, parameters["rest"]) as entries:
+        folded = 0
+        pipeline = _pipeline(committed=1 << 62)
+        gc.disable()
+        while pipeline.window.open_conversations < open_:
+            batch = list(islice(entries, 2_000))
+            if not batch:
+                raise BenchError(f"only {pipeline.window.open_conversations} conversations were open at once")
+            for entry in batch:
+                pipeline.feed(folded, entry.due_ms, entry.value)
+                folded += 1
+        sample = list(islice(entries, 2 * stage))
+        live = list(islice(entries, 2 * stage))
+    gc.collect()
+    gc.freeze()
+    values = [entry.value for entry in sample]
+    found: dict[str, Any] = {"open": pipeline.window.open_conversations, "bytes": statistics.fmean(map(len, values))}
+
+    def typed() -> None:
+        for value in values:
+            try:
+                _decode_envelope(value)
+            except msgspec.DecodeError:
+                pass  # An array or a spelling of its own: it takes the slow path, which is not this stage.
+
+    def decoded() -> None:
+        for value in values:
+            decode(value, None)
+
+    for name, what in (("typed", typed), ("decode", decoded)):
+        times = []
+        for _ in range(3):
+            began = time.process_time()
+            what()
+            times.append(time.process_time() - began)
+        found[name] = 1e6 * min(times) / len(values)
+
+    def feed(entries: Sequence[Entry], offset: int) -> tuple[float, list[Publish]]:
+        published: list[Publish] = []
+        began = time.process_time()
+        for entry in entries:
+            told = pipeline.feed(offset, entry.due_ms, entry.value)
+            published += [each for each in told if isinstance(each, Publish)]
+            offset += 1
+        return 1e6 * (time.process_time() - began) / len(entries), published
+
+    feed(sample[:stage], folded)
+    found["fold"], _ = feed(sample[stage:], folded + stage)
+    at = folded + 2 * stage
+    pipeline.committed = at
+    began = time.process_time()
+    pipeline.open(Ledger())
+    first, opened = feed(live[:1], at)
+    found["opening_s"], found["opening_verdicts"] = time.process_time() - began, len(opened)
+    feed(live[1:stage], at + 1)
+    found["pipeline"], published = feed(live[stage:], at + stage)
+    found["verdicts"] = len(published) / (len(live) - stage)
+    began = time.process_time()
+    for told in published:
+        if told.verdict is not None:
+            encode_verdict(told.verdict)
+    found["encode"] = 1e6 * (time.process_time() - began) / (len(live) - stage)
+    del first
+    return found
+
+
+def pauses(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The longest that one message, and a batch of 500 with the collection after it, hold everything up.
+
+    On the wall and in processor time: the difference is the machine doing something else. Live from the first message;
+    garbage is collected as `run` has it collected.
+    """
+    knobs = msgspec.convert(parameters["knobs"], Knobs)
+    milestones = [int(at) for at in parameters["at"]]
+    stage = int(parameters["events"])
+    pipeline = _pipeline()
+    pipeline.open(Ledger())
+    collector = _Collector()
+    collector.begin()
+    wall, thread = time.perf_counter, time.thread_time
+    found: dict[str, Any] = {}
+    longest = longest_cpu = longest_batch = longest_batch_cpu = 0.0
+    batches: list[float] = []
+    offset = 0
+    with generated(knobs, parameters["rest"]) as entries:
+        while milestones:
+            batch = list(islice(entries, 500))
+            if not batch:
+                raise BenchError(f"only {pipeline.window.open_conversations} conversations were open at once")
+            at_batch, cpu_batch = wall(), thread()
+            for entry in batch:
+                at, cpu = wall(), thread()
+                pipeline.feed(offset, entry.due_ms, entry.value)
+                longest_cpu = max(longest_cpu, thread() - cpu)
+                longest = max(longest, wall() - at)
+                offset += 1
+            pipeline.take_counts()
+            collector.between_batches(idle=False)
+            batches.append(wall() - at_batch)
+            longest_batch = max(longest_batch, batches[-1])
+            longest_batch_cpu = max(longest_batch_cpu, thread() - cpu_batch)
+            if pipeline.window.open_conversations >= milestones[0]:
+                tail = batches[-max(1, stage // 500) :]
+                found[str(milestones.pop(0))] = {
+                    "message_ms": 1e3 * longest,
+                    "message_cpu_ms": 1e3 * longest_cpu,
+                    "batch_ms": 1e3 * longest_batch,
+                    "batch_cpu_ms": 1e3 * longest_batch_cpu,
+                    "batch_p99_ms": 1e3 * quantile(tail, 0.99),
+                    "batch_p50_ms": 1e3 * quantile(tail, 0.5),
+                    "events": offset,
+                }
+    return found
+
+
+IN_PROCESS: Final = {"consume": consume, "core": core, "pauses": pauses}
+
+# ---- on Kafka -------------------------------------------------------------------------------------------------------
+
+
+def bench_kafka(table: Table, broker: RealBroker, cores: Cores, sizes: Sizes, directory: Path) -> None:
+    """Raw consume, decode, the whole job, memory and takeover, on one topic for each share of recorded calls."""
+    for recorded in (1.0, 0.1):
+        share = f"{100 * recorded:.0f} %"
+        knobs = _knobs(sizes.open, sizes.accounts, recorded, beyond=sizes.beyond)
+        names = create_topics(broker, f"bench-{100 * recorded:.0f}", 1)
+        _say(f"filling the topic: {share} of calls recorded")
+        began = time.perf_counter()
+        filled = fill(broker.bootstrap, names.events, _entries(knobs))
+        _say(f"{filled.messages:,} messages, {filled.bytes / 1e9:.1f} GB in {time.perf_counter() - began:.0f} s")
+        told: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+        for _ in range(sizes.repetitions):
+            for decoding in (False, True):  # In turn: what disturbs the machine for a while disturbs both.
+                given = {"bootstrap": broker.bootstrap, "topic": names.events, "decode": decoding}
+                told[decoding].append(part("consume", cores, {**given, "messages": min(filled.messages, 2_000_000)}))
+        raw = statistics.median(found["per_s"] for found in told[False])
+        raw_cpu = statistics.median(found["cpu_us"] for found in told[False])
+        for decoding, name in ((False, "raw consume(2000)"), (True, "consume and decode")):
+            per_s = [found["per_s"] for found in told[decoding]]
+            cpu = statistics.median(found["cpu_us"] for found in told[decoding])
+            note = f"{cpu:.2f} µs CPU; {len(per_s)} runs, {min(per_s):,.0f} to {max(per_s):,.0f}/s"
+            median = statistics.median(per_s)
+            if decoding:
+                note += f"; {median / raw:.2f} of raw"
+            table.add(f"{name}, {share} recorded", median, f"{median:,.0f}/s", note=note)
+        bench_whole(table, broker, cores, sizes, directory, names, filled.messages, recorded, raw, raw_cpu)
+
+
+def _entries(knobs: Knobs) -> Iterator[Entry]:
+    return (Entry(*entry) for entry in traffic(knobs))
+
+
+def bench_whole(
+    table: Table,
+    broker: RealBroker,
+    cores: Cores,
+    sizes: Sizes,
+    directory: Path,
+    names: Names,
+    messages: int,
+    recorded: float,
+    raw: float,
+    raw_cpu: float,
+) -> None:
+    """``recording-monitor run`` over the topic: stopped after a million events, taken over, and on to the end."""
+    share = f"{100 * recorded:.0f} % recorded"
+    positions = Positions(broker.bootstrap, names)
+    scrape_s = sizes.scrape_s
+    with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured) as monitor:
+        monitor.wait_ready()
+        idle = rss_bytes(monitor.pid)
+        with Watching(monitor, positions, scrape_s=scrape_s) as watching:
+            watching.wait_for(sizes.takeover_events)
+    with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured) as monitor:
+        _takeover(table, monitor, positions, f"takeover, {share}", target="takeover" if recorded == 1.0 else None)
+        with Watching(monitor, positions, scrape_s=scrape_s) as watching:
+            watching.wait_for(messages)
+        # The last samples are those of the end, where there is less to do than there was.
+        full = [s for s in watching.samples if s.conversations >= sizes.open and s.position <= messages]
+        per_s, cpu_us = rate_between(full)
+        least, most = min(s.conversations for s in full), max(s.conversations for s in full)
+        note = f"{cpu_us:.1f} µs CPU an event; {least:,} to {most:,} conversations open"
+        target = "whole 100" if recorded == 1.0 else "whole 10"
+        table.add(f"whole job, {share}", per_s, f"{per_s:,.0f}/s", target=target, note=note)
+        ratio = per_s / raw
+        note = f"by CPU time {raw_cpu / cpu_us:.3f}"
+        table.add(f"whole job, part of raw consume, {share}", ratio, f"{ratio:.3f}", target="ratio", note=note)
+        last = full[-1]
+        per_open = (last.rss - idle) / last.conversations
+        note = f"{last.rss / 2**20:,.0f} MiB, {idle / 2**20:,.0f} MiB when idle; {last.conversations:,} open"
+        name = f"RSS per open conversation, {share}"
+        table.add(name, per_open, f"{per_open:,.0f} B", target="rss", note=note)
+    if recorded == 1.0:
+        with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured) as monitor:
+            replayed, took_s = _takeover(table, monitor, positions, f"takeover of a full window, {share}")
+            four_hours = took_s * WINDOW_S * 1000 / replayed
+            note = f"extrapolated from {replayed:,} events"
+            name = "takeover of 4 h at 1,000 events/s"
+            table.add(name, four_hours, f"{four_hours:,.0f} s", target="takeover 4h", note=note)
+    positions.close()
+
+
+def _takeover(
+    table: Table, monitor: MonitorProcess, positions: Positions, name: str, *, target: str | None = None
+) -> tuple[int, float]:
+    """How long a monitor that has just been started takes to be live. Returns (messages folded again, seconds).
+
+    Live: its partition is rebuilt, and the next message is judged and committed.
+    """
+    before = positions.total()
+    ready_s = monitor.wait_ready(3600)
+    while positions.total() <= before:
+        monitor.check()
+        time.sleep(0.02)
+    took_s = time.perf_counter() - monitor.started
+    metrics = monitor.metrics()
+    replayed = int(metrics.get("replayed_messages_total", 0))
+    restored_s = metrics.get("restore_duration_seconds", 0.0)
+    note = (
+        f"{replayed:,} events folded again; gate open {restored_s:.1f} s after assignment, ready after {ready_s:.1f} s"
+    )
+    table.add(f"{name}: start to next commit", took_s, f"{took_s:.1f} s", target=target, note=note)
+    return replayed, took_s
+
+
+# ---- latency --------------------------------------------------------------------------------------------------------
+
+
+def bench_latency(table: Table, broker: RealBroker, cores: Cores, sizes: Sizes, directory: Path) -> None:
+    """How long after the message that decides it was sent a verdict can be read, at steady rates."""
+    for rate in sizes.latency_rates:
+        names = create_topics(broker, f"bench-latency-{rate}", 1)
+        _say(f"latency at {rate:,} events/s")
+        with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured) as monitor:
+            monitor.wait_ready()
+            told = measure_latency(broker.bootstrap, names, rate, sizes)
+        lags = told["ms"]
+        if len(lags) < 20:
+            raise BenchError(f"only {len(lags)} verdicts at {rate:,} events/s: nothing can be said of a p99")
+        p50, p99, longest = (quantile(lags, share) for share in (0.5, 0.99, 1.0))
+        note = f"{len(lags):,} verdicts; sent {told['per_s']:,.0f}/s, {told['behind_ms']:.0f} ms behind plan at most"
+        at = f"produce → verdict read, {rate:,} events/s"
+        table.add(f"{at}, p50", p50, f"{p50:.1f} ms", note=note)
+        table.add(f"{at}, p99", p99, f"{p99:.1f} ms", target="p99 1000" if rate == 1_000 else None)
+        table.add(f"{at}, max", longest, f"{longest:.1f} ms")
+
+
+class _VerdictReader:
+    """Reads the verdict topic in a thread as it is written: when each verdict came, and the offset that decided it."""
+
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap,
+                "group.id": f"bench-{os.getpid()}",
+                "enable.auto.commit": False,
+                "fetch.queue.backoff.ms": 2,
+                "fetch.wait.max.ms": 100,
+            }
+        )
+        self._consumer.assign([TopicPartition(topic, 0, 0)])
+        self.read: list[tuple[float, int]] = []
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        decoder = msgspec.json.Decoder(_At)
+        while not self._end.is_set():
+            message = self._consumer.poll(0.2)
+            if message is not None and message.error() is None and message.value() is not None:
+                at = time.perf_counter()
+                self.read.append((at, decoder.decode(message.value() or b"").at[1]))
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._end.set()
+        self._thread.join()
+        self._consumer.close()
+
+
+class _At(msgspec.Struct):
+    at: tuple[int, int]
+
+
+def measure_latency(bootstrap: str, names: Names, rate: int, sizes: Sizes) -> dict[str, Any]:
+    """Send traffic at a rate and time the verdicts. Life runs 20 times faster, so that calls come to an end soon.
+
+    What stands before the measured stretch is sent as fast as it goes: from it come the calls under way.
+    """
+    lead_s = 30.0
+    knobs = Knobs(
+        seed=9,
+        rate=rate,
+        duration_s=lead_s + sizes.latency_s,
+        tempo=20.0,
+        accounts=sizes.accounts,
+        recorded=1.0,
+        start_ms=int((time.time() - lead_s) * 1000),
+    )
+    entries = [entry for entry in _entries(knobs) if entry.due_ms < knobs.start_ms + (lead_s + sizes.latency_s) * 1000]
+    sent: dict[int, float] = {}
+
+    def sent_at(at: float) -> Callable[[KafkaError | None, Message], None]:
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            if error is None and (offset := message.offset()) is not None:
+                sent[offset] = at
+
+        return delivered
+
+    producer = Producer(
+        {"bootstrap.servers": bootstrap, "acks": "all", "linger.ms": 0, "queue.buffering.max.messages": 500_000}
+    )
+    reader = _VerdictReader(bootstrap, names.verdicts)
+    lead = [entry for entry in entries if entry.due_ms < knobs.start_ms + lead_s * 1000]
+    fill(bootstrap, names.events, lead)
+    positions = Positions(bootstrap, names)
+    until = time.monotonic() + 120
+    while positions.total() < len(lead) and time.monotonic() < until:
+        time.sleep(0.1)
+    positions.close()
+    live = entries[len(lead) :]
+    began, behind_s = time.perf_counter(), 0.0
+    for number, entry in enumerate(live):
+        due = began + number / rate
+        while (wait := due - time.perf_counter()) > 0:
+            producer.poll(wait if wait > 0.001 else 0)
+        at = time.perf_counter()
+        behind_s = max(behind_s, at - due)
+        producer.produce(names.events, entry.value, entry.account, on_delivery=sent_at(at))
+        if number % 50 == 0:
+            producer.poll(0)
+    took_s = time.perf_counter() - began
+    producer.flush(30)
+    time.sleep(3)
+    reader.close()
+    lags = [1e3 * (read - sent[offset]) for read, offset in reader.read if offset in sent]
+    return {"ms": lags, "per_s": len(live) / took_s, "behind_ms": 1e3 * behind_s}
+
+
+# ---- the core alone -------------------------------------------------------------------------------------------------
+
+
+def bench_core(table: Table, cores: Cores, sizes: Sizes) -> None:
+    """What an event costs in the core by stage, with the window full."""
+    for recorded in (1.0, 0.1):
+        share = f"{100 * recorded:.0f} % recorded"
+        _say(f"the core by stage, {share}")
+        knobs = msgspec.to_builtins(_knobs(sizes.open, sizes.accounts, recorded, beyond=max(0.5, sizes.beyond)))
+        found = part(
+            "core", cores, {"knobs": knobs, "open": sizes.open, "events": sizes.stage_events, "rest": cores.rest}
+        )
+        about = f"{found['open']:,} open, {found['bytes']:,.0f} B an event"
+        for name, key in (
+            ("typed JSON", "typed"),
+            ("decode: JSON, TwiML, facts", "decode"),
+            ("decode and window, silent (replay)", "fold"),
+            ("whole core: and attribution, policy, verdict", "pipeline"),
+            ("verdicts as JSON", "encode"),
+        ):
+            table.add(f"core, {share}: {name}", found[key], f"{found[key]:.2f} µs", note=about)
+            about = ""
+        note = f"{found['verdicts']:.3f} verdicts an event"
+        table.add(f"core, {share}: whole core", 1e6 / found["pipeline"], f"{1e6 / found['pipeline']:,.0f}/s", note=note)
+        note = f"one message long, {found['opening_verdicts']:,} verdicts"
+        table.add(
+            f"core, {share}: first message after a takeover",
+            found["opening_s"],
+            f"{found['opening_s']:.2f} s",
+            note=note,
+        )
+
+
+def bench_pauses(table: Table, cores: Cores, sizes: Sizes) -> None:
+    """How long one message, and a batch of 500, hold everything up."""
+    most = max(sizes.pauses_at)
+    _say(f"pauses up to {most:,} open conversations")
+    knobs = msgspec.to_builtins(_knobs(most, max(100, sizes.accounts), 1.0))
+    found = part(
+        "pauses", cores, {"knobs": knobs, "at": sizes.pauses_at, "events": sizes.stage_events, "rest": cores.rest}
+    )
+    for at, told in found.items():
+        target = "pause 500k" if int(at) == 500_000 else None
+        note = f"{told['message_cpu_ms']:.1f} ms CPU; {told['events']:,} events"
+        name = f"longest pause, {int(at):,} open"
+        table.add(f"{name}, one message", told["message_ms"], f"{told['message_ms']:.1f} ms", target=target, note=note)
+        note = f"{told['batch_cpu_ms']:.1f} ms CPU; p50 {told['batch_p50_ms']:.1f}, p99 {told['batch_p99_ms']:.1f} ms"
+        table.add(f"{name}, batch of 500", told["batch_ms"], f"{told['batch_ms']:.1f} ms", target=target, note=note)
+
+
+# ---- the run --------------------------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    """Measure, print the table on standard output, and write it with its figures where --json says."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="small sizes, some minutes: no figure to quote")
+    parser.add_argument("--only", action="append", choices=PARTS, help="measure this part; may be repeated")
+    parser.add_argument("--open", type=int, help="conversations open in the throughput rows")
+    parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the figures go (bench.json)")
+    parser.add_argument("--part", choices=IN_PROCESS, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.part:
+        found = IN_PROCESS[asked.part](json.load(sys.stdin))
+        json.dump(found, sys.stdout)
+        return 0
+    sizes = QUICK if asked.quick else FULL
+    if asked.open:
+        sizes = msgspec.structs.replace(sizes, open=asked.open)
+    parts = asked.only or PARTS
+    where, load, table = environment(), Load(), Table(judged=sizes.open >= FULL.open)
+    cores = divide_cores()
+    os.sched_setaffinity(0, cores.rest)
+    began = datetime.now(UTC)
+    if len(cores.rest) == 1 and cores.rest == cores.measured:
+        where["warning"] = "one core only: the broker competes with what is measured"
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        directory = Path(name)
+        if {"kafka", "latency"}.intersection(parts):
+            broker = RealBroker(directory / "broker")
+            broker.start()
+            try:
+                if "latency" in parts:
+                    bench_latency(table, broker, cores, sizes, directory)
+                if "kafka" in parts:
+                    bench_kafka(table, broker, cores, sizes, directory)
+            finally:
+                broker.kill()
+        if "core" in parts:
+            bench_core(table, cores, sizes)
+        if "pauses" in parts:
+            bench_pauses(table, cores, sizes)
+    busy, stolen = load.shares()
+    where["date"] = f"{began:%Y-%m-%d %H:%M} UTC, {(datetime.now(UTC) - began).total_seconds() / 60:.0f} minutes"
+    where["command"] = " ".join(["python -m tests.bench", *sys.argv[1:]])
+    where["machine busy"] = f"{busy:.0%} of all cores during the run, {stolen:.1%} taken by other machines"
+    if asked.quick:
+        where["sizes"] = "QUICK: too small for figures to quote"
+    report = {"environment": where, "sizes": msgspec.to_builtins(sizes), "rows": msgspec.to_builtins(table.rows)}
+    asked.json.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
+    print("\n".join(f"{key}: {value}" for key, value in where.items()), end="\n\n")
+    print(table.render())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
