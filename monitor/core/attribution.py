@@ -36,7 +36,7 @@ from monitor.core.events import (
     TwimlFact,
     WorkerSession,
 )
-from monitor.core.window import CLAIM_REACH_MS, KIND, Conversation, Kept
+from monitor.core.window import CLAIM_REACH_MS, KIND, PLACES, Conversation, Focus, Kept
 
 PROOF_SLACK_MS: Final = 10_000  # Evidence of a start may be stamped this much after the recording's start.
 JOIN_SLACK_MS: Final = 5_000  # A call's join may be stamped this much before the TwiML that led to it.
@@ -226,6 +226,10 @@ class Stay(msgspec.Struct, gc=False):
     leave_ms: int | None
     first_seen_ms: int
 
+    def covers(self, at_ms: int) -> bool:
+        """Whether the call is known to have entered by then, and not to have left."""
+        return self.enter_ms is not None and self.enter_ms <= at_ms and (self.leave_ms is None or at_ms < self.leave_ms)
+
 
 class _Room(msgspec.Struct):
     """A conference under one of its names, by the events that say the name."""
@@ -401,16 +405,24 @@ class Evidence:
         seen.update(call for task in self.tasks if task.conference == conference for call in task.calls)
         return tuple(sorted(seen))
 
+    def claims(self) -> Iterable[tuple[str, str, int]]:
+        """TwiML and requests that name their conference: of which call, the name, and when."""
+        for kept, twiml in self.twiml:
+            yield twiml.call, twiml.name, kept.occurred_ms
+        for kept, request in self.requests:
+            if request.conference is None:
+                yield request.call or "", request.name or "", kept.occurred_ms
+
+    def inside(self, call: str, at_ms: int) -> Stay | None:
+        """The stay that a call was in at an instant, where its beginning is known: nothing later changes that."""
+        stays = [stay for stay in self.stays(call) if stay.covers(at_ms)]
+        return max(stays, key=lambda stay: (stay.enter_ms, stay.conference)) if stays else None
+
     def bound_conference(self, call: str | None, name: str, at_ms: int) -> str | None:
         """The conference that a call's TwiML means by a name (design: the name alone never binds)."""
         if call is not None and self.entered(call):
-            joins = [
-                (stay.first_seen_ms, stay.conference)
-                for stay in self.stays(call)
-                if stay.first_seen_ms >= at_ms - JOIN_SLACK_MS
-                and (not self.conferences[stay.conference].rooms or name in self.conferences[stay.conference].rooms)
-            ]
-            return min(joins)[1] if joins else None
+            stay = self.first_joined(call, name, at_ms)
+            return stay.conference if stay is not None else None
         rooms = sorted((room.first_ms, sid, room.end_ms) for sid, room in self._rooms(name))
         before = [(sid, end_ms) for first_ms, sid, end_ms in rooms if first_ms <= at_ms]
         if before:
@@ -421,6 +433,16 @@ class Evidence:
             if at_ms < first_ms <= at_ms + CLAIM_REACH_MS:
                 return sid
         return None
+
+    def first_joined(self, call: str, name: str, at_ms: int) -> Stay | None:
+        """Where a call went first at or after an instant, of conferences of this name or of a name not known."""
+        joined = [
+            stay
+            for stay in self.stays(call)
+            if stay.first_seen_ms >= at_ms - JOIN_SLACK_MS
+            and (not self.conferences[stay.conference].rooms or name in self.conferences[stay.conference].rooms)
+        ]
+        return min(joined, key=lambda stay: (stay.first_seen_ms, stay.conference)) if joined else None
 
     def _rooms(self, name: str) -> Iterable[tuple[str, _Room]]:
         for sid, conference in self.conferences.items():
@@ -749,29 +771,47 @@ def _merged_status(sights: list[tuple[Kept, RecordingFact]]) -> str | None:
 # --------------------------------------------------------------------------- what can still change a conclusion
 
 ABOUT_CALLS: Final = frozenset({"direction", "from", "to", "queue", "worker"})
-_PLACES: Final = KIND[ParticipantFact] | KIND[ConferenceFact]
 
 
-def relevant_kinds(evidence: Evidence, attributions: Iterable[Attribution], conditions: frozenset[str]) -> int:
-    """The kinds of facts that can still change what was concluded; ``conditions`` are those the policy asks about.
+def relevance(
+    evidence: Evidence, attributions: Iterable[Attribution], conditions: frozenset[str]
+) -> tuple[int, Focus | None]:
+    """What can still change what was concluded: kinds of facts, and of where calls were only some (None: all).
 
-    Exact in one direction: a fact of another kind changes nothing, so a conversation need not be judged again for it.
+    ``conditions`` are those the policy asks about. Exact in one direction: any other fact changes nothing, so a
+    conversation need not be judged again for it.
     """
     kinds = KIND[RecordingFact]
+    calls: set[str] = set()
+    until_ms = -_FAR
+    everywhere = bool(conditions & ABOUT_CALLS) or "conference_name" in conditions
+    if conditions & ABOUT_CALLS:
+        kinds |= KIND[TaskFact] | KIND[CallFact]
+    if everywhere:
+        kinds |= PLACES
     for attribution in attributions:
+        call = attribution.call_sid
+        if call is not None:
+            kinds |= PLACES
+            calls.add(call)
+            stay = evidence.inside(call, attribution.started_ms)
+            until_ms = max(until_ms, _FAR if stay is None else attribution.started_ms)
+            if not evidence.entered(call):
+                kinds |= KIND[TaskFact]
+        if attribution.start_source == "StartCallRecordingAPI":
+            kinds |= KIND[StepFact] | KIND[ExecutionFact]
         if attribution.start_source == "Conference":
             kinds |= KIND[TwimlFact] | KIND[RequestFact]
             conference = evidence.conferences.get(attribution.conference_sid or "")
             if conference is None or conference.named is None:
-                kinds |= _PLACES | KIND[TaskFact]
-            elif evidence.twiml or evidence.requests:
-                kinds |= _PLACES
-        if attribution.call_sid is not None:
-            kinds |= _PLACES | KIND[TaskFact]
-        if attribution.start_source == "StartCallRecordingAPI":
-            kinds |= KIND[StepFact] | KIND[ExecutionFact]
-        if "conference_name" in conditions:
-            kinds |= _PLACES
-        if conditions & ABOUT_CALLS:
-            kinds |= _PLACES | KIND[TaskFact] | KIND[CallFact]
-    return kinds
+                kinds |= PLACES | KIND[TaskFact]
+                everywhere = everywhere or attribution.cause not in ("conference_api", "conference_twiml")
+            for claimant, name, at_ms in evidence.claims():
+                kinds |= PLACES
+                joined = evidence.first_joined(claimant, name, at_ms) if evidence.entered(claimant) else None
+                if joined is None or name not in evidence.conferences[joined.conference].rooms:
+                    everywhere = True
+                else:
+                    calls.add(claimant)
+                    until_ms = max(until_ms, joined.first_seen_ms)
+    return kinds, None if everywhere else Focus(frozenset(calls), until_ms)

@@ -21,7 +21,7 @@ from monitor.core.attribution import (
     Proof,
     Starter,
     attribute,
-    relevant_kinds,
+    relevance,
 )
 from monitor.core.policy import ABSENT, OPEN, Judgement, Policy, Subject, Values, matcher
 from monitor.core.verdict import Finding, Ledger, RuledOut, Shown, Verdict, render_instant
@@ -129,7 +129,7 @@ class Judge:
                 digest = hash((closed, kept, conversation.birth.offset, suspected, self.policy.hash)) or 1
                 drafts.append(self._draft(conversation, suspected, verdict, digest, due_ms))
         conversation.waiting = waiting
-        conversation.relevant = relevant_kinds(evidence, attributions, self._conditions)
+        conversation.relevant, conversation.focus = relevance(evidence, attributions, self._conditions)
         return drafts
 
     def _too_old(self, seen: Seen, attribution: Attribution) -> bool:

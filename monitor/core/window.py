@@ -59,6 +59,7 @@ KIND: Final[dict[type, int]] = {
     )
 }
 EVERY_KIND: Final = (1 << len(KIND)) - 1
+PLACES: Final = KIND[ParticipantFact] | KIND[ConferenceFact]
 
 
 class Kept(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -106,6 +107,13 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
         return (self.offset, self.index) < (other.offset, other.index)
 
 
+class Focus(msgspec.Struct, frozen=True, gc=False):
+    """Of where calls were, only this can still change a conclusion: these calls, up to this instant."""
+
+    calls: frozenset[str]
+    until_ms: int
+
+
 class Conversation(msgspec.Struct, gc=False, eq=False):
     """What belongs together. ``members`` are its SIDs; ``ids`` holds eight bytes of each event id seen."""
 
@@ -125,6 +133,7 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
     claims: list[tuple[str, int, str]] | None = None  # TwiML that waits for its conference: name, instant, member.
     rooms: list[tuple[str, str]] | None = None  # Conferences with a name: name, conference.
     relevant: int = EVERY_KIND  # The kinds of facts that can still change what was last concluded from it.
+    focus: Focus | None = None  # Of participants and conferences only this; None: everything.
     waiting: bool = True  # The end of a grace can change what was last concluded.
     open: bool = True
 
@@ -465,7 +474,7 @@ class Window:
         other.birth.open = False
         one.last_ms = max(one.last_ms, other.last_ms)
         one.truncated = one.truncated or other.truncated
-        one.relevant, one.waiting = EVERY_KIND, True
+        one.relevant, one.focus, one.waiting = EVERY_KIND, None, True
         self._pour(one, other)
         one.ids += other.ids
         one.recordings = _earliest(one.recordings, other.recordings)
@@ -514,6 +523,7 @@ class Window:
         new = 0
         occurred_ms = event.occurred_ms if event.occurred_ms is not None else arrived_ms
         timed: list[AnyFact] = []
+        dropped: list[AnyFact] = []
         for fact in event.facts:
             if isinstance(fact, CallFact | TaskFact):
                 encoded = _encode(fact)
@@ -535,28 +545,37 @@ class Window:
                 self._see_recording(conversation, fact.recording, Seen(arrived_ms, offset, index))
             elif conversation.kept >= self.entries_max:
                 self._truncate(conversation)
+                dropped.append(fact)
                 continue
             timed.append(fact)
-            new |= KIND[type(fact)]
-        if not timed:
+            kind = KIND[type(fact)]
+            if not kind & PLACES or conversation.focus is None or _is_news(account, conversation, fact, occurred_ms):
+                new |= kind
+        if not timed and not dropped:
             return new
+        seen = Seen(arrived_ms, offset, index)
         if conversation.kept >= self.entries_max * RECORDINGS_KEPT_FACTOR:
             self._truncate(conversation)
-            return new
-        kept = Kept(occurred_ms, offset, event.id, _TYPE_CODES.get(event.type, event.type), tuple(timed))
-        conversation.evidence += _encode(kept)
-        conversation.kept += 1
-        seen = Seen(arrived_ms, offset, index)
-        for fact in timed:
+        elif timed:
+            self._write(conversation, event, occurred_ms, offset, timed)
+        for fact in (*timed, *dropped):
+            # What is not kept binds all the same: a rebuild that begins later in the log may have room for it.
             self._bind(account, conversation, fact, occurred_ms, seen)
             conversation = account.index[event.members[0]]  # A binding may have poured it into another one.
         return new
+
+    @staticmethod
+    def _write(
+        conversation: Conversation, event: Event, occurred_ms: int, offset: int, facts: Sequence[AnyFact]
+    ) -> None:
+        kept = Kept(occurred_ms, offset, event.id, _TYPE_CODES.get(event.type, event.type), tuple(facts))
+        conversation.evidence += _encode(kept)
+        conversation.kept += 1
 
     def _truncate(self, conversation: Conversation) -> None:
         self.dropped_total += 1
         if not conversation.truncated:
             conversation.truncated = True
-            conversation.relevant = EVERY_KIND
             self._renewed.append(conversation)
             self.truncated_total += 1
 
@@ -590,7 +609,7 @@ class Window:
                     conversation.suspects = {}
                 if fact.conference not in conversation.suspects:
                     conversation.suspects[fact.conference] = seen
-                    conversation.relevant = EVERY_KIND
+                    self._renewed.append(conversation)
             if fact.name:
                 end_ms = at_ms if fact.phase == "end" else None
                 self._see_room(account, conversation, fact.name, fact.conference, at_ms, end_ms)
@@ -665,6 +684,23 @@ def _holds(ids: bytes, digest: bytes) -> bool:
     while at >= 0 and at % 8:
         at = ids.find(digest, at + 1)
     return at >= 0
+
+
+def _is_news(account: Account, conversation: Conversation, fact: AnyFact, occurred_ms: int) -> bool:
+    """Whether where a call was, or a conference, can matter, given what the conversation's conclusions rest on."""
+    assert isinstance(fact, ParticipantFact | ConferenceFact)
+    focus = conversation.focus
+    assert focus is not None
+    if fact.name is not None and (fact.name, fact.conference) not in (conversation.rooms or ()):
+        return True
+    at_ms = occurred_ms if fact.at_ms is None else fact.at_ms
+    if isinstance(fact, ParticipantFact):
+        return at_ms <= focus.until_ms and fact.call in focus.calls
+    if fact.phase != "end":
+        return False
+    book = account.books.get(fact.name) if fact.name is not None else None
+    room = book.rooms.get(fact.conference) if book is not None else None
+    return room is None or room.end_ms is None or at_ms > room.end_ms
 
 
 def _earliest(one: dict[str, Seen] | None, other: dict[str, Seen] | None) -> dict[str, Seen] | None:
