@@ -1,0 +1,165 @@
+"""Tries every row and prints the table; exit code 1 when one has failed."""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.torture.judge import Tally
+from tests.torture.rows import ROWS, Bench, History, Row
+
+HEAD = (
+    ("what happens", "<"),
+    ("histories", ">"),
+    ("faults", ">"),
+    ("verdicts", ">"),
+    ("lost", ">"),
+    ("different", ">"),
+    ("repeated", ">"),
+    ("live again s, median / max", ">"),
+    ("result", "<"),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for; 0 when every row has passed, 1 when one has failed."""
+    asked = _arguments(arguments)
+    directory = asked.keep or Path(tempfile.mkdtemp(prefix="recording-monitor-torture-"))
+    directory.mkdir(parents=True, exist_ok=True)
+    rows = [row for row in ROWS if asked.row is None or row.name in asked.row]
+    bench = Bench(directory, quick=asked.quick)
+    lines: list[tuple[str, ...]] = []
+    failed = False
+    begun = time.monotonic()
+    try:
+        for row in rows:
+            tried = _try_row(row, bench, asked.histories, asked.seed)
+            lines.append(tried[0])
+            failed = failed or not tried[1]
+    except KeyboardInterrupt:
+        failed = True
+        print("interrupted: the rows before it stand", file=sys.stderr)
+    finally:
+        bench.close()
+    print(_table(lines))
+    print(f"\n{time.monotonic() - begun:.0f} s; seed {asked.seed}")
+    if failed:
+        print(f"What failed can be looked into under {directory}")
+    elif asked.keep is None:
+        shutil.rmtree(directory, ignore_errors=True)
+    return 1 if failed else 0
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
+    names = [row.name for row in ROWS]
+    parser.add_argument("--row", action="append", choices=names, metavar="NAME", help=f"one of: {', '.join(names)}")
+    parser.add_argument("--quick", action="store_true", help="every row small: some minutes in all")
+    parser.add_argument("--histories", type=int, metavar="N", help="try so many of each row, whatever is usual")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="the seed of each row's first history; the next is one more"
+    )
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="where evidence goes; without it a temporary directory"
+    )
+    return parser.parse_args(arguments)
+
+
+def _try_row(row: Row, bench: Bench, histories: int | None, first_seed: int) -> tuple[tuple[str, ...], bool]:
+    """Try a row's histories one after another; its line, and whether all went well."""
+    total, broken = Tally(), []
+    count = histories or (row.quick if bench.quick else row.full)
+    for number in range(count):
+        seed = first_seed + number
+        directory = bench.directory / f"{row.name}-{seed}"
+        begun = time.monotonic()
+        try:
+            tally = row.attempt(History(bench, directory, seed))
+        except Exception:
+            # A history that could not be played to its end proves nothing, and is no success.
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / "broken.txt").write_text(traceback.format_exc())
+            broken.append(seed)
+            print(f"{row.name} seed {seed}: broken\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+            continue
+        total.add(tally)
+        _say(row, seed, tally, time.monotonic() - begun)
+        if tally.passed:
+            shutil.rmtree(directory, ignore_errors=True)
+    passed = total.passed and not broken
+    return _line(row, count, total, broken), passed
+
+
+def _say(row: Row, seed: int, tally: Tally, seconds: float) -> None:
+    """A line a history on stderr, and of what went wrong the first cases."""
+    wrong = [
+        *(f"lost: {line}" for line in tally.lost),
+        *(f"different: {line}" for line in tally.different),
+        *(f"repeated: {line}" for line in tally.repeated),
+        *(f"fault: {line}" for line in tally.faults),
+        *("never live again" for live in tally.live_s if live is None),
+    ]
+    print(
+        f"{row.name} seed {seed}: {'ok' if tally.passed else 'FAILED'} in {seconds:.0f} s, {tally.verdicts} verdicts, "
+        f"{tally.harm} faults, {tally.again} told again, {tally.superseded} written late",
+        *(f"    {line}" for line in wrong[:12]),
+        *([f"    … and {len(wrong) - 12} more"] if len(wrong) > 12 else []),
+        sep="\n",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _line(row: Row, count: int, total: Tally, broken: Sequence[int]) -> tuple[str, ...]:
+    lives = [live for live in total.live_s if live is not None]
+    live = f"{statistics.median(lives):.1f} / {max(lives):.1f}" if lives else "–"
+    if None in total.live_s:
+        live += ", not always"
+    wrong = []
+    if total.faults:
+        wrong.append(f"{len(total.faults)} faults on the topics")
+    if broken:
+        wrong.append(f"{len(broken)} histories broken")
+    passed = total.passed and not broken
+    return (
+        row.title,
+        str(count),
+        str(total.harm),
+        str(total.verdicts),
+        str(len(total.lost)),
+        str(len(total.different)),
+        str(len(total.repeated)),
+        live,
+        "ok" if passed else "**FAILED**" + (f" ({'; '.join(wrong)})" if wrong else ""),
+    )
+
+
+def _table(lines: Sequence[tuple[str, ...]]) -> str:
+    """Markdown that can be read as it is."""
+    heads = tuple(name for name, _ in HEAD)
+    widths = [max(len(line[n]) for line in [heads, *lines]) for n in range(len(HEAD))]
+    rules = tuple(
+        ("-" * (w - 1) + ":") if align == ">" else "-" * w for w, (_, align) in zip(widths, HEAD, strict=True)
+    )
+
+    def render(line: Sequence[str]) -> str:
+        cells = (
+            text.rjust(width) if align == ">" else text.ljust(width)
+            for text, width, (_, align) in zip(line, widths, HEAD, strict=True)
+        )
+        return f"| {' | '.join(cells)} |"
+
+    return "\n".join(render(line) for line in (heads, rules, *lines))
+
+
+if __name__ == "__main__":
+    faulthandler.enable()
+    sys.exit(main())

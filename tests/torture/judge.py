@@ -1,0 +1,243 @@
+"""What became of a history, seen from outside: from the verdict topic, the group's commits and the simulator's truth.
+
+Nothing of the monitor is asked or imported. `tests.verify` says what may stand on a verdict topic at all; here is
+counted what an interruption must not do: lose a verdict, change one, or tell again what was safely told.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from monitor.simulator.compare import compare, key_of
+from monitor.simulator.truth import Counts, Header, Line, RecordingTruth
+from tests.verify import Message, Verdict, content, holding, place, read_topic, verdict_of, verify_verdicts
+
+COMMITS_TOPIC = "__consumer_offsets"
+# What an owner writes on its verdicts: a token of its own for each takeover.
+BY = "by"
+
+
+# When a verdict was first told depends on who was there to tell it; that it was told does not.
+_OF_THE_MOMENT = frozenset({"disallowed_since", "alert"})
+
+
+class Commit(NamedTuple):
+    """One offset commit as the broker keeps it, and when it was taken."""
+
+    partition: int
+    offset: int
+    metadata: str
+    timestamp_ms: int
+
+
+class Tally(msgspec.Struct, kw_only=True):
+    """What became of one history. The lists hold a line for each case, for whoever looks into it.
+
+    ``lost``: recordings without a verdict, or whose last one is not final although their window has closed.
+    ``different``: verdicts unlike the truth (or, in a history that lost evidence, stronger than it allows), about
+    recordings that never were, or that an uninterrupted run over the same messages says otherwise.
+    ``repeated``: verdicts told again although the commit that covers them had been taken before.
+    ``faults``: whatever else must not stand on the topics. ``again`` counts repeats inside the last commit, and
+    ``superseded`` what a process wrote after another had taken its partition: both are allowed.
+    ``live_s``: after each fault, seconds until all partitions had judged what stood in them at its end; None: never.
+    """
+
+    verdicts: int = 0
+    lost: list[str] = []
+    different: list[str] = []
+    repeated: list[str] = []
+    faults: list[str] = []
+    again: int = 0
+    superseded: int = 0
+    harm: int = 0
+    live_s: list[float | None] = []
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was lost, changed, repeated or wrong, and everything came to life again."""
+        return not (self.lost or self.different or self.repeated or self.faults or None in self.live_s)
+
+    def add(self, other: Tally) -> None:
+        """Add another history's."""
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+class Mark(NamedTuple):
+    """The end of a fault: when (by the broker's clock), and where the partitions ended then."""
+
+    at_ms: int
+    ends: Mapping[int, int]
+
+
+def read_commits(bootstrap: str, group: str, topic: str) -> list[Commit]:
+    """The commits of a group about a topic, in the order in which the broker took them.
+
+    Kafka keeps them as messages of a topic of its own; the layout is that of OffsetCommitKey and OffsetCommitValue in
+    Kafka's sources (group-coordinator/src/main/resources/common/message).
+    """
+    found = []
+    for message in read_topic(bootstrap, COMMITS_TOPIC):
+        # Binary, and valid UTF-8 all the same: its numbers and lengths are below 128 for names as short as ours.
+        key = (message.key or "").encode()
+        if not key or message.value is None or struct.unpack_from(">h", key)[0] > 1:
+            continue  # A tombstone, or what the group is made of.
+        whose, at = _text(key, 2)
+        about, at = _text(key, at)
+        if (whose, about) == (group, topic):
+            partition = struct.unpack_from(">i", key, at)[0]
+            found.append(Commit(partition, *_committed(message.value), message.timestamp_ms))
+    return found
+
+
+def _committed(value: bytes) -> tuple[int, str]:
+    version, offset = struct.unpack_from(">hq", value)
+    at = 10 + (4 if version >= 3 else 0)  # The leader's epoch came with version 3.
+    if version >= 4:  # Flexible: a length is one more than it is, seven bits to a byte.
+        size, shift = 0, 0
+        while True:
+            size |= (value[at] & 0x7F) << shift
+            shift += 7
+            at += 1
+            if not value[at - 1] & 0x80:
+                break
+        return offset, value[at : at + size - 1].decode()
+    return offset, _text(value, at)[0]
+
+
+def _text(data: bytes, at: int) -> tuple[str, int]:
+    (size,) = struct.unpack_from(">h", data, at)
+    return data[at + 2 : at + 2 + size].decode(), at + 2 + size
+
+
+def judge(
+    messages: Sequence[Message],
+    commits: Sequence[Commit],
+    truth: Iterable[Line],
+    *,
+    marks: Sequence[Mark] = (),
+    straight: Mapping[str, Verdict] | None = None,
+    weakened: frozenset[str] = frozenset(),
+    unfinished: frozenset[str] = frozenset(),
+) -> Tally:
+    """Judge a history that has come to rest with all its windows closed.
+
+    ``straight`` is what an uninterrupted run over the same messages ends with; None: there is none to compare with.
+    ``weakened`` are keys whose evidence the history itself took away: undetermined is right about them whatever the
+    truth, and none of them may be allowed that is disallowed. Of ``unfinished`` ones even silence is right.
+    """
+    holds = holding(messages)
+    findings = verify_verdicts(messages)
+    tally = Tally(verdicts=len(holds), faults=list(findings.faults))
+    strict = [line for line in truth if not _weak(line, weakened)]
+    weak = [line for line in truth if _weak(line, weakened)]
+    aside = {key for line in weak for key in _keys(line)}
+    compared = compare(strict, {key: verdict for key, verdict in holds.items() if key not in aside})
+    for wrong in compared.wrong:
+        (tally.lost if ": no verdict," in wrong else tally.different).append(wrong)
+    tally.different += [f"{key}: nobody recorded it" for key in compared.invented]
+    for line in weak:
+        assert isinstance(line, RecordingTruth)
+        _judge_weak(line, holds, tally, silence_is_right=key_of(line) in unfinished)
+    known = {key for line in [*strict, *weak] for key in _keys(line)}
+    tally.lost += [f"{key}: not final" for key, verdict in holds.items() if key in known and not verdict["final"]]
+    if straight is not None:
+        tally.different += _unlike_straight(holds, straight)
+    _count_repeats(messages, findings.repeats, commits, tally)
+    tally.harm = len(marks)
+    tally.live_s = [live_again(messages, commits, mark) for mark in marks]
+    return tally
+
+
+def _weak(line: Line, weakened: frozenset[str]) -> bool:
+    return isinstance(line, RecordingTruth) and not weakened.isdisjoint(_keys(line))
+
+
+def _keys(line: Line) -> set[str]:
+    """The keys under which there may be a verdict about it."""
+    if isinstance(line, Header | Counts):
+        return set()
+    return {key for key in (line.recording_sid, line.conference_sid) if key is not None}
+
+
+def _judge_weak(line: RecordingTruth, holds: Mapping[str, Verdict], tally: Tally, *, silence_is_right: bool) -> None:
+    """Hold a verdict on lesser evidence against the truth: it may know less, and must claim nothing that is not so."""
+    key = key_of(line)
+    verdict = holds.get(key) if key is not None else None
+    if verdict is None:
+        if not silence_is_right and line.kind == "recording" and "recording_sid" not in line.untold:
+            tally.lost.append(f"{key} ({line.scene}): no verdict, truly {line.outcome}, {line.cause}")
+    elif verdict["outcome"] not in (line.outcome, "undetermined"):
+        tally.different.append(f"{key} ({line.scene}): {verdict['outcome']} on less evidence, truly {line.outcome}")
+
+
+def _unlike_straight(holds: Mapping[str, Verdict], straight: Mapping[str, Verdict]) -> list[str]:
+    """Where an uninterrupted run over the very same messages ends otherwise; places in the log included."""
+    unlike = []
+    for key in sorted(holds.keys() | straight.keys()):
+        here, there = holds.get(key), straight.get(key)
+        if here is None or there is None:
+            unlike.append(f"{key}: {'no verdict' if here is None else 'a verdict'}, uninterrupted the other way round")
+            continue
+        mine, other = content(here), content(there)
+        fields = sorted(name for name in mine if mine[name] != other.get(name) and name not in _OF_THE_MOMENT)
+        if fields:
+            unlike.append(f"{key}: unlike an uninterrupted run in {', '.join(fields)}")
+    return unlike
+
+
+def _count_repeats(
+    messages: Sequence[Message], repeats: Sequence[Message], commits: Sequence[Commit], tally: Tally
+) -> None:
+    """Tell apart what was told again because nobody could know, out of time, and against a commit taken before."""
+    order: dict[tuple[int, bytes], int] = {}  # Of each takeover: how many there had been in its partition before.
+    latest: dict[int, int] = {}
+    late = set()
+    for message in messages:
+        by = (message.partition, message.headers.get(BY, b""))
+        number = order.setdefault(by, latest.get(message.partition, -1) + 1)
+        if number < latest.get(message.partition, -1):
+            late.add((message.partition, message.offset))
+        latest[message.partition] = max(number, latest.get(message.partition, -1))
+    tally.superseded += len(late)
+    for message in repeats:
+        if (message.partition, message.offset) in late:
+            continue
+        verdict = verdict_of(message)
+        covered = max(
+            (c.offset for c in commits if c.partition == message.partition and c.timestamp_ms < message.timestamp_ms),
+            default=0,
+        )
+        if verdict is not None and verdict["at"][1] < covered:
+            where = f"{message.partition}:{message.offset} {message.key}"
+            tally.repeated.append(f"{where}: decided at {verdict['at'][1]}, told again when {covered} was committed")
+        else:
+            tally.again += 1
+
+
+def live_again(messages: Sequence[Message], commits: Sequence[Commit], mark: Mark) -> float | None:
+    """Seconds from a fault's end until each partition had judged all that stood in it then; None: one never did.
+
+    A verdict decided at the last of it or later shows that, and so does a commit behind it.
+    """
+    signs: dict[int, int] = {}
+    for message in messages:
+        verdict = verdict_of(message)
+        if verdict is None or message.timestamp_ms < mark.at_ms:
+            continue
+        if place(verdict)[0][1] >= mark.ends.get(message.partition, 0) - 1:
+            _earlier(signs, message.partition, message.timestamp_ms)
+    for commit in commits:
+        if commit.timestamp_ms >= mark.at_ms and commit.offset >= mark.ends.get(commit.partition, 0):
+            _earlier(signs, commit.partition, commit.timestamp_ms)
+    if any(partition not in signs for partition in mark.ends):
+        return None
+    return max((at - mark.at_ms) / 1000 for at in signs.values())
+
+
+def _earlier(signs: dict[int, int], partition: int, at_ms: int) -> None:
+    signs[partition] = min(at_ms, signs.get(partition, at_ms))
