@@ -1,0 +1,443 @@
+"""Attribution is a function of what is known: of facts and their times, never of the order in which they came."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from monitor.core.attribution import (
+    CAUSES,
+    JOIN_SLACK_MS,
+    PROOF_SLACK_MS,
+    START_SOURCES,
+    STATUS_RANK,
+    STATUSES,
+    AccountSettings,
+    Attribution,
+    Background,
+    Evidence,
+    attribute,
+    canonical_source,
+    relevance,
+)
+from monitor.core.events import (
+    AnyFact,
+    ConferenceFact,
+    Event,
+    ExecutionFact,
+    FlexSetting,
+    FlowSetting,
+    ParticipantFact,
+    RecordingFact,
+    RequestFact,
+    StepFact,
+    TaskFact,
+    TwimlFact,
+)
+from monitor.core.window import CLAIM_REACH_MS, KIND, Conversation, Window
+
+ACCOUNT: Final = "AC" + "0" * 32
+FLOW: Final = "FW" + "0" * 32
+DAY_MS: Final = 86_400_000
+NOW_MS: Final = 10_000_000_000
+# For properties that are quick to fail: a fault shows within a few dozen examples.
+few = settings(max_examples=settings.default.max_examples // 4)
+
+
+def sid(name: str) -> str:
+    return name[:2] + name[2:].rjust(32, "0")
+
+
+def event(at_s: float, *facts: AnyFact, members: tuple[str, ...] = ()) -> Event:
+    """An event that shows these facts, and connects what they name."""
+    named: list[str | None] = list(members)
+    for fact in facts:
+        if isinstance(fact, RecordingFact):
+            named += [fact.recording, fact.call, fact.conference]
+        elif isinstance(fact, ParticipantFact | RequestFact):
+            named += [fact.conference, fact.call]
+        elif isinstance(fact, ConferenceFact):
+            named.append(fact.conference)
+        elif isinstance(fact, TwimlFact):
+            named.append(fact.call)
+        elif isinstance(fact, TaskFact):
+            named += [fact.task, fact.conference, *fact.calls]
+        elif isinstance(fact, ExecutionFact):
+            named += [fact.execution, fact.call]
+        elif isinstance(fact, StepFact):
+            named.append(fact.execution)
+    present = tuple(dict.fromkeys([member for member in named if member is not None]))
+    return Event("com.example", None, ACCOUNT, NOW_MS + round(at_s * 1000), None, present, facts)
+
+
+def fold(events: list[Event], *, entries_max: int = 10_000) -> Window:
+    """A window into which events have come in this order, all at one instant."""
+    window = Window(window_ms=DAY_MS, grace_ms=60_000, age_max_ms=DAY_MS, entries_max=entries_max)
+    for offset, one in enumerate(events):
+        window.fold(one, offset, 0, NOW_MS)
+    return window
+
+
+def conversation_of(window: Window, member: str) -> Conversation:
+    return window.accounts[ACCOUNT].index[member]
+
+
+def background(*flows: FlowSetting) -> Background:
+    settings = AccountSettings()
+    for flow in flows:
+        settings.observe(flow)
+    settings.observe(FlexSetting(ACCOUNT, enabled=False, since_ms=NOW_MS, previous=True, observed_ms=NOW_MS))
+    return Background(settings, (), DAY_MS)
+
+
+KNOWN_FLOW: Final = background(FlowSetting(ACCOUNT, FLOW, 1, ("rec",)))
+
+
+def judge(window: Window, recording: str, *, grace_over: bool = True, settings: Background = KNOWN_FLOW) -> Attribution:
+    return attribute(Evidence(conversation_of(window, recording)), recording, settings, grace_over=grace_over)
+
+
+# --------------------------------------------------------------------------- what a few facts may be
+
+SECONDS: Final = st.sampled_from([-300, -120, -119, -6, -5, -1, 0, 0, 1, 5, 6, 10, 11, 50, 60, 120, 121, 300])
+CALLS: Final = st.sampled_from([sid("CA1"), sid("CA2"), sid("CA3")])
+NAME_OF: Final = {sid("CF1"): "room", sid("CF2"): "room", sid("CF3"): "hall", sid("CF4"): "WT" + "5" * 32}
+CONFERENCES: Final = st.sampled_from(sorted(NAME_OF))
+RECORDINGS: Final = st.sampled_from([sid("RE1"), sid("RE2")])
+EXECUTIONS: Final = st.sampled_from([sid("FN1"), sid("FN2")])
+WIDGETS: Final = st.sampled_from(["Trigger", "say", "rec", "flex", None])
+
+
+@st.composite
+def participants(draw: st.DrawFn) -> Event:
+    conference = draw(CONFERENCES)
+    at_s = draw(SECONDS)
+    told_ms = NOW_MS + at_s * 1000 if draw(st.booleans()) else None  # A summary tells it later.
+    name = NAME_OF[conference] if draw(st.booleans()) else None
+    phase = draw(st.sampled_from(["join", "leave", "inside"]))
+    fact = ParticipantFact(conference, draw(CALLS), phase, name, told_ms)
+    return event(at_s if told_ms is None else 1800, fact)
+
+
+@st.composite
+def conferences(draw: st.DrawFn) -> Event:
+    conference = draw(CONFERENCES)
+    name = NAME_OF[conference] if draw(st.booleans()) else None
+    return event(
+        draw(SECONDS), ConferenceFact(conference, name, draw(st.sampled_from(["start", "end", "seen"])), None, None)
+    )
+
+
+@st.composite
+def twiml(draw: st.DrawFn) -> Event:
+    return event(draw(SECONDS), TwimlFact(draw(CALLS), draw(st.sampled_from(["room", "hall"]))))
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> Event:
+    conference = draw(st.none() | CONFERENCES)
+    name = draw(st.sampled_from(["room", "hall"])) if conference is None else None
+    call = draw(CALLS if conference is None and draw(st.booleans()) else st.none())
+    if conference is None and call is None:
+        call = f"request:{draw(st.integers(1, 3))}:{name}"
+    return event(draw(SECONDS), RequestFact(conference, name, call))
+
+
+@st.composite
+def recordings(draw: st.DrawFn) -> Event:
+    call = draw(st.none() | CALLS)
+    conference = draw(CONFERENCES) if call is None or draw(st.booleans()) else None
+    source = draw(st.sampled_from(["Conference", "StartCallRecordingAPI", "DialVerb", "newSource", None]))
+    found_by = draw(st.sampled_from(["stream", "verb", "listing"]))
+    started = draw(st.none() | SECONDS)
+    fact = RecordingFact(
+        draw(RECORDINGS),
+        call,
+        conference,
+        source,
+        draw(st.sampled_from([*STATUSES, None])),
+        None if started is None else NOW_MS + started * 1000,
+        draw(st.none() | st.sampled_from([0, 5000])),
+        None,
+        found_by,
+    )
+    return event(draw(SECONDS), fact)
+
+
+@st.composite
+def studio(draw: st.DrawFn) -> Event:
+    execution = draw(EXECUTIONS)
+    if draw(st.booleans()):
+        revision = draw(st.sampled_from([1, 1, 2, None]))
+        return event(
+            draw(SECONDS), ExecutionFact(execution, draw(st.none() | CALLS), FLOW, revision, draw(st.booleans()))
+        )
+    by = draw(st.sampled_from(["success", "failed", None]))
+    return event(draw(SECONDS), StepFact(execution, draw(WIDGETS), draw(WIDGETS), by))
+
+
+@st.composite
+def tasks(draw: st.DrawFn) -> Event:
+    calls = tuple(draw(st.lists(CALLS, max_size=2, unique=True)))
+    return event(draw(SECONDS), TaskFact(sid("WT1"), draw(st.none() | CONFERENCES), calls, (), ()))
+
+
+EVENTS: Final = st.lists(
+    st.one_of(recordings(), recordings(), participants(), conferences(), twiml(), requests(), studio(), tasks()),
+    max_size=12,
+)
+
+
+def conclusion(found: Attribution) -> tuple[object, ...]:
+    """All that an attribution concludes; which of several equal events shows it may depend on which came first."""
+    return (
+        found.call_sid,
+        found.conference_sid,
+        found.start_source,
+        found.status,
+        found.found_by,
+        found.started_ms,
+        found.ended_ms,
+        found.cause,
+        found.strength,
+        found.open_to_end,
+        found.missing,
+        frozenset(cause for cause, _ in found.ruled_out),
+    )
+
+
+def conclusions(window: Window) -> dict[tuple[str, bool], tuple[object, ...]]:
+    known = {r for c in window.conversations() for r in c.recordings or ()}
+    return {
+        (recording, over): conclusion(judge(window, recording, grace_over=over))
+        for recording in known
+        for over in (False, True)
+    }
+
+
+@given(EVENTS, st.randoms(use_true_random=False))
+def test_the_order_in_which_facts_arrive_changes_no_conclusion(events, chance):
+    shuffled = list(events)
+    chance.shuffle(shuffled)
+
+    assert conclusions(fold(shuffled)) == conclusions(fold(events))
+
+
+@few
+@given(EVENTS, st.data())
+def test_a_fact_told_again_changes_no_conclusion(events, data):
+    again = events + (data.draw(st.lists(st.sampled_from(events), max_size=4)) if events else [])
+
+    assert conclusions(fold(again)) == conclusions(fold(events))
+
+
+@few
+@given(EVENTS)
+def test_conclusions_keep_to_the_words(events):
+    for (_, over), found in conclusions(fold(events)).items():
+        cause, strength, open_to_end = found[7], found[8], found[9]
+        assert cause is None or cause in CAUSES
+        assert (cause is None) == (strength is None)
+        assert strength in (None, "observed", "implied", "inferred")
+        # Once the grace is over, only incomplete evidence holds a cause open.
+        assert not over or cause is not None or open_to_end
+
+
+@few
+@given(EVENTS)
+def test_the_end_of_the_grace_takes_no_cause_back(events):
+    window = fold(events)
+    for recording in {r for c in window.conversations() for r in c.recordings or ()}:
+        before, after = judge(window, recording, grace_over=False), judge(window, recording)
+        if before.cause is not None:
+            assert conclusion(after) == conclusion(before)
+
+
+@few
+@given(EVENTS, st.integers(0, 6))
+def test_lost_evidence_never_gives_a_cause_by_elimination(events, entries_max):
+    window = fold(events, entries_max=entries_max)
+    for conversation in window.conversations():
+        for recording in conversation.recordings or ():
+            evidence = Evidence(conversation)
+            if not conversation.truncated or recording not in evidence.recordings:
+                continue
+            found = attribute(evidence, recording, KNOWN_FLOW, grace_over=True)
+            assert found.cause not in ("api_call_recording", "unattributed")
+
+
+@few
+@given(EVENTS)
+def test_evidence_shown_is_evidence_that_was_kept(events):
+    window = fold(events)
+    for conversation in window.conversations():
+        kept = conversation.read_evidence()
+        for recording in conversation.recordings or ():
+            found = judge(window, recording)
+            assert found.evidence
+            assert all(proof.kept in kept for proof in found.evidence)
+
+
+# --------------------------------------------------------------------------- what can still change a conclusion
+
+
+@given(EVENTS, st.one_of(participants(), conferences(), twiml(), requests(), studio(), tasks()))
+def test_a_fact_of_a_kind_that_is_not_relevant_changes_no_conclusion(events, one_more):
+    window = fold(events)
+    before = conclusions(window)
+    touched = {}
+    for conversation in window.conversations():
+        evidence = Evidence(conversation)
+        if conversation.recordings:
+            found = [
+                attribute(evidence, recording, KNOWN_FLOW, grace_over=over)
+                for recording in conversation.recordings
+                for over in (False, True)
+            ]
+            touched[id(conversation)] = relevance(evidence, found, frozenset())
+            conversation.relevant, conversation.focus = touched[id(conversation)]
+    result = window.fold(one_more, len(events), 0, NOW_MS)
+    after = conclusions(window)
+    assert result.conversation is not None
+    if result.renewed or result.kinds & result.conversation.relevant:
+        return
+
+    assert after == before
+
+
+# --------------------------------------------------------------------------- what the window joins, and what it means
+
+
+def whole(events: list[Event]) -> Evidence:
+    """The evidence of all events together, as if every one of them named one more thing."""
+    linked = [msgspec.structs.replace(one, members=(*one.members, "link")) for one in events]
+    return Evidence(conversation_of(fold([event(0, members=("link",)), *linked]), "link"))
+
+
+NAMED: Final = st.lists(st.one_of(participants(), conferences(), twiml(), requests()), max_size=10)
+
+
+@given(NAMED)
+@example([event(0, TwimlFact(sid("CA1"), "room")), event(120, ConferenceFact(sid("CF1"), "room", "start", None, None))])
+def test_what_is_bound_by_a_name_is_in_one_conversation(events):
+    """The window sees all conferences of an account, attribution those of one conversation: they mean the same one."""
+    window, everything = fold(events), whole(events)
+    for call, name, at_ms in everything.claims():
+        meant = everything.bound_conference(call, name, at_ms)
+        evidence = Evidence(conversation_of(window, call))
+
+        assert evidence.bound_conference(call, name, at_ms) == meant
+        if meant is not None:
+            assert conversation_of(window, call) is conversation_of(window, meant)
+
+
+@few
+@given(NAMED)
+def test_twiml_binds_only_as_the_name_the_time_and_the_call_allow(events):
+    evidence = whole(events)
+    for call, name, at_ms in evidence.claims():
+        conference = evidence.bound_conference(call, name, at_ms)
+        if conference is None:
+            continue
+        rooms = evidence.conferences[conference].rooms
+        assert not rooms or name in rooms
+        if evidence.entered(call):
+            assert any(
+                stay.conference == conference and stay.first_seen_ms >= at_ms - JOIN_SLACK_MS
+                for stay in evidence.stays(call)
+            )
+        else:
+            assert rooms[name].first_ms <= at_ms + CLAIM_REACH_MS
+
+
+# --------------------------------------------------------------------------- the conference of a call
+
+
+def presence(*stays: tuple[str, int | None, int | None]) -> Evidence:
+    """One call's joins and leaves, as events: conference, entered, left."""
+    call = sid("CA1")
+    events = [event(0, members=(call,))]
+    for conference, entered, left in stays:
+        if entered is not None:
+            events.append(event(entered, ParticipantFact(sid(conference), call, "join", None, None)))
+        if left is not None:
+            events.append(event(left, ParticipantFact(sid(conference), call, "leave", None, None)))
+    return Evidence(conversation_of(fold(events), call))
+
+
+@pytest.mark.parametrize(
+    ("at", "conference"),
+    [(-1, "CF1"), (0, "CF1"), (9, "CF1"), (10, "CF2"), (15, "CF2"), (20, "CF2"), (29, "CF2"), (30, "CF2"), (99, "CF2")],
+)
+def test_a_call_is_where_it_was_else_where_it_went_next_else_where_it_was_last(at, conference):
+    evidence = presence(("CF1", 0, 10), ("CF2", 20, 30))
+
+    assert evidence.conference_of(sid("CA1"), NOW_MS + at * 1000) == sid(conference)
+
+
+def test_a_call_that_nobody_saw_in_a_conference_was_in_none():
+    assert presence().conference_of(sid("CA1"), NOW_MS) is None
+    assert presence(("CF1", 0, 10)).conference_of(sid("CA2"), NOW_MS) is None
+
+
+def test_of_two_stays_at_one_time_the_later_begun_counts():
+    assert presence(("CF1", 0, None), ("CF2", 10, 20)).conference_of(sid("CA1"), NOW_MS + 15_000) == sid("CF2")
+    assert presence(("CF1", 0, None), ("CF2", 10, 20)).conference_of(sid("CA1"), NOW_MS + 25_000) == sid("CF1")
+
+
+def test_a_leave_told_twice_is_one_leave():
+    evidence = presence(("CF1", 0, 10), ("CF1", None, 11), ("CF2", 20, None))
+
+    assert [(stay.enter_ms, stay.leave_ms) for stay in evidence.stays(sid("CA1"))] == [
+        (NOW_MS, NOW_MS + 10_000),
+        (NOW_MS + 20_000, None),
+    ]
+
+
+@few
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["CF1", "CF2"]), st.none() | st.integers(0, 40), st.none() | st.integers(0, 40)),
+        max_size=5,
+    ),
+    st.integers(-5, 45),
+)
+def test_the_conference_of_a_call_is_one_it_was_seen_in(stays, at):
+    seen = {sid(name) for name, entered, left in stays if entered is not None or left is not None}
+    found = presence(*stays).conference_of(sid("CA1"), NOW_MS + at * 1000)
+
+    assert (found in seen) if seen else found is None
+
+
+# --------------------------------------------------------------------------- the words
+
+
+def test_the_two_slacks_and_the_reach_are_those_of_the_documents():
+    assert (PROOF_SLACK_MS, JOIN_SLACK_MS, CLAIM_REACH_MS) == (10_000, 5_000, 120_000)
+
+
+@pytest.mark.parametrize("source", START_SOURCES)
+def test_a_source_is_known_in_any_case(source):
+    for spelled in (source, source.lower(), source.upper()):
+        assert canonical_source(spelled) == source
+
+
+def test_a_source_that_nobody_knows_stays_as_it_came():
+    assert canonical_source("someNewSource") == "someNewSource"
+    assert canonical_source(None) is None
+
+
+def test_every_status_has_a_rank():
+    assert set(STATUS_RANK) == set(STATUSES)
+    assert sorted(STATUSES, key=STATUS_RANK.__getitem__) == list(STATUSES)
+
+
+def test_every_kind_of_fact_has_a_bit_of_its_own():
+    bits: list[Any] = list(KIND.values())
+
+    assert len(set(bits)) == len(bits) == 9
+    assert all(bit.bit_count() == 1 for bit in bits)
