@@ -45,7 +45,7 @@ FLOW: Final = "FW" + "0" * 32
 DAY_MS: Final = 86_400_000
 NOW_MS: Final = 10_000_000_000
 # For properties that are quick to fail: a fault shows within a few dozen examples.
-few = settings(max_examples=settings.default.max_examples // 4)
+few = settings(max_examples=settings().max_examples // 4)
 
 
 def sid(name: str) -> str:
