@@ -36,7 +36,7 @@ BUCKET_MS: Final = 10_000
 CLAIM_REACH_MS: Final = (
     120_000  # How long after TwiML ran a conference of its name may be first seen and still be meant.
 )
-RECORDINGS_KEPT_FACTOR: Final = 4  # A recording's own events are kept beyond the bound, up to this many times it.
+RECORDINGS_KEPT_FACTOR: Final = 4  # What says that there was a recording is kept up to this many times the bound.
 
 _TYPE_CODES: Final = {name: code for code, name in enumerate(EVENT_TYPES)}
 
@@ -500,8 +500,8 @@ class Window:
             more, less = (one, other) if one.kept >= other.kept else (other, one)
             pieces, kept = [more.evidence], more.kept
             for entry in less.read_evidence():
-                of_recording = any(isinstance(fact, RecordingFact) for fact in entry.facts)
-                if kept < self.entries_max * (RECORDINGS_KEPT_FACTOR if of_recording else 1):
+                precious = any(shows_recording(fact) for fact in entry.facts)
+                if kept < self.entries_max * (RECORDINGS_KEPT_FACTOR if precious else 1):
                     pieces.append(_encode(entry))
                     kept += 1
                 else:
@@ -543,7 +543,7 @@ class Window:
                 continue
             if isinstance(fact, RecordingFact):
                 self._see_recording(conversation, fact.recording, Seen(arrived_ms, offset, index))
-            elif conversation.kept >= self.entries_max:
+            elif conversation.kept >= self.entries_max and not shows_recording(fact):
                 self._truncate(conversation)
                 dropped.append(fact)
                 continue
@@ -676,6 +676,11 @@ class Window:
 
 _NEVER: Final = 1 << 62
 _NOWHERE: Final = Touched(None, False, 0, ())
+
+
+def shows_recording(fact: AnyFact) -> bool:
+    """Whether a fact says that something was recorded: such are kept beyond the bound."""
+    return isinstance(fact, RecordingFact) or (isinstance(fact, ConferenceFact) and fact.recording_on is True)
 
 
 def _holds(ids: bytes, digest: bytes) -> bool:
