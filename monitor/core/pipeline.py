@@ -456,7 +456,15 @@ class Pipeline:
         for conversation in conversations:
             if conversation.recordings or conversation.suspects:
                 due_ms = min(conversation.last_ms + self.tuning.window_ms, log_time_ms)
-                drafts += self.judge.findings(conversation, moment, due_ms, self.ledger, closed=True)
+                found = self.judge.findings(conversation, moment, due_ms, self.ledger, closed=True)
+                concluded = {draft.key for draft in found}
+                # Nothing is left to conclude the others from: what is published of them ends as it would after a loss.
+                self._unsettled += [
+                    key
+                    for key in (*(conversation.recordings or ()), *(conversation.suspects or ()))
+                    if key not in concluded
+                ]
+                drafts += found
         return drafts
 
     # ----------------------------------------------------------------- telling
