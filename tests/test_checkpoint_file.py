@@ -142,6 +142,12 @@ def test_our_own_checkpoint_is_taken_as_it_stands():
     assert found.in_generation(17).generation == 3
 
 
+@pytest.mark.parametrize(("low", "read_from"), [(5, 19), (19, 19), (20, 20), (25, 25)])
+def test_the_message_before_the_first_is_read_only_where_it_is_still_there(low: int, read_from: int):
+    assert resumed(own(30, 20), Stamps(low, 50)).read_from == read_from
+    assert resumed(None, Stamps(low, 50), Stamps.at(20)).read_from == read_from
+
+
 def test_a_commit_at_the_very_end_of_the_log_is_ours():
     assert resumed(own(50, 50), Stamps(5, 50)).foreign is None
 
@@ -270,6 +276,7 @@ def test_every_resumption_lies_in_the_log_and_hides_no_loss(
     found = resumed(committed, log, start_at)
     checkpoint = found.checkpoint
     assert log.low <= checkpoint.replay_from <= checkpoint.offset <= log.high
+    assert found.read_from == max(log.low, checkpoint.replay_from - 1)
     # What lies below R and was there once is either known to be settled (our own checkpoint) or behind a cut.
     if found.raise_generation or found.blind is not None:
         assert checkpoint.lost

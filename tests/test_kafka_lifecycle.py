@@ -213,7 +213,8 @@ def test_an_offset_reset_by_a_tool_is_foreign_and_raises_the_generation(broker: 
         desk.send([recording_event(3)])
         until(lambda: any(v.recording_sid == recording_sid(3) for v in second.verdicts_told()))
     verdicts = desk.verdicts()
-    assert verdicts[recording_sid(1)].at[0] == 1
+    assert set(verdicts) == {recording_sid(n) for n in (1, 2, 3)}
+    assert {verdict.outcome for verdict in verdicts.values()} == {"disallowed"}
     assert verdicts[recording_sid(3)].at[0] == 2
     assert msgspec.json.decode(desk.committed().metadata or "")["g"] == 2
 
@@ -283,6 +284,7 @@ def test_a_message_on_which_the_core_raises_is_quarantined_and_blocks_nobody(bro
     desk = Desk.on(broker, 1)
     with Running(desk, wrap=Stumbling) as running:
         running.ready(1)
+        until(lambda: "ok" in running.heard.commits)
         desk.send([recording_event(1), b'"stumble"', recording_event(2), b'"stumble too"', recording_event(3)])
         until(lambda: len({v.recording_sid for v in running.verdicts_told()}) == 3)
         until(lambda: desk.committed().offset >= 6)
@@ -291,6 +293,16 @@ def test_a_message_on_which_the_core_raises_is_quarantined_and_blocks_nobody(bro
     assert set(desk.verdicts()) == {recording_sid(n) for n in (1, 2, 3)}
     told = [v.recording_sid for v in running.verdicts_told()]
     assert len(told) == len(set(told))
+
+
+def test_a_raised_generation_is_committed_before_anything_is_judged_in_it(broker: RealBroker):
+    desk = Desk.on(broker, 1)
+    desk.send([b"null"])
+    desk.commit(1)
+    with Running(desk, tick_every_s=3600) as running:
+        running.ready(1)
+        until(lambda: "ok" in running.heard.commits)
+        assert msgspec.json.decode(desk.committed().metadata or "")["g"] == 1
 
 
 def test_a_message_below_the_checkpoint_on_which_the_core_raises_is_only_skipped(broker: RealBroker):

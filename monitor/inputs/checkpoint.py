@@ -83,12 +83,16 @@ class Blind(msgspec.Struct, frozen=True, kw_only=True):
 class Resume(msgspec.Struct, frozen=True, kw_only=True):
     """How to take over a partition.
 
+    ``read_from`` is the message before the first one to fold, where it is still there: log time is clamped by comparing
+    neighbours. Else it is the first one itself.
+
     ``foreign`` says why the commit was not taken as it stood; it is None both for a checkpoint of our own and for no
     commit at all (then ``fresh``). Where ``raise_generation`` is set, the checkpoint's generation is not settled before
     the partition's verdicts have been read: pass the greatest one to ``in_generation``.
     """
 
     checkpoint: Checkpoint
+    read_from: int
     fresh: bool
     foreign: ForeignReason | None
     raise_generation: bool
@@ -185,6 +189,7 @@ def _fresh(log: Log, start_at: StartAt, window_ms: int, now_ms: int, *, foreign:
         start = log.low if asked is None else min(max(asked, log.low), log.high)
     return Resume(
         checkpoint=_begin(start, start, log, window_ms, now_ms),
+        read_from=max(start - 1, log.low),
         fresh=True,
         foreign=foreign,
         raise_generation=True,
@@ -206,6 +211,7 @@ def _foreign(
         replay_from = log.low if asked is None else min(max(asked, log.low), start)
     return Resume(
         checkpoint=_begin(start, replay_from, log, window_ms, now_ms),
+        read_from=max(replay_from - 1, log.low),
         fresh=False,
         foreign=foreign,
         raise_generation=True,
@@ -232,7 +238,8 @@ def _own(own: Checkpoint, log: Log, window_ms: int, now_ms: int) -> Resume:
         if own.cut is not None:
             cut = Cut(offset=max(cut.offset, own.cut.offset), until_ms=max(cut.until_ms, own.cut.until_ms))
         own = msgspec.structs.replace(own, offset=max(own.offset, log.low), replay_from=log.low, cut=cut, lost=True)
-    return Resume(checkpoint=own, fresh=False, foreign=None, raise_generation=False, blind=blind)
+    read_from = max(own.replay_from - 1, log.low)
+    return Resume(checkpoint=own, read_from=read_from, fresh=False, foreign=None, raise_generation=False, blind=blind)
 
 
 def _log_time(offset: int, known_ms: int | None, log: Log, now_ms: int) -> int:

@@ -62,6 +62,7 @@ WAKE_TIMEOUT_S: Final = 0.05
 IDLE_POLL_S: Final = 0.2
 BUSY_POLL_S: Final = 0.005
 FINISH_S: Final = 4.0
+CLOSE_S: Final = 2.0
 RETRY_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 # A commit may be refused once because a rebalance was under way, and the partition still be ours when it is over.
 REFUSALS_MAX: Final = 2
@@ -302,9 +303,12 @@ class _Pending:
 class _Held:
     """One partition in our hands, from one takeover to its end. A new takeover is a new one of these."""
 
-    def __init__(self, partition: int, *, skip: frozenset[int], attempt: int, not_before: float) -> None:
+    def __init__(
+        self, partition: int, *, skip: frozenset[int], aside: set[int], attempt: int, not_before: float
+    ) -> None:
         self.partition = partition
         self.skip = skip
+        self.aside = aside  # Of those skipped, what is safe in quarantine; shared by the takeovers of one ownership.
         self.attempt = attempt
         self.not_before = not_before
         self.by = uuid.uuid4().hex[:16]
@@ -603,7 +607,7 @@ class Member:
             told = fold.feed(offset, message.timestamp()[1], message.value(), headers_of(message))
             for each in told:
                 self._emit(held, offset, each, fold.log_time_ms)
-            if offset in held.skip and offset >= held.committed_offset:
+            if offset in held.skip and offset >= held.committed_offset and offset not in held.aside:
                 self._quarantine(held, message)
         except OutputUnavailable as error:
             self._drop(held, str(error))
@@ -654,6 +658,7 @@ class Member:
 
     def _quarantine(self, held: _Held, message: Message) -> None:
         """A message the core cannot fold, as a whole."""
+        offset = _offset(message)
         fence = held.pending.begin()
 
         def done(place: int | None) -> None:
@@ -661,11 +666,11 @@ class Member:
             if place is None:
                 held.failed = held.failed or "not_delivered"
             else:
+                held.aside.add(offset)
                 self._watch.quarantined(held.partition, "core-error")
 
-        value = message.value() or b""
         try:
-            self._outputs.quarantine(held.partition, _offset(message), "core-error", "", None, value, done=done)
+            self._outputs.quarantine(held.partition, offset, "core-error", "", None, message.value() or b"", done=done)
         except OutputUnavailable:
             held.pending.end(fence)
             raise
@@ -705,7 +710,7 @@ class Member:
         if where:
             consumer.pause(where)
         for tp in partitions:
-            self._held[tp.partition] = _Held(tp.partition, skip=frozenset(), attempt=0, not_before=0.0)
+            self._held[tp.partition] = _Held(tp.partition, skip=frozenset(), aside=set(), attempt=0, not_before=0.0)
         numbers = sorted(tp.partition for tp in partitions)
         log.info("partitions_assigned", partitions=numbers)
         self._watch.rebalanced("assigned", numbers)
@@ -757,6 +762,7 @@ class Member:
         self._held[held.partition] = _Held(
             held.partition,
             skip=held.skip if skip is None else skip,
+            aside=held.aside,
             attempt=held.attempt if at_once else held.attempt + 1,
             not_before=time.monotonic() + delay,
         )
@@ -835,19 +841,17 @@ class Member:
         if held.fold is None:
             if resumed.raise_generation and not held.verdicts_read:
                 return  # The generation to begin in is not known before.
-            self._begin_replay(held, resumed.in_generation(ledger.greatest_generation()))
+            self._begin_replay(held, resumed.in_generation(ledger.greatest_generation()), resumed.read_from)
         if held.replayed and held.verdicts_read and self.settings_read:
             self._open(held, ledger)
 
-    def _begin_replay(self, held: _Held, checkpoint: Checkpoint) -> None:
+    def _begin_replay(self, held: _Held, checkpoint: Checkpoint, read_from: int) -> None:
         held.committed_offset = held.next_offset = checkpoint.offset
         held.fold = self._build(held.partition, checkpoint, held.skip)
-        # One message earlier: what the first one's timestamp is held against.
-        start = max(checkpoint.replay_from - 1, 0)
-        if start >= checkpoint.offset:
+        if read_from >= checkpoint.offset:
             held.replayed = True
             return
-        self._reader.follow(self._topics.events, held.partition, start, _Replay(self, held, checkpoint))
+        self._reader.follow(self._topics.events, held.partition, read_from, _Replay(self, held, checkpoint))
 
     def _replayed(self, held: _Held) -> None:
         held.replayed = True
@@ -871,7 +875,9 @@ class Member:
             return
         held.stage = _Stage.LIVE
         held.attempt = 0
-        held.commit_after = time.monotonic() + self._commit_every_s
+        # A generation that was raised is committed at once: or the next takeover would raise it again.
+        settled = held.resumed is None or not held.resumed.raise_generation
+        held.commit_after = time.monotonic() + (self._commit_every_s if settled else 0.0)
         self._write_back(held)
         self._tick(held)
         seconds = time.monotonic() - held.began
@@ -922,7 +928,11 @@ class Member:
                 if now < held.commit_after or held.next_offset <= held.safe_offset:
                     continue
                 # All of it as of now, after the last batch; it waits only for the effects of what is behind it.
-                held.candidate = (held.pending.fence(), held.fold.checkpoint())
+                checkpoint = held.fold.checkpoint()
+                if checkpoint.offset <= held.safe_offset:
+                    held.commit_after = now + self._commit_every_s
+                    continue  # The fold holds something back that it has still to tell.
+                held.candidate = (held.pending.fence(), checkpoint)
             fence, checkpoint = held.candidate
             if held.pending.safe(fence):
                 held.candidate = None
@@ -980,8 +990,8 @@ class Member:
         for held in live:
             if held.pending or held.failed or held.fold is None:
                 log.warning("partition_left_uncommitted", partition=held.partition)
-            elif held.next_offset > held.safe_offset:
-                offsets.append(self._offset_of(held, held.fold.checkpoint()))
+            elif (checkpoint := held.fold.checkpoint()).offset > held.safe_offset:
+                offsets.append(self._offset_of(held, checkpoint))
         if not offsets:
             return
         try:
@@ -1105,26 +1115,40 @@ class Member:
             self._abandon(held)
         self._held.clear()
         self._askers.shutdown(wait=False, cancel_futures=True)
+        if not _in_time(self._close, CLOSE_S):
+            log.warning("group_not_left_in_time")
+
+    def _close(self) -> None:
         self._consumer.close()
         self._reader.close()
         self._questions.close()
 
     def _commit_or_give_up(self, offsets: list[TopicPartition]) -> None:
-        """Commit at the very end. The client waits for a broker that is away as long as it takes; we do not."""
-        outcome: Future[None] = Future()
+        if not _in_time(lambda: self._commit_and_wait(offsets), CLOSE_S):
+            raise OutOfReach("the last commit was not answered")
 
-        def commit() -> None:
-            try:
-                self._commit_and_wait(offsets)
-                outcome.set_result(None)
-            except BaseException as error:
-                outcome.set_exception(error)
 
-        threading.Thread(target=commit, daemon=True, name="kafka-last-commit").start()
+def _in_time(work: Callable[[], None], for_s: float) -> bool:
+    """Do something that may wait for a broker for as long as it is away; whether it was done in time.
+
+    If not, it goes on in a thread that ends with the process. Raises what ``work`` raises.
+    """
+    outcome: Future[None] = Future()
+
+    def do() -> None:
         try:
-            outcome.result(FINISH_S / 2)
-        except TimeoutError:
-            raise OutOfReach("the last commit was not answered") from None
+            work()
+        except BaseException as error:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(None)
+
+    threading.Thread(target=do, daemon=True, name="kafka-last-words").start()
+    try:
+        outcome.result(for_s)
+    except TimeoutError:
+        return False
+    return True
 
 
 def _say_takeover(partition: int, resumed: Resume) -> None:
