@@ -19,6 +19,8 @@ from typing import Final, Self, TypeVar
 T = TypeVar("T")
 
 _CHUNK: Final = 64 * 1024
+# A request begins with its size in four bytes and its kind in two (Kafka's protocol, request header); 0 is Produce.
+_PRODUCE: Final = b"\0\0"
 # Reset instead of a polite end: the other side learns of it at once, and what was on its way is gone.
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -36,6 +38,7 @@ class FaultProxy:
         self.carried = 0  # Bytes delivered in either direction, over all connections.
         self._to_broker = True  # Whether bytes flow to the broker, and to the client.
         self._to_client = True
+        self._writes = True
         self._refusing = False
         self._latency_s = 0.0
         self._bytes_per_s: float | None = None
@@ -76,7 +79,7 @@ class FaultProxy:
         """Be a good network again; what was held flows."""
 
         def heal() -> None:
-            self._to_broker = self._to_client = True
+            self._to_broker = self._to_client = self._writes = True
             self._refusing = False
             self._latency_s, self._bytes_per_s = 0.0, None
             self._change()
@@ -97,6 +100,14 @@ class FaultProxy:
         def hold() -> None:
             self._to_broker, self._to_client = not to_broker, not to_client
             self._change()
+
+        self._on_loop(hold)
+
+    def hold_writes(self) -> None:
+        """Hold what Kafka's clients write, and let them read: each connection that begins a Produce request."""
+
+        def hold() -> None:
+            self._writes = False
 
         self._on_loop(hold)
 
@@ -166,8 +177,8 @@ class FaultProxy:
                 return  # The broker is not there: neither is its proxy.
             self._writers |= {to_client, to_broker}
             ways = (
-                asyncio.create_task(self._carry(from_client, to_broker, lambda: self._to_broker)),
-                asyncio.create_task(self._carry(from_broker, to_client, lambda: self._to_client)),
+                asyncio.create_task(self._carry(from_client, to_broker, lambda: self._to_broker, to_broker=True)),
+                asyncio.create_task(self._carry(from_broker, to_client, lambda: self._to_client, to_broker=False)),
             )
             # One side's end is the other's: a half-open connection is no fault that Kafka's protocol knows.
             try:
@@ -184,7 +195,7 @@ class FaultProxy:
             self._tasks.discard(task)
 
     async def _carry(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flows: Callable[[], bool]
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flows: Callable[[], bool], *, to_broker: bool
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK):
@@ -193,7 +204,7 @@ class FaultProxy:
                     await asyncio.sleep(self._latency_s)
                 if self._bytes_per_s:
                     await asyncio.sleep(len(data) / self._bytes_per_s)
-                while not flows():
+                while not flows() or (to_broker and not self._writes and data[4:6] == _PRODUCE):
                     await self._changed.wait()
                 writer.write(data)
                 await writer.drain()

@@ -114,6 +114,21 @@ def test_one_direction_may_be_held_alone(proxy):
         assert heard(client, 3) == b"two"
 
 
+def test_only_produce_requests_are_held_where_writes_are(proxy):
+    def request(kind: int) -> bytes:
+        return (8).to_bytes(4, "big") + kind.to_bytes(2, "big") + b"\0\1what"
+
+    proxy.hold_writes()
+    with connect(proxy) as reader, connect(proxy) as writer:
+        assert said_back(reader, request(1)) == request(1)
+        writer.sendall(request(0))
+        assert silent(writer)
+        writer.sendall(request(1))  # Behind it, on the same connection.
+        assert silent(writer)
+        proxy.heal()
+        assert heard(writer, 24) == request(0) + request(1)
+
+
 def test_a_new_connection_is_held_as_well(proxy):
     proxy.hold()
     with connect(proxy) as client:

@@ -81,15 +81,15 @@ class _Node(RealBroker):
 
     def _properties(self) -> dict[str, str]:
         voters = ",".join(f"{n + 1}@127.0.0.1:{controller}" for n, (_, controller) in enumerate(self._all))
-        copies = {
-            name: "3"
-            for name in (
+        copies = dict.fromkeys(
+            (
                 "default.replication.factor",
                 "offsets.topic.replication.factor",
                 "transaction.state.log.replication.factor",
                 "share.coordinator.state.topic.replication.factor",
-            )
-        }
+            ),
+            "3",
+        )
         return {
             **super()._properties(),
             "node.id": str(self._number + 1),

@@ -33,6 +33,11 @@ class Commit(NamedTuple):
     metadata: str
     timestamp_ms: int
 
+    @property
+    def generation(self) -> int | None:
+        """In which generation of the partition it was made; None where a tool made it."""
+        return msgspec.json.decode(self.metadata)["g"] if self.metadata else None
+
 
 class Tally(msgspec.Struct, kw_only=True):
     """What became of one history. The lists hold a line for each case, for whoever looks into it.
@@ -123,12 +128,14 @@ def judge(
     straight: Mapping[str, Verdict] | None = None,
     weakened: frozenset[str] = frozenset(),
     unfinished: frozenset[str] = frozenset(),
+    others: bool = False,
 ) -> Tally:
     """Judge a history that has come to rest with all its windows closed.
 
     ``straight`` is what an uninterrupted run over the same messages ends with; None: there is none to compare with.
     ``weakened`` are keys whose evidence the history itself took away: undetermined is right about them whatever the
     truth, and none of them may be allowed that is disallowed. Of ``unfinished`` ones even silence is right.
+    ``others``: whether there was more in the topic than the truth knows of, so that more verdicts than its are right.
     """
     holds = holding(messages)
     findings = verify_verdicts(messages)
@@ -139,7 +146,8 @@ def judge(
     compared = compare(strict, {key: verdict for key, verdict in holds.items() if key not in aside})
     for wrong in compared.wrong:
         (tally.lost if ": no verdict," in wrong else tally.different).append(wrong)
-    tally.different += [f"{key}: nobody recorded it" for key in compared.invented]
+    if not others:
+        tally.different += [f"{key}: nobody recorded it" for key in compared.invented]
     for line in weak:
         assert isinstance(line, RecordingTruth)
         _judge_weak(line, holds, tally, silence_is_right=key_of(line) in unfinished)
@@ -208,11 +216,19 @@ def _count_repeats(
         if (message.partition, message.offset) in late:
             continue
         verdict = verdict_of(message)
-        covered = max(
-            (c.offset for c in commits if c.partition == message.partition and c.timestamp_ms < message.timestamp_ms),
-            default=0,
+        if verdict is None:
+            tally.again += 1  # A tombstone over a tombstone.
+            continue
+        # Offsets of another generation are those of another log.
+        taken = (
+            commit.offset
+            for commit in commits
+            if commit.partition == message.partition
+            and commit.timestamp_ms < message.timestamp_ms
+            and commit.generation == verdict["at"][0]
         )
-        if verdict is not None and verdict["at"][1] < covered:
+        covered = max(taken, default=0)
+        if verdict["at"][1] < covered:
             where = f"{message.partition}:{message.offset} {message.key}"
             tally.repeated.append(f"{where}: decided at {verdict['at'][1]}, told again when {covered} was committed")
         else:

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
-from collections.abc import Callable
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
-from tests.broker import RealBroker
-from tests.torture.judge import Tally
-from tests.torture.stage import Act, Stage, moments
+from monitor.core.policy import BUILT_IN_POLICY
+from monitor.inputs.kafka import render_tick
+from tests.broker import RealBroker, free_ports
+from tests.fault_proxy import FaultProxy
+from tests.monitors import _PROGRAM as PROGRAM
+from tests.monitors import Monitor
+from tests.torture.brokers import Cluster, ProxiedBroker
+from tests.torture.fuzz import Mutator, through_core
+from tests.torture.judge import COMMITS_TOPIC, Tally
+from tests.torture.nailed import NailedUp
+from tests.torture.stage import Act, Entry, Feed, Stage, moments, now_ms, until
 
 
 class Bench:
@@ -97,7 +111,7 @@ def kill_three(history: History) -> Tally:
 
 def _kill(history: History, members: int) -> Tally:
     """Kill any member at any moment, also while it takes over from another; each is replaced soon."""
-    bench, chance = history.bench, None
+    bench = history.bench
     with Stage(bench.broker, history.directory, history.seed) as stage:
         chance = stage.chance
         stage.begin(members)
@@ -273,7 +287,7 @@ def zombie(history: History) -> Tally:
             feed = stage.play(Act(history.seed, int(bench.size(5_000, 8_000))), bench.size(14, 20))
             time.sleep(chance.uniform(2, 5))
             second = stage.join()
-            broker.proxy.hold(to_client=False)  # It still hears, judges and writes; nobody hears it.
+            broker.proxy.hold_writes()  # It still reads and judges; nobody hears it.
             time.sleep(chance.uniform(0.2, 2.5))
             first.send(signal.SIGSTOP)
             stage.mark()
@@ -353,14 +367,17 @@ def made_anew(history: History) -> Tally:
         running = stage.chance.random() < 0.5
         if not running:
             stage.stop_all()
-        stage.make_topic_anew()
+        broker, events = bench.broker, stage.site.events
+        config = {"message_timestamp_type": "CreateTime", "message_timestamp_after_max_ms": str(2**63 - 1)}
+        stage.make_topic_anew(lambda: broker.create_topic(events, stage.site.partitions, retention_ms="-1", **config))
         if not running:
             stage.begin(2)
-        stage.mark_when(lambda: stage.play(Act(history.seed * 1000, 4_000), 10).wait())
+        stage.play(Act(history.seed * 1000, 4_000), 10).wait()
+        stage.mark()
         stage.close_windows()
         stage.rest()
         # What was not closed has lost all its evidence.
-        weakened = frozenset() if closed else first.recordings
+        weakened = frozenset[str]() if closed else first.recordings
         return stage.account(straight=False, weakened=weakened)
 
 
@@ -382,9 +399,10 @@ def retention(history: History) -> Tally:
             stage.play(second, 4).wait()
             weakened, unfinished = weakened | second.recordings, second.recordings
         ends = stage.site.ends()
-        stage.delete_records(
-            {p: stage.chance.randrange(end, ends[p] + 1) if unjudged else max(0, end - 50) for p, end in reached.items()}
-        )
+        if unjudged:
+            stage.delete_records({p: stage.chance.randrange(end, ends[p] + 1) for p, end in reached.items()})
+        else:
+            stage.delete_records({p: max(0, end - 50) for p, end in reached.items()})
         stage.begin(2)
         stage.mark()
         stage.close_windows()
@@ -433,22 +451,24 @@ def year_2060(history: History) -> Tally:
 
 
 def _with_stamps(history: History, skew_ms: Callable[[int], int], *, apart: bool = False) -> Tally:
-    """Play an act with the stamp of each message moved; a member is killed in the middle, for its replay to agree."""
+    """Play an act with the stamps of messages moved; members are killed meanwhile, for their replays to agree.
+
+    ``skew_ms`` is asked with the number of the account, whose events all come by one bridge; ``apart``: with the place
+    of the message in its account, and then a tick of the right time stands behind each message that is moved.
+    """
     bench = history.bench
     with Stage(bench.broker, history.directory, history.seed, window="4h") as stage:
         stage.begin(2)
         act = Act(history.seed, int(bench.size(4_000, 12_000)))
         sent: dict[str, int] = {}
-        skewed = []
-        for number, entry in enumerate(act.entries):
-            # By account, as bridges are: an account's events come by one of them. Or by its place in the account.
+        moved = []
+        for entry in act.entries:
             sent[entry.account] = sent.get(entry.account, -1) + 1
             skew = skew_ms(sent[entry.account] if apart else list(sent).index(entry.account))
-            skewed.append(entry._replace(skew_ms=skew))
+            moved.append(entry._replace(skew_ms=skew))
             if skew and apart:
-                skewed.append(Entry(entry.account, TEST_EVENT))
-            del number
-        act.entries = skewed
+                moved.append(Entry(entry.account, render_tick(0, by="torture", sent_at=datetime.now(UTC))))
+        act.entries = moved
         feed = stage.play(act, bench.size(12, 30))
         for _ in moments(stage.chance, feed, 4.0, 8.0):
             stage.chance.choice(stage.running()).kill()
@@ -469,25 +489,27 @@ def endless(history: History) -> Tally:
         stage.begin(2)
         nailed = NailedUp(history.seed, hours=50, every_s=60)
         stage.truth += nailed.truth
-        feed = Feed(stage, nailed.entries(now_ms()), bench.size(20, 40))
+        begun_ms = now_ms()
+        feed = Feed(stage, nailed.entries(begun_ms), bench.size(20, 40))
         for _ in moments(stage.chance, feed, 3.0, 6.0):
             stage.chance.choice(stage.running()).kill()
             stage.mark()
             stage.join()
         feed.wait()
-        stage.ahead_ms += 51 * 3_600_000
-        # The floor of a rebuild must have moved on: else the next takeover would fold all 50 hours again.
         stage.rest()
-        stage.notes += nailed.unbounded(stage.floors(), stage.site.ends())
+        stage.notes += nailed.unbounded(stage.commits())
+        # The other partitions follow; then whoever calls now is judged as well as ever.
+        stage.close_windows(52 * 3_600_000)
         stage.play(Act(history.seed * 1000, 2_000), 6).wait()
-        stage.close_windows(4_000_000)
+        stage.close_windows(2 * 3_600_000)
         stage.rest()
-        return stage.account(weakened=nailed.recordings | frozenset())
+        return stage.account(weakened=nailed.recordings)
 
 
 @row("fuzz-core", "200 million bytes of mutated samples, through the core")
 def fuzz_core(history: History) -> Tally:
-    return through_core(history.seed, int(history.bench.size(20_000_000, 200_000_000 / 3)))
+    bytes_wanted = int(history.bench.size(20_000_000, 200_000_000 / 3 + 1))
+    return through_core(history.seed, bytes_wanted, history.directory)
 
 
 @row("fuzz-kafka", "mutated samples through Kafka, good calls between them", full=2)
@@ -497,17 +519,16 @@ def fuzz_kafka(history: History) -> Tally:
     with Stage(bench.broker, history.directory, history.seed) as stage:
         stage.begin(2)
         act = Act(history.seed, int(bench.size(3_000, 10_000)))
-        good = list(act.entries)
-        garbage = Mutator(history.seed, known=False)
-        bytes_left, mixed = int(bench.size(3_000_000, 20_000_000)), []
-        share = bytes_left // len(good)
-        for entry in good:
+        garbage = Mutator(history.seed)
+        share = bench.size(3_000_000, 20_000_000) / len(act.entries)
+        mixed, spent = [], 0
+        for number, entry in enumerate(act.entries):
             mixed.append(entry)
-            spent = 0
-            while spent < share:
+            while spent < share * number:
                 mutated = garbage.next()
                 spent += len(mutated)
-                mixed.append(Entry(f"AC{stage.chance.getrandbits(128):032x}", mutated))
+                # The samples' accounts must stay in one partition, as they would with their own key.
+                mixed.append(Entry("fuzz", mutated))
         act.entries = mixed
         feed = stage.play(act, bench.size(15, 40))
         for _ in moments(stage.chance, feed, 5.0, 9.0):
@@ -534,35 +555,101 @@ def reloads(history: History) -> Tally:
             for member in stage.running():
                 member.send(signal.SIGHUP)
             if number % 20 == 10:
+                policy.write_text(POLICIES[0])  # Nobody starts with a policy that is none.
                 stage.chance.choice(stage.running()).kill()
                 stage.mark()
-                stage.join()
+                stage.join().ready()
         policy.write_text(POLICIES[0])
         for member in stage.running():
-            member.ready().send(signal.SIGHUP)
+            member.send(signal.SIGHUP)
         feed.wait()
         # Whoever had begun to start when it was last written has read it; the others hear of it within ten seconds.
         time.sleep(11)
         stage.close_windows()
         stage.rest()
-        return stage.account(may_restate=True)
+        return stage.account()
 
 
 @row("disk-full", "a full disk", full=2)
 def disk_full(history: History) -> Tally:
-    """No byte more can be written, by one member from the start, by the other after some kilobytes of log."""
+    """Where the log goes no byte can be written: to one member's from the start, to the other's after some kilobytes."""
     bench = history.bench
     with Stage(bench.broker, history.directory, history.seed) as stage:
         stage.begin(1)
-        stage.join_on_full_disk(0)
-        stage.join_on_full_disk(20_000)
+        full = [_on_full_disk(stage, "exec > /dev/full 2>&1"), _on_full_disk(stage, "ulimit -f 8")]
+        for member in full:
+            member.ready()
         feed = stage.play(Act(history.seed, int(bench.size(5_000, 12_000))), bench.size(15, 40))
-        for _ in moments(stage.chance, feed, 4.0, 8.0):
-            stage.stop(stage.members[0]) if stage.members[0].running else stage.mark()
+        time.sleep(bench.size(4, 10))
+        stage.stop(stage.members[0])
+        stage.mark()
         feed.wait()
         stage.mark()
         stage.close_windows()
         stage.rest()
-        if len(stage.running()) != 2:
-            stage.notes.append("a member did not survive a full disk")
+        for member in full:
+            if not member.running:
+                stage.notes.append(f"it did not survive a full disk: {member.log.name}")
+            else:
+                stage.stop(member)
         return stage.account()
+
+
+class _Silent(Monitor):
+    """A member whose log can't be read: its address has been settled before."""
+
+    def __init__(self, command: list[str], log: Path, port: int) -> None:
+        super().__init__(command, log)
+        self._port = port
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    def ready(self, owned: int | None = None) -> Self:
+        del owned
+
+        def is_so() -> bool:
+            with contextlib.suppress(OSError, urllib.error.URLError):
+                return self.get("/-/ready")[0] == 200
+            return False
+
+        if not until(is_so, 60):
+            raise RuntimeError(f"a member without a log is not ready; see {self.log}")
+        return self
+
+
+def _on_full_disk(stage: Stage, limit: str) -> Monitor:
+    """A member started by a shell that has first given it a limit."""
+    [port] = free_ports(1)
+    config = stage.site.config(kafka=stage.kafka(), web={"listen": f"127.0.0.1:{port}"})
+    run = [sys.executable, "-c", PROGRAM, "run", "--config", str(config)]
+    member = _Silent(["/bin/sh", "-c", f'{limit}; exec "$@"', "sh", *run], config.with_suffix(".log"), port)
+    stage.members.append(member)
+    return member
+
+
+@contextlib.contextmanager
+def _own_broker(history: History) -> Iterator[RealBroker]:
+    broker = RealBroker(history.directory.parent / f"broker-{history.directory.name}")
+    broker.start()
+    try:
+        yield broker
+    finally:
+        broker.kill()
+        broker.remove_data()
+
+
+# The last words must be those of the built-in policy, with which the truth agrees.
+POLICIES: Final = (
+    BUILT_IN_POLICY,
+    "policy: all-allowed\nmode: observe\ndefault: allowed\nwhen_open: undetermined\nrules: []\n",
+    (
+        "policy: by-source\nmode: enforce\ndefault: disallowed\nwhen_open: disallowed\nrules:\n"
+        "  - {name: voicemail, outcome: allowed, when: {cause: record_verb}}\n"
+        "  - {name: any-conference, outcome: disallowed, severity: critical, when: {start_source: Conference}}\n"
+    ),
+    "policy: broken\nmode: enforce\nrules: [",
+    "policy: misspelt\nmode: enforce\ndefault: disallowed\nwhen_opne: allowed\n",
+    "",
+)

@@ -10,7 +10,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -18,7 +18,9 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
 import msgspec
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
 
 from monitor.commands.common import read_policy, read_settings, tuning_of
 from monitor.core.attribution import AccountSettings
@@ -52,11 +54,12 @@ class Address(Protocol):
 
 
 class Entry(NamedTuple):
-    """One message to send. ``stamp_ms`` None: now."""
+    """One message to send. ``stamp_ms`` None: now, by a clock that is ``skew_ms`` ahead."""
 
     account: str
     value: bytes
     stamp_ms: int | None = None
+    skew_ms: int = 0
 
 
 class Act:
@@ -128,7 +131,8 @@ class Feed:
             ahead = begun + number * self._for_s / len(self._entries) - time.monotonic()
             if ahead > 0.01:
                 self._producer.poll(ahead)
-            stamp_ms = entry.stamp_ms if entry.stamp_ms is not None else now_ms() + self._stage.ahead_ms
+            now = now_ms() + self._stage.ahead_ms + entry.skew_ms
+            stamp_ms = entry.stamp_ms if entry.stamp_ms is not None else now
             while True:
                 try:
                     self._producer.produce(
@@ -190,6 +194,8 @@ class Stage:
             directory,
             partitions=partitions,
             stamped_by_producers=not stamped_by_broker,
+            # The broker's default refuses what is stamped more than an hour ahead, and would hide our own rule for it.
+            events_config={} if stamped_by_broker else {"message_timestamp_after_max_ms": str(2**63 - 1)},
             **{"window": f"{WINDOW_S}s", "grace": f"{GRACE_S}s", **settings},
         )
 
@@ -252,19 +258,16 @@ class Stage:
                 write_line(file, line)
         return Feed(self, act.entries, for_s)
 
-    def close_windows(self) -> None:
+    def close_windows(self, past_ms: int = PAST_WINDOW_MS) -> None:
         """Move log time past every window, in all partitions: what has been sent so far becomes final."""
         if self.stamped_by_broker:
-            time.sleep(PAST_WINDOW_MS / 1000)
+            time.sleep(past_ms / 1000)
         else:
-            self.ahead_ms += PAST_WINDOW_MS
-        self.stamp_all(now_ms() + self.ahead_ms)
-
-    def stamp_all(self, stamp_ms: int, *, times: int = 1) -> None:
-        """Write a tick of that stamp into each partition."""
+            self.ahead_ms += past_ms
         for partition in range(self.site.partitions):
             value = render_tick(partition, by="torture", sent_at=datetime.now(UTC))
-            self.site.send([value] * times, partition, timestamp=stamp_ms)
+            # Twice: one alone that is more than an hour ahead of the others would not be believed.
+            self.site.send([value, value], partition, timestamp=now_ms() + self.ahead_ms)
 
     def mark(self) -> Mark:
         """Note that a fault ends here; how soon all is well again is counted from this moment."""
@@ -272,7 +275,47 @@ class Stage:
         self.marks.append(mark)
         return mark
 
+    # What tools do, and operators by mistake.
+
+    def commit(self, offsets: Mapping[int, int]) -> None:
+        """Set the group's offsets as a tool would, without metadata; no member may be there."""
+        consumer = Consumer({"bootstrap.servers": self.direct, "group.id": self.site.name})
+        where = [TopicPartition(self.site.events, partition, offset) for partition, offset in offsets.items()]
+        consumer.commit(offsets=where, asynchronous=False)
+        consumer.close()
+
+    def delete_group(self) -> None:
+        """Forget the group and all its commits, as the broker does in the end; no member may be there."""
+        for future in self._admin().delete_consumer_groups([self.site.name], request_timeout=30).values():
+            future.result(30)
+
+    def delete_records(self, before: Mapping[int, int]) -> None:
+        """Delete the messages before these offsets, as retention does."""
+        where = [TopicPartition(self.site.events, partition, offset) for partition, offset in before.items()]
+        for future in self._admin().delete_records(where, request_timeout=30).values():
+            future.result(30)
+
+    def make_topic_anew(self, create: Callable[[], object]) -> None:
+        """Delete the topic of events and have another of its name created."""
+        admin, name = self._admin(), self.site.events
+        admin.delete_topics([name], operation_timeout=30)[name].result(30)
+        while name in admin.list_topics(timeout=10).topics:
+            time.sleep(0.05)
+        create()
+
+    def add_partitions(self, count: int) -> None:
+        """Give the topic of events so many partitions in all."""
+        for future in self._admin().create_partitions([NewPartitions(self.site.events, count)]).values():
+            future.result(30)
+
+    def _admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self.direct, "log_level": 0})
+
     # The end.
+
+    def commits(self) -> list[Commit]:
+        """All commits the group has made."""
+        return read_commits(self.direct, self.site.name, self.site.events)
 
     def rest(self, for_s: float = REST_S) -> None:
         """Wait until every message there is now is judged and committed; noted where that does not come to pass."""
@@ -292,10 +335,11 @@ class Stage:
         straight: bool = True,
         weakened: frozenset[str] = frozenset(),
         unfinished: frozenset[str] = frozenset(),
+        others: bool = False,
     ) -> Tally:
         """Judge what stands on the topics; whatever is needed to look into a failure is left in the directory."""
         messages = self.site.written()
-        commits = read_commits(self.direct, self.site.name, self.site.events)
+        commits = self.commits()
         events = read_topic(self.direct, self.site.events)
         tally = judge(
             messages,
@@ -305,6 +349,7 @@ class Stage:
             straight=self.uninterrupted(events) if straight else None,
             weakened=weakened,
             unfinished=unfinished,
+            others=others,
         )
         tally.faults += self.notes + self._unwell()
         if not tally.passed:
