@@ -17,7 +17,6 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from monitor.core.decode import is_sid
 from monitor.core.events import (
     FOUND_BY_LISTING,
     FOUND_BY_STREAM,
@@ -36,12 +35,13 @@ from monitor.core.events import (
     TwimlFact,
     WorkerSession,
 )
+from monitor.core.values import is_sid
 from monitor.core.window import CLAIM_REACH_MS, KIND, PLACES, Conversation, Focus, Kept
 
 PROOF_SLACK_MS: Final = 10_000  # Evidence of a start may be stamped this much after the recording's start.
 JOIN_SLACK_MS: Final = 5_000  # A call's join may be stamped this much before the TwiML that led to it.
 
-T = TypeVar("T")
+T = TypeVar("T", str, int)
 
 START_SOURCES: Final = (
     "DialVerb",
@@ -535,8 +535,8 @@ def attribute(evidence: Evidence, recording: str, background: Background, *, gra
     """
     sights = evidence.recordings[recording]
     source, source_kept = _source(sights)
-    call = _first(fact.call for _, fact in sights)
-    own_conference = _first(fact.conference for _, fact in sights)
+    call = _first((kept, fact.call) for kept, fact in sights)
+    own_conference = _first((kept, fact.conference) for kept, fact in sights)
     started_ms = _started_ms(sights)
     duration_ms = max((fact.duration_ms for _, fact in sights if fact.duration_ms is not None), default=None)
     urls = tuple(sorted({fact.callback_url for _, fact in sights if fact.callback_url is not None}))
@@ -687,8 +687,8 @@ def _widget(asked: _Asked, execution: str, facts: list[tuple[Kept, ExecutionFact
     The proof that it was; else ``open`` (nobody can tell until the end), ``wait`` (the steps around the start may still
     come) or ``no``.
     """
-    flow = _first(fact.flow for _, fact in facts)
-    revision = _first(fact.revision for _, fact in facts)
+    flow = _first((kept, fact.flow) for kept, fact in facts)
+    revision = _first((kept, fact.revision) for kept, fact in facts)
     evidence, started_ms = asked.evidence, asked.started_ms
     widgets = asked.background.settings.recording_widgets(evidence.account, flow, revision)
     if widgets is None:
@@ -727,9 +727,10 @@ def _starter(urls: Iterable[str], starters: tuple[tuple[Callable[[str], bool], S
     return next((starter for matches, starter in starters if any(matches(url) for url in urls)), None)
 
 
-def _first(values: Iterable[T | None]) -> T | None:
-    """The first that is known, in order of occurrence."""
-    return next((value for value in values if value is not None), None)
+def _first(stated: Iterable[tuple[Kept, T | None]]) -> T | None:
+    """What the earliest event that says it says; of several within one instant the least, whatever came first."""
+    known = [(kept.occurred_ms, value) for kept, value in stated if value is not None]
+    return min(known)[1] if known else None
 
 
 def _source(sights: list[tuple[Kept, RecordingFact]]) -> tuple[str | None, Kept]:
@@ -743,8 +744,8 @@ def _source(sights: list[tuple[Kept, RecordingFact]]) -> tuple[str | None, Kept]
                 and (fact.found_by == FOUND_BY_VERB) is implied
                 and (fact.source.lower() in _CANONICAL_SOURCE) is known
             ]
-            if stating:
-                source = stating[0][1]
+            source = _first(stating)
+            if source is not None:
                 return source, min((kept for kept, stated in stating if stated == source), key=_OFFSET)
     return None, min((kept for kept, _ in sights), key=_OFFSET)
 
