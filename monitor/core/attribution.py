@@ -143,7 +143,8 @@ class FlexState(msgspec.Struct, frozen=True, gc=False):
 class AccountSettings:
     """What is known of the accounts from outside the stream, looked up by the recording's start.
 
-    Observations may come in any order and more than once: the state is a function of their set.
+    Observations of Flex may come in any order and more than once: what is known is a function of their set. Of a flow's
+    revision, which Studio never changes, the observation told last stands.
     """
 
     def __init__(self) -> None:
@@ -167,7 +168,7 @@ class AccountSettings:
             entry = (valid_ms, setting.observed_ms, setting)
             if any(entry[2] == other for _, _, other in known):
                 return False
-            insort(known, entry, key=lambda e: (e[0], e[1], e[2].enabled))
+            insort(known, entry, key=lambda e: (e[0], e[1], e[2].enabled, str(e[2].previous)))
             return True
         if isinstance(setting, FlowSetting):
             key = (setting.account, setting.flow, setting.revision)
