@@ -13,6 +13,8 @@ names (P1 to P7, state). Each rule that was refuted there is a ``Rules`` with th
 Example N of a property is the same history on every machine.
 """
 
+# ruff: noqa: ARG002 - what stands in place of a rule has that rule's signature.
+
 from __future__ import annotations
 
 import argparse
@@ -23,6 +25,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import msgspec
@@ -30,10 +33,10 @@ import msgspec
 from monitor.core.attribution import AccountSettings, Attribution, Background, Evidence, attribute
 from monitor.core.decode import decode
 from monitor.core.events import Event, FlexSetting, FlowSetting
-from monitor.core.pipeline import Checkpoint, Pipeline, Publish, SettingSeen, Told, Tuning
-from monitor.core.policy import Policy, PolicyDocument, RuleDocument, Subject, compile_policy
-from monitor.core.verdict import Ledger, Verdict, decode_verdict, encode_verdict, read_instant, render_instant, revise
-from monitor.core.window import Conversation, Cut, Touched, Window
+from monitor.core.pipeline import Checkpoint, Pipeline, Publish, SetAside, SettingSeen, Told, Tuning
+from monitor.core.policy import Policy, PolicyDocument, RuleDocument, Subject, Values, compile_policy
+from monitor.core.verdict import Ledger, Verdict, decode_verdict, encode_verdict, render_instant
+from monitor.core.window import RECORDINGS_KEPT_FACTOR, Conversation, Touched, Window, shows_recording
 from monitor.inputs.checkpoint import Committed, encode_metadata, resume
 
 # Units are milliseconds: a window of 10, a grace of 3. The base stands shortly before a border of the window's buckets.
@@ -82,7 +85,7 @@ def entry(short: str) -> bytes:
     arguments = [sids.get(argument, argument) for argument in arguments]
     kind, data = _BUILDERS[what](ACCOUNTS[account or "A"], occurred, *arguments)
     envelope = {"specversion": "1.0", "type": kind, "id": short, "source": "/", "time": occurred, "data": data}
-    return b"nonsense" if what == "junk" else msgspec.json.encode(envelope)
+    return b"17" if what == "junk" else msgspec.json.encode(envelope)
 
 
 @functools.cache
@@ -236,9 +239,9 @@ _BUILDERS: dict[str, Callable[..., Built]] = {
     "studio": _studio,
     "flow": _flow,
     "flex": _flex,
-    "tick": lambda account, occurred: (_OWN + "tick", {"by": "test"}),
-    "amd": lambda account, occurred: (_VOICE + "status-callback.amd.detected", {"account_sid": account}),
-    "junk": lambda account, occurred: ("", {}),
+    "tick": lambda *_: (_OWN + "tick", {"by": "test"}),
+    "amd": lambda account, *_: (_VOICE + "status-callback.amd.detected", {"account_sid": account}),
+    "junk": lambda *_: ("", {}),
 }
 
 
@@ -330,6 +333,7 @@ class Feature(NamedTuple):
     losses: bool = False
     skew: bool = True
     cuts: bool = True
+    truthful: bool = False  # No two events contradict each other about a recording or a conference's name.
 
 
 def generate(feature: Feature, chance: random.Random) -> History:
@@ -364,6 +368,8 @@ def generate(feature: Feature, chance: random.Random) -> History:
             if some() < 0.3:
                 stamp = at
         messages.append((at, entries))
+    if feature.truthful:
+        messages = _agreeing(messages)
     length = len(messages)
     changes: list[Change] = []
     if feature.changes and some() < 0.35:
@@ -386,6 +392,31 @@ def generate(feature: Feature, chance: random.Random) -> History:
         chance.choice((2, 3)) if feature.cuts and some() < 0.2 else 50,
         some() < 0.5,
     )
+
+
+def _agreeing(messages: list[tuple[int, str]]) -> list[tuple[int, str]]:
+    """The messages without the entries that contradict earlier ones: each recording is of one thing, by one source.
+
+    A conference has one name.
+    """
+    of: dict[str, str] = {}
+    left = []
+    for stamp, entries in messages:
+        agreeing = []
+        for short in entries.split():
+            account = short.rpartition(":")[0]
+            what, _, inside = short.rpartition(":")[2].partition("@")[0].partition("#")[0].rstrip(")").partition("(")
+            names = inside.split(",")
+            if what in ("rec", "done", "listed"):
+                key, value = names[0], ",".join(names[1:])
+            elif what in ("name", "end") or (what == "join" and len(names) == 3):
+                key, value = names[-2], names[-1]
+            else:
+                key, value = short, short
+            if of.setdefault(f"{account}:{key}", value) == value:
+                agreeing.append(short)
+        left.append((stamp, " ".join(agreeing) or "tick()"))
+    return left
 
 
 _KINDS = (
@@ -569,8 +600,8 @@ def standings(pipeline: Pipeline, log_time_ms: int) -> Iterator[Standing]:
                 continue
             over = log_time_ms >= seen.arrived_ms + pipeline.tuning.grace_ms
             attribution = attribute(evidence, recording, background, grace_over=over)
-            judgement = pipeline.judge(conversation, evidence, attribution, grace_over=over)
-            subject = pipeline.subject(conversation, evidence, attribution, grace_over=over)
+            judgement = pipeline.judge.judgement(conversation, evidence, attribution, grace_over=over)
+            subject = pipeline.judge.subject(conversation, evidence, attribution, grace_over=over)
             outcome, rule = (None, None) if judgement is None else (judgement.outcome, judgement.rule)
             yield Standing(conversation, attribution, subject, outcome, rule, rule not in (None, "when_open"))
 
@@ -609,6 +640,9 @@ class Straight:
             for change in history.changes:
                 if change.before == offset:
                     apply(change, pipeline, rules)
+            if commits:
+                pipeline.checkpoint()
+                pipeline.take_counts()
             told = pipeline.feed(offset, stamp, value)
             self.told.append(told)
             for each in told:
@@ -616,9 +650,6 @@ class Straight:
                     self.topic.append((each.key, None if each.verdict is None else encode_verdict(each.verdict)))
                     if each.verdict is not None and each.verdict.final:
                         self.final_at.setdefault(each.key, offset)
-            if commits:
-                pipeline.checkpoint()
-                pipeline.take_counts()
 
 
 def apply(change: Change, pipeline: Pipeline, rules: Rules) -> None:
@@ -648,7 +679,7 @@ class _Owner:
         self.pipeline = pipeline
         self.ledger = ledger
         self.verdicts: list[_Write] = []
-        self.others: list[SettingSeen] = []
+        self.others: list[tuple[int, SettingSeen | SetAside]] = []
         self.read_to = read_to
         self.own: set[int] = set()
         self.sent = [0, 0]
@@ -674,11 +705,12 @@ class _Owner:
         told = self.pipeline.feed(offset, stamp, value)
         for each in told:
             if isinstance(each, Publish):
-                value = None if each.verdict is None else encode_verdict(each.verdict)
-                self.verdicts.append(_Write(each.key, value, None if each.verdict is None else each.verdict.at))
+                verdict = each.verdict
+                written = None if verdict is None else encode_verdict(verdict)
+                self.verdicts.append(_Write(each.key, written, None if verdict is None else verdict.at))
                 self.sent[0] += 1
-            elif isinstance(each, SettingSeen):
-                self.others.append(each)
+            else:
+                self.others.append((offset, each))
                 self.sent[1] += 1
         return told
 
@@ -692,7 +724,11 @@ class _Owner:
             if write.at is not None:
                 self.ledger.placed(write.key, write.at, len(self.broker.topic) - 1)
         while len(self.others) > keep:
-            self.broker.settings.append(self.others.pop(0).data)
+            offset, each = self.others.pop(0)
+            if isinstance(each, SettingSeen):
+                self.broker.settings.append(each.data)
+            else:
+                self.broker.quarantine.add((offset, each.index))
             self.delivered[1] += 1
 
     def commit(self, crash: Crash, rules: Rules) -> Checkpoint | None:
@@ -726,6 +762,7 @@ class Broker:
         self.low = 0
         self.topic: Topic = []
         self.settings: list[bytes] = []
+        self.quarantine: set[tuple[int, int]] = set()
         start = Checkpoint(offset=0, generation=1, replay_from=0, log_time_ms=None)
         self.committed = Committed(0, encode_metadata(start, FINGERPRINT))
 
@@ -782,8 +819,7 @@ class Interrupted:
         """One process, from takeover to its death or the end of the log."""
         owner = self._take_over()
         last = self.broker.high - 1 if crash is None else min(crash.after, self.broker.high - 1)
-        fed = 0
-        for offset in range(owner.pipeline.committed, last + 1):
+        for fed, offset in enumerate(range(owner.pipeline.committed, last + 1)):
             self._arrive(fed, owner, everything=crash is None and offset >= len(self.history.messages))
             for change in self.history.changes:
                 if change.before == offset and change.before > self._top:
@@ -792,7 +828,6 @@ class Interrupted:
             told = owner.feed(offset)
             owner.deliver(0 if crash is None else crash.unwritten)
             owner.candidates.append((list(owner.sent), owner.pipeline.checkpoint()))
-            fed += 1
             self._look(owner, offset, told)
         if crash is None:
             owner.deliver(0)
@@ -969,13 +1004,13 @@ def _steady(history: History) -> bool:
 
 
 def told_in_order(history: History, rules: Rules) -> str | None:
-    """P2: what the interrupted run tells of a recording is a subsequence of the uninterrupted, nothing is told twice."""
+    """P2: what the interrupted run tells of a recording is a subsequence of the other's, and nothing is told twice."""
     run, straight = Interrupted(history, rules), Straight(history, rules)
     whole = told_of(straight.topic)
     for key, told in told_of(run.topic).items():
         if None in told:
             continue  # A tombstone holds no position: a suspicion withdrawn may be told, and withdrawn, once more.
-        for one, two in zip(told, told[1:], strict=False):
+        for one, two in pairwise(told):
             if one == two:
                 return f"{key}: told again, unchanged"
         rest = iter(whole.get(key, []))
@@ -1013,9 +1048,9 @@ def never_allowed_by_loss(history: History, rules: Rules) -> str | None:
         if not verdict.final:
             return f"{key}: stays {verdict.outcome}, not final"
         other = whole.get(key)
-        if verdict.outcome == "allowed" and other is not None and other.outcome == "disallowed":
-            if not in_known_hole(run, verdict):
-                return f"{key}: allowed by {verdict.rule}, and disallowed by {other.rule} without the loss"
+        against = verdict.outcome == "allowed" and other is not None and other.outcome == "disallowed"
+        if against and other is not None and not in_known_hole(run, verdict):
+            return f"{key}: allowed by {verdict.rule}, and disallowed by {other.rule} without the loss"
     return None
 
 
@@ -1056,6 +1091,186 @@ def told_once(history: History, rules: Rules) -> str | None:
     return None
 
 
+def all_set_aside(history: History, rules: Rules) -> str | None:
+    """Whoever dies when: every malformed entry reaches quarantine, every setting its topic, at least once."""
+    run = Interrupted(history, rules)
+    junk = {
+        (at, index)
+        for at, (_, entries) in enumerate(history.messages)
+        for index, short in enumerate(entries.split())
+        if short == "junk()"
+    }
+    lost = sorted(junk - run.broker.quarantine)
+    if lost:
+        return f"the malformed entries {lost} were never set aside"
+    settings = sum("flex(" in short or "flow(" in short for _, entries in history.messages for short in entries.split())
+    if settings and not run.broker.settings:
+        return "no setting was copied"
+    return None
+
+
+def final_sense(topic: Topic) -> dict[str, Said]:
+    """The final map without positions and arrivals: what must not depend on how the events arrived."""
+    return {key: tuple(getattr(verdict, field) for field in _SENSE) for key, verdict in readers_map(topic).items()}
+
+
+_SENSE = (
+    *("kind", "account_sid", "final", "outcome", "rule", "severity", "cause", "strength", "start_source", "call_sid"),
+    *("conference_sid", "recording_status", "started_at", "ended_at", "found_by", "reason", "missing"),
+)
+
+
+def order_plays_no_part(history: History, rules: Rules) -> str | None:
+    """The order in which events arrive within a window changes no final verdict."""
+    together = history._replace(messages=tuple((0, entries) for _, entries in history.messages))
+    chance = random.Random(repr(history.messages))
+    whole = final_sense(Straight(together, rules).topic)
+    for _ in range(2):
+        shuffled = list(together.messages)
+        chance.shuffle(shuffled)
+        other = final_sense(Straight(together._replace(messages=tuple(shuffled)), rules).topic)
+        if other != whole:
+            return f"as {' | '.join(entries for _, entries in shuffled)}: {_first_difference(whole, other)}"
+    return None
+
+
+def _first_difference(one: dict[str, Said], other: dict[str, Said]) -> str:
+    for key in sorted({*one, *other}):
+        if one.get(key) != other.get(key):
+            return f"{key}: {other.get(key)} instead of {one.get(key)}"
+    return "nothing"
+
+
+def duplicates_change_nothing(history: History, rules: Rules) -> str | None:
+    """Every message three times: the same final verdicts, and each repeat that has an id is counted as a duplicate."""
+    tripled = history._replace(messages=tuple(m for m in history.messages for _ in range(3)))
+    one, three = Straight(history, rules), Straight(tripled, rules)
+    if final_sense(one.topic) != final_sense(three.topic):
+        return _first_difference(final_sense(one.topic), final_sense(three.topic))
+    once, thrice = one.pipeline.take_counts(), three.pipeline.take_counts()
+    memberless = sum(short == "tick()" for _, entries in history.messages for short in entries.split())
+    known = once.entries - once.ignored - once.malformed - memberless - 8  # The closing ticks are 8.
+    if thrice.duplicate < once.duplicate + 2 * known:
+        return f"{thrice.duplicate} duplicates were counted, {once.duplicate} + twice {known} were sent"
+    return None
+
+
+class _Ungated(Pipeline):
+    """Judges every open conversation after every message."""
+
+    def feed(self, *arguments: Any, **more: Any) -> Sequence[Told]:
+        self._all_dirty = True
+        return super().feed(*arguments, **more)
+
+
+def gate_changes_nothing(history: History, rules: Rules) -> str | None:
+    """Judging only what an event can have changed tells the same as judging everything after every message."""
+
+    class Always(Rules):
+        name = "ungated"
+
+        def pipeline(
+            self, tuning: Tuning, policy: Policy, settings: AccountSettings, checkpoint: Checkpoint
+        ) -> Pipeline:
+            return _Ungated(tuning, policy, settings, partition=0, checkpoint=checkpoint)
+
+    gated, always = Straight(history, rules), Straight(history, Always())
+    for offset, (one, other) in enumerate(zip(gated.told, always.told, strict=True)):
+        mine = [(each.key, each.verdict) for each in one if isinstance(each, Publish)]
+        theirs = [(each.key, each.verdict) for each in other if isinstance(each, Publish)]
+        if mine != theirs:
+            for (key, verdict), (_, meant) in zip(mine, theirs, strict=False):
+                if verdict != meant and verdict is not None and meant is not None:
+                    return f"message {offset}: {key}: {unlike(verdict, meant)}"
+            return f"message {offset}: told {[key for key, _ in mine]} instead of {[key for key, _ in theirs]}"
+    return None
+
+
+def bounds_hold(history: History, rules: Rules) -> str | None:
+    """The window never exceeds its bounds, its index is true, and every entry is counted as one thing."""
+    tuning = history.tuning()
+    start = Checkpoint(offset=0, generation=1, replay_from=0, log_time_ms=None)
+    pipeline = rules.pipeline(tuning, policy_of(rules, history.policy), AccountSettings(), start)
+    pipeline.open(rules.ledger(None))
+    for offset, (stamp, value) in enumerate(history.log()):
+        pipeline.feed(offset, stamp, value)
+        fault = _beyond_bounds(pipeline, tuning) or _miscounted(pipeline, value)
+        if fault:
+            return f"message {offset}: {fault}"
+    if pipeline.window.accounts or pipeline.window.open_recordings:
+        return "something is open in the end"
+    return None
+
+
+def _beyond_bounds(pipeline: Pipeline, tuning: Tuning) -> str | None:
+    window = pipeline.window
+    conversations = window.conversations()
+    for conversation in conversations:
+        kept = conversation.read_evidence()
+        others = sum(not any(map(shows_recording, one.facts)) for one in kept)
+        if len(kept) > tuning.entries_max * RECORDINGS_KEPT_FACTOR or others > tuning.entries_max:
+            return f"{len(kept)} entries are kept, {others} of them not of recordings"
+        if len(conversation.read_properties()) > tuning.entries_max:
+            return f"{conversation.properties_kept} properties are kept"
+        if conversation.last_ms - conversation.birth.arrived_ms > tuning.age_max_ms:
+            return "a conversation is older than may be"
+        if conversation.last_ms + tuning.window_ms <= (pipeline.log_time_ms or 0):
+            return "a conversation is open after its window"
+        index = window.accounts[conversation.account].index
+        if any(index.get(member) is not conversation for member in conversation.members):
+            return "a member is filed elsewhere"
+    if window.open_conversations != len(conversations):
+        return f"{window.open_conversations} conversations are counted, {len(conversations)} are open"
+    recordings = sum(len(conversation.recordings or ()) for conversation in conversations)
+    if window.open_recordings != recordings:
+        return f"{window.open_recordings} recordings are counted, {recordings} are open"
+    births = [conversation.birth.offset for conversation in conversations]
+    birth = window.oldest_birth()
+    if (birth.offset if birth is not None else None) != min(births, default=None):
+        return "the oldest birth is not that of the oldest conversation"
+    return None
+
+
+def _miscounted(pipeline: Pipeline, value: bytes) -> str | None:
+    counts = pipeline.take_counts()
+    told_apart = counts.events_total + counts.ignored + counts.malformed + counts.duplicate + counts.late
+    if counts.entries != told_apart or counts.entries != len(decode(value)):
+        return f"{counts.entries} entries are counted, {told_apart} told apart, {len(decode(value))} were there"
+    return None
+
+
+def disallowed_stands(history: History, rules: Rules) -> str | None:
+    """More evidence turns a decided *disallowed* into *allowed* only where it contradicts what decided."""
+    start = Checkpoint(offset=0, generation=1, replay_from=0, log_time_ms=None)
+    pipeline = rules.pipeline(history.tuning(), policy_of(rules, history.policy), AccountSettings(), start)
+    pipeline.open(rules.ledger(None))
+    before: dict[str, Standing] = {}
+    for offset, (stamp, value) in enumerate(history.log()):
+        pipeline.feed(offset, stamp, value)
+        assert pipeline.log_time_ms is not None
+        now = {each.attribution.recording_sid: each for each in standings(pipeline, pipeline.log_time_ms)}
+        for key, standing in now.items():
+            was = before.get(key)
+            if was is None or not was.decided or was.outcome != "disallowed" or standing.outcome != "allowed":
+                continue
+            if refines(was.subject, standing.subject):
+                return f"message {offset}: {key} was disallowed by {was.rule}, and is allowed by {standing.rule}"
+        before = now
+    return None
+
+
+def refines(was: Subject, now: Subject) -> bool:
+    """Whether ``now`` only knows more than ``was``: what was known is known still, what was complete is the same."""
+    for field in Subject.__struct_fields__:
+        old, new = getattr(was, field), getattr(now, field)
+        if not isinstance(old, Values):
+            if old != new:
+                return False
+        elif (old.complete and old != new) or not set(old.known) <= set(new.known):
+            return False
+    return True
+
+
 class Property(NamedTuple):
     """A promise, and the kind of history it is tried on."""
 
@@ -1068,14 +1283,22 @@ class Property(NamedTuple):
         return generate(self.feature, random.Random(f"{self.name}:{number}"))
 
 
+_STRAIGHT = Feature(crashes=False, changes=False)
+
 PROPERTIES = (
     Property("P1 same final map", same_final_map, Feature()),
     Property("P2 told in order, once", told_in_order, Feature(zombies=False, changes=False)),
     Property("P3 quiet moment", quiet_moment, Feature()),
-    Property("state after a rebuild", same_state, Feature(zombies=False, changes=False)),
+    Property("P4 state after a rebuild", same_state, Feature(zombies=False, changes=False)),
     Property("P5 nothing allowed by a loss", never_allowed_by_loss, Feature(losses=True, changes=False)),
     Property("P6 batches change nothing", batches_change_nothing, Feature(crashes=False)),
     Property("P7 one verdict a message", told_once, Feature()),
+    Property("P8 nothing dropped silently", all_set_aside, Feature()),
+    Property("P9 order plays no part", order_plays_no_part, _STRAIGHT._replace(skew=False, cuts=False, truthful=True)),
+    Property("P10 duplicates change nothing", duplicates_change_nothing, _STRAIGHT._replace(skew=False, cuts=False)),
+    Property("P11 gated as ungated", gate_changes_nothing, Feature(crashes=False)),
+    Property("P12 bounds hold", bounds_hold, _STRAIGHT),
+    Property("P13 disallowed stands", disallowed_stands, _STRAIGHT),
 )
 
 
@@ -1119,9 +1342,14 @@ def _smaller(history: History) -> Iterator[History]:
             yield _with_message(history, at, stamp, "tick()")
         if stamp > 0:
             yield _with_message(history, at, stamp - 1, entries)
-    for name, simple in (("age_max_ms", 1000), ("entries_max", 50), ("drop_finals", False), ("policy", 0)):
-        if getattr(history, name) != simple:
-            yield history._replace(**{name: simple})
+    for simpler_history in (
+        history._replace(age_max_ms=1000),
+        history._replace(entries_max=50),
+        history._replace(drop_finals=False),
+        history._replace(policy=0),
+    ):
+        if simpler_history != history:
+            yield simpler_history
 
 
 def _with_message(history: History, at: int, stamp: int, entries: str) -> History:
@@ -1182,7 +1410,7 @@ class _OtherLedger(Rules):
 class NoLogTime(Rules):
     """The commit does not hold the log time at R: it is taken from the message there."""
 
-    name, refuted_by = "no log time at R", "state"
+    name, refuted_by = "no log time at R", "P4"
 
     def committed(self, safe: Checkpoint, now: Checkpoint) -> Checkpoint:
         return msgspec.structs.replace(safe, log_time_ms=None)
@@ -1191,7 +1419,7 @@ class NoLogTime(Rules):
 class NowWithOldCommit(Rules):
     """R and its log time are those of now, though C is held back until its effects are delivered."""
 
-    name, refuted_by = "R, w of now with C held back", "state"
+    name, refuted_by = "R, w of now with C held back", "P4"
 
     def committed(self, safe: Checkpoint, now: Checkpoint) -> Checkpoint:
         return msgspec.structs.replace(
@@ -1274,7 +1502,7 @@ class BoundOfOne(_OtherPipeline):
 class CutDroppedEarly(_OtherPipeline):
     """The cut is dropped at ``until``, whatever is still open."""
 
-    name, refuted_by = "cut dropped at until", "state"
+    name, refuted_by = "cut dropped at until", "P4"
 
     class pipeline_type(_OtherWindow):  # noqa: N801
         class window_type(Window):  # noqa: N801
@@ -1319,17 +1547,6 @@ class NotComparedAtTheGate(_OtherPipeline):
             return gate
 
 
-class HeldBackForGood(_OtherPipeline):
-    """A final verdict that is held back, because what is published was decided later, is not tried again."""
-
-    name, refuted_by = "held back and not tried again", "P1"
-
-    class pipeline_type(Pipeline):  # noqa: N801
-        def _try_again(self, offset: int) -> list[Any]:
-            self._overtaken = []
-            return []
-
-
 class CommitBeforeTheGate(_OtherPipeline):
     """The checkpoint goes on while what was decided is still held back."""
 
@@ -1368,7 +1585,7 @@ class LastWriterWins(_OtherLedger):
 class FinalIsNoOrder(_OtherLedger):
     """Of two verdicts decided at one position the later message holds, though the other was final."""
 
-    name, refuted_by = "final is no part of the order", "P1"
+    name, refuted_by = "final is no part of the order", "P5"
 
     class ledger_type(Ledger):  # noqa: N801
         def read(self, key: str, value: bytes | None, place: int) -> bytes | None:
@@ -1418,6 +1635,121 @@ class NoOrphans(_OtherPipeline):
             return []
 
 
+class SilentBelowTheGate(_OtherPipeline):
+    """Between commit and gate nothing is told at all, not even what is malformed."""
+
+    name, refuted_by = "quarantine waits for the gate", "P8"
+
+    class pipeline_type(Pipeline):  # noqa: N801
+        def feed(self, offset: int, *arguments: Any, **more: Any) -> Sequence[Told]:
+            told = super().feed(offset, *arguments, **more)
+            return told if self.gate is not None and offset >= self.gate else ()
+
+
+class EntryByEntry(_OtherPipeline):
+    """The entries of a message are judged one by one."""
+
+    name, refuted_by = "each entry judged by itself", "P7"
+
+    class pipeline_type(Pipeline):  # noqa: N801
+        def feed(self, offset: int, timestamp_ms: int, value: bytes | None, headers: Any = None) -> Sequence[Told]:
+            parts = msgspec.json.decode(value, type=list[msgspec.Raw]) if value and value[:1] == b"[" else [value]
+            told: list[Told] = []
+            for part in parts:
+                told += super().feed(offset, timestamp_ms, None if part is None else bytes(part), headers)
+            return told
+
+
+class CommitForgets(_OtherPipeline):
+    """A checkpoint ends what was still to be compared."""
+
+    name, refuted_by = "a batch ends what is dirty", "P6"
+
+    class pipeline_type(Pipeline):  # noqa: N801
+        def checkpoint(self) -> Checkpoint:
+            self._all_dirty = False
+            self._dirty_accounts.clear()
+            return super().checkpoint()
+
+
+class BoundOnArrival(_OtherPipeline):
+    """TwiML is bound to the conference it means when it arrives, and never looked at again."""
+
+    name, refuted_by = "names bind on arrival only", "P9"
+
+    class pipeline_type(_OtherWindow):  # noqa: N801
+        class window_type(Window):  # noqa: N801
+            _seeing = False
+
+            def _join_by_name(self, *arguments: Any) -> None:
+                if not self._seeing:
+                    super()._join_by_name(*arguments)
+
+            def _see_room(self, *arguments: Any) -> None:
+                self._seeing = True
+                super()._see_room(*arguments)
+                self._seeing = False
+
+
+class NoDuplicates(_OtherPipeline):
+    """Every event counts as new."""
+
+    name, refuted_by = "no duplicate is known", "P10"
+
+    class pipeline_type(_OtherWindow):  # noqa: N801
+        class window_type(Window):  # noqa: N801
+            @staticmethod
+            def _find(*_: Any) -> None:
+                return None
+
+
+class MergeNotJudged(_OtherPipeline):
+    """A conversation is judged again for new facts, not because another was poured into it."""
+
+    name, refuted_by = "a merge is not judged", "P11"
+
+    class pipeline_type(_OtherWindow):  # noqa: N801
+        class window_type(Window):  # noqa: N801
+            def fold(self, event: Event, offset: int, index: int, arrived_ms: int) -> Touched:
+                return msgspec.structs.replace(super().fold(event, offset, index, arrived_ms), renewed=())
+
+
+class MergePastBounds(_OtherPipeline):
+    """Two conversations that merge keep what both had."""
+
+    name, refuted_by = "a merge is past the bounds", "P12"
+
+    class pipeline_type(_OtherWindow):  # noqa: N801
+        class window_type(Window):  # noqa: N801
+            def _pour(self, one: Conversation, other: Conversation) -> None:
+                one.evidence += other.evidence
+                one.kept += other.kept
+                one.properties += other.properties
+                one.properties_kept += other.properties_kept
+
+
+class _Guesses(Policy):
+    __slots__ = ()
+
+    def judge(self, subject: Subject) -> Any:
+        """Take what is open for false."""
+        known = {
+            field: Values(value.known, complete=True)
+            for field in Subject.__struct_fields__
+            if isinstance(value := getattr(subject, field), Values)
+        }
+        return super().judge(msgspec.structs.replace(subject, **known))
+
+
+class OpenIsFalse(Rules):
+    """A rule that is open counts as false."""
+
+    name, refuted_by = "an open rule is false", "P13"
+
+    def policy(self, document: PolicyDocument) -> Policy:
+        return _Guesses(document, "sha256:" + document.name)
+
+
 REFUTED: tuple[Rules, ...] = (
     NoLogTime(),
     NowWithOldCommit(),
@@ -1430,7 +1762,6 @@ REFUTED: tuple[Rules, ...] = (
     FinalReplaced(),
     NoPosition(),
     NotComparedAtTheGate(),
-    HeldBackForGood(),
     CommitBeforeTheGate(),
     OthersNotHeard(),
     LastWriterWins(),
@@ -1438,4 +1769,116 @@ REFUTED: tuple[Rules, ...] = (
     NoRestsFrom(),
     AllowedOnLittle(),
     NoOrphans(),
+    SilentBelowTheGate(),
+    EntryByEntry(),
+    CommitForgets(),
+    BoundOnArrival(),
+    NoDuplicates(),
+    MergeNotJudged(),
+    MergePastBounds(),
+    OpenIsFalse(),
 )
+
+
+# --------------------------------------------------------------------------- the long run
+
+
+def property_named(name: str) -> Property:
+    """The property whose name begins so (``P1`` is not ``P10``)."""
+    return next(each for each in PROPERTIES if each.name.split()[0] == name.split()[0])
+
+
+def fault_of(history: History, promise: Property, rules: Rules) -> str | None:
+    """What is wrong with one history under some rules; an exception is a fault too."""
+    try:
+        return promise.check(history, rules)
+    except Exception as raised:
+        return f"raised {type(raised).__name__}: {raised}"
+
+
+def refutes(history: History, promise: Property, rules: Rules) -> bool:
+    """Whether a history shows that rules break a promise which ours keep."""
+    return fault_of(history, promise, rules) is not None and fault_of(history, promise, AS_BUILT) is None
+
+
+def search(promise: Property, rules: Rules, numbers: range) -> list[tuple[int, str]]:
+    """The examples by which rules break a promise, in order: of ours ten at most, of others the first."""
+    found: list[tuple[int, str]] = []
+    for number in numbers:
+        history = promise.example(number)
+        fault = fault_of(history, promise, rules)
+        if fault is None or (rules is not AS_BUILT and fault_of(history, promise, AS_BUILT) is not None):
+            continue
+        found.append((number, fault))
+        if len(found) == (10 if rules is AS_BUILT else 1):
+            break
+    return found
+
+
+def _piece(task: tuple[int, int, int]) -> tuple[int, list[tuple[int, str]]]:
+    """A piece of the long run, in a process of its own: which property, from which example to which."""
+    place, first, end = task
+    return place, search(PROPERTIES[place], AS_BUILT, range(first, end))
+
+
+def _hunt(task: tuple[int, int]) -> tuple[int, list[tuple[int, str]]]:
+    """The search for a refuted rule, in a process of its own."""
+    which, examples = task
+    rules = REFUTED[which]
+    return which, search(property_named(rules.refuted_by), rules, range(examples))
+
+
+def long_run(examples: int, only: str | None) -> bool:
+    """Try every property on so many histories, and find every refuted rule; prints a table, says whether all held."""
+    began = time.monotonic()
+    held = True
+    with multiprocessing.Pool() as pool:
+        print(f"{'property':34} {'histories':>9}  failures")
+        for place, promise in enumerate(PROPERTIES):
+            if only not in (None, promise.name.split()[0]):
+                continue
+            pieces = [(place, first, min(first + 500, examples)) for first in range(0, examples, 500)]
+            faults = sorted(fault for _, found in pool.imap_unordered(_piece, pieces) for fault in found)
+            print(f"{promise.name:34} {examples:9}  {len(faults)}", flush=True)
+            for number, fault in faults[:3]:
+                held = False
+                print(f"    example {number}: {fault}")
+        print(f"\n{'refuted rule':46} {'by':4} found at example")
+        hunts = [(which, examples) for which, rules in enumerate(REFUTED) if only in (None, rules.refuted_by)]
+        for which, found in pool.imap(_hunt, hunts):
+            rules = REFUTED[which]
+            print(f"{rules.name:46} {rules.refuted_by:4} {found[0][0] if found else 'not found'}", flush=True)
+            held = held and bool(found)
+    print(f"\n{time.monotonic() - began:.0f} s")
+    return held
+
+
+def show_refuted(name: str, examples: int) -> bool:
+    """Print the first counterexample to a refuted rule, shrunk; False where there is none among so many examples."""
+    rules = next(each for each in REFUTED if each.name == name)
+    promise = property_named(rules.refuted_by)
+    found = search(promise, rules, range(examples))
+    if not found:
+        print(f"{name}: not found in {examples} examples")
+        return False
+    number, _ = found[0]
+    history = shrink(promise.example(number), lambda smaller: refutes(smaller, promise, rules))
+    print(f"{name}: {promise.name}, example {number}\n    {history!r}\n    {fault_of(history, promise, rules)}")
+    return True
+
+
+def main() -> int:
+    """Run from the command line; 0 when all held and every refuted rule was found."""
+    parser = argparse.ArgumentParser(prog="python -m tests.history", description="The properties of the checkpoint.")
+    parser.add_argument("--examples", type=int, default=20_000, help="histories per property (default: %(default)s)")
+    parser.add_argument("--only", metavar="P1", help="one property, and the refuted rules it finds")
+    names = [rules.name for rules in REFUTED]
+    parser.add_argument("--find", metavar="RULE", choices=names, help="a refuted rule: its counterexample, shrunk")
+    arguments = parser.parse_args()
+    if arguments.find is not None:
+        return 0 if show_refuted(arguments.find, arguments.examples) else 1
+    return 0 if long_run(arguments.examples, arguments.only) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
