@@ -17,7 +17,20 @@ ROOT: Final = Path(__file__).parents[1]
 PACKAGE: Final = ROOT / "monitor"
 
 # The core reads left to right: a module imports only what stands before it.
-CORE_ORDER: Final = ("events", "twiml", "decode", "window", "attribution", "verdict", "policy", "judging", "pipeline")
+CORE_ORDER: Final = (
+    "events",
+    "values",
+    "twiml",
+    "envelope",
+    "readers",
+    "decode",
+    "window",
+    "attribution",
+    "verdict",
+    "policy",
+    "judging",
+    "pipeline",
+)
 
 # What the core may take from outside: types and pure functions over values. None: all of the module. No clock,
 # randomness, environment, files, logging, threads or network can come in by an import that is not named here.

@@ -16,16 +16,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from monitor.core import decode as decoding
-from monitor.core.decode import (
-    DATE_LENGTH_MAX,
-    ENTRIES_MAX,
-    EVENT_TYPES,
-    MESSAGE_BYTES_MAX,
-    NESTING_MAX,
-    decode,
-    instant_ms,
-    is_sid,
-)
+from monitor.core.decode import ENTRIES_MAX, MESSAGE_BYTES_MAX, decode
+from monitor.core.envelope import NESTING_MAX, straighten
 from monitor.core.events import (
     CallFact,
     ConferenceFact,
@@ -44,6 +36,8 @@ from monitor.core.events import (
     TwimlFact,
     WorkerSession,
 )
+from monitor.core.readers import EVENT_TYPES
+from monitor.core.values import DATE_LENGTH_MAX, instant_ms, instant_of, is_sid
 from tests.builders import START_MS, base64_of, build_messages, conference_twiml, iso, rfc2822, scenarios, sid
 
 SAMPLES: Final = Path(__file__).parent / "samples"
@@ -237,7 +231,7 @@ def test_a_sample_is_an_event_of_its_own_type_unless_nobody_reads_it(name):
 
     assert entry.type == event["type"].replace(".webhook.", ".")
     assert entry.account == ACCOUNT
-    assert entry.time_ms == ms(event["time"])
+    assert instant_of(entry.time) == ms(event["time"])
     assert entry.occurred_ms is not None
 
 
@@ -493,7 +487,7 @@ def test_fields_that_nobody_reads_play_no_part(name):
 
 @each_sample
 def test_the_fast_path_reads_what_the_slow_path_reads(name):
-    slow = decoding._straighten(sample(name))
+    slow = straighten(sample(name))
     entry = decoding._entry(slow, sample_bytes()[name])
 
     assert entry == one(sample_bytes()[name])
@@ -506,7 +500,7 @@ def test_the_fast_path_reads_what_the_slow_path_reads_in_every_scenario():
         except ValueError:
             continue
         if isinstance(value, dict) and value:
-            assert decoding._entry(decoding._straighten(value), raw) == one(raw)
+            assert decoding._entry(straighten(value), raw) == one(raw)
 
 
 @each_sample
@@ -741,7 +735,7 @@ def test_the_instant_of_an_event_comes_from_the_most_exact_place():
     event["time"] = iso(START_MS + 2)
 
     assert event_of(event).occurred_ms == START_MS
-    assert event_of(event).time_ms == START_MS + 2
+    assert instant_of(event_of(event).time) == START_MS + 2
     del parameters["Timestamp"]
     assert event_of(event).occurred_ms == START_MS + 1
     del event["data"]["timestamp"]
@@ -776,7 +770,7 @@ def test_a_type_with_a_date_of_its_own_occurred_then(name, path):
 def test_an_event_of_ours_has_no_time_of_twilios():
     event = built(tick=True)
 
-    assert event.time_ms is None
+    assert event.time is None
     assert event.occurred_ms == START_MS
 
 

@@ -22,6 +22,7 @@ from monitor.core.events import Event
 from monitor.core.judging import Watch
 from monitor.core.pipeline import Checkpoint, Counts, Pipeline, Publish, Told, Tuning
 from monitor.core.policy import Policy
+from monitor.core.values import instant_of
 from monitor.core.verdict import Ledger, Verdict, encode_verdict
 from monitor.inputs.files import Files, Line
 
@@ -127,8 +128,9 @@ class Replay:
 
 def _time_ms(line: Line) -> int | None:
     """The greatest ``time`` of Twilio's entries in a line."""
-    times = [e.time_ms for e in decode(line.value, line.headers) if isinstance(e, Event) and e.time_ms is not None]
-    return max(times, default=None)
+    entries = decode(line.value, line.headers)
+    times = [instant_of(entry.time) for entry in entries if isinstance(entry, Event)]
+    return max((time_ms for time_ms in times if time_ms is not None), default=None)
 
 
 def greatest_time_ms(lines: Iterable[Line]) -> int | None:

@@ -167,14 +167,15 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     """One thing that happened, decoded.
 
     ``id`` is None where the producer gave none: it is never a duplicate then. ``occurred_ms`` is None where no date in
-    it could be read: its arrival stands in. ``time_ms`` is Twilio's own envelope ``time`` (None in events of ours).
+    it could be read: its arrival stands in. ``time`` is Twilio's own envelope ``time`` as it came (None in events of
+    ours); only files, whose lines carry no arrival, need it.
     """
 
     type: str
     id: str | None
     account: str
     occurred_ms: int | None
-    time_ms: int | None
+    time: str | None
     members: tuple[str, ...]
     facts: tuple[AnyFact, ...]
     setting: Setting | None = None

@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from monitor.core.attribution import AccountSettings
-from monitor.core.decode import OWN, decode
+from monitor.core.decode import decode
 from monitor.core.events import (
     Entry,
     Event,
@@ -31,6 +31,7 @@ from monitor.core.events import (
 )
 from monitor.core.judging import Draft, Judge, Moment, Tuning, Watch
 from monitor.core.policy import Policy
+from monitor.core.readers import OWN
 from monitor.core.verdict import Ledger, Verdict, orphaned, render_instant, revise
 from monitor.core.window import Conversation, Cut, Window
 

@@ -17,7 +17,6 @@ from typing import Final
 
 import msgspec
 
-from monitor.core.decode import EVENT_TYPES
 from monitor.core.events import (
     AnyFact,
     CallFact,
@@ -31,6 +30,7 @@ from monitor.core.events import (
     TaskFact,
     TwimlFact,
 )
+from monitor.core.readers import EVENT_TYPES
 
 BUCKET_MS: Final = 10_000
 CLAIM_REACH_MS: Final = (

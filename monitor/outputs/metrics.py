@@ -33,9 +33,9 @@ from prometheus_client.registry import Collector
 
 from monitor import __version__
 from monitor.core.attribution import START_SOURCES
-from monitor.core.decode import EVENT_TYPES
 from monitor.core.pipeline import AGE_BOUNDS_MS, Counts, Publish
 from monitor.core.policy import DISALLOWED, RULE_DEFAULT, RULE_WHEN_OPEN, SHADOW, Policy, severity_of
+from monitor.core.readers import EVENT_TYPES
 from monitor.core.verdict import Verdict, read_instant
 
 PREFIX: Final = "recording_monitor_"
