@@ -187,6 +187,8 @@ class FaultProxy:
                 for way in ways:
                     way.cancel()
                 await asyncio.gather(*ways, return_exceptions=True)
+        except asyncio.CancelledError:
+            pass  # The proxy closes. Passed on, asyncio would print each as a failure.
         finally:
             for writer in (to_client, to_broker):
                 if writer is not None:

@@ -110,8 +110,10 @@ def _committed(value: bytes) -> tuple[int, str]:
             at += 1
             if not value[at - 1] & 0x80:
                 break
-        return offset, value[at : at + size - 1].decode()
-    return offset, _text(value, at)[0]
+        metadata = value[at : at + size - 1].decode()
+    else:
+        metadata = _text(value, at)[0]
+    return offset, metadata.rstrip("\0")  # Python's client sends the zero at the end of C's strings as well.
 
 
 def _text(data: bytes, at: int) -> tuple[str, int]:

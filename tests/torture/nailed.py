@@ -102,7 +102,7 @@ class NailedUp:
         return Entry(self.account, msgspec.json.encode(event), stamp_ms=at_ms)
 
     def unbounded(self, commits: list[Commit]) -> list[str]:
-        """What is wrong with the last commit of its partition (the longest): its rebuild must not begin at the birth."""
+        """What is wrong with the last commit of its partition (the longest one): where its rebuild would begin."""
         last = max(commits, key=lambda commit: commit.offset)
         floor = msgspec.json.decode(last.metadata)["r"]
         if floor < _FLOOR_LEAST * last.offset:

@@ -199,23 +199,25 @@ def broker_killed(history: History) -> Tally:
 def leader_killed(history: History) -> Tally:
     """Each time the one that leads a partition chosen at random, of the events or of the group's commits."""
     bench = history.bench
-    with Cluster(history.directory.parent / f"cluster-{history.directory.name}") as cluster:
-        with Stage(cluster, history.directory, history.seed) as stage:
-            stage.begin(2)
-            feed = stage.play(Act(history.seed, int(bench.size(6_000, 14_000))), bench.size(20, 50))
-            for _ in moments(stage.chance, feed, 2.0, 5.0):
-                chosen = stage.chance.choice([(stage.site.events, stage.chance.randrange(4)), (COMMITS_TOPIC, 0)])
-                node = cluster.leader(*chosen)
-                node.kill()
-                stage.mark()
-                time.sleep(stage.chance.uniform(2, 6))
-                node.launch()
-                cluster.whole(stage.site.events)
-                cluster.whole(COMMITS_TOPIC)
-            feed.wait()
-            stage.close_windows()
-            stage.rest()
-            return stage.account()
+    with (
+        Cluster(history.directory.parent / f"cluster-{history.directory.name}") as cluster,
+        Stage(cluster, history.directory, history.seed) as stage,
+    ):
+        stage.begin(2)
+        feed = stage.play(Act(history.seed, int(bench.size(6_000, 14_000))), bench.size(20, 50))
+        for _ in moments(stage.chance, feed, 2.0, 5.0):
+            chosen = stage.chance.choice([(stage.site.events, stage.chance.randrange(4)), (COMMITS_TOPIC, 0)])
+            node = cluster.leader(*chosen)
+            node.kill()
+            stage.mark()
+            time.sleep(stage.chance.uniform(2, 6))
+            node.launch()
+            cluster.whole(stage.site.events)
+            cluster.whole(COMMITS_TOPIC)
+        feed.wait()
+        stage.close_windows()
+        stage.rest()
+        return stage.account()
 
 
 @row("slow", "the broker behind a slow connection", full=2)
@@ -280,30 +282,32 @@ def _through_proxy(history: History, harm: Callable[[Stage, FaultProxy], None]) 
 def zombie(history: History) -> Tally:
     """A member's last words are held on the way while it is frozen, and arrive when another has judged the same."""
     bench = history.bench
-    with ProxiedBroker(history.directory.parent / f"broker-{history.directory.name}") as broker:
-        with Stage(broker, history.directory, history.seed) as stage:
-            chance = stage.chance
-            first = stage.join(kafka=stage.kafka(bootstrap=broker.proxy.address)).ready()
-            feed = stage.play(Act(history.seed, int(bench.size(5_000, 8_000))), bench.size(14, 20))
-            time.sleep(chance.uniform(2, 5))
-            second = stage.join()
-            broker.proxy.hold_writes()  # It still reads and judges; nobody hears it.
-            time.sleep(chance.uniform(0.2, 2.5))
-            first.send(signal.SIGSTOP)
-            stage.mark()
-            second.ready(stage.site.partitions)
-            if chance.random() < 0.5:
-                feed.wait()
-                stage.close_windows()  # The other may even have made them final.
-            time.sleep(chance.uniform(0.5, 3))
-            broker.proxy.heal()
-            time.sleep(chance.uniform(0, 2))
-            first.send(signal.SIGCONT)
-            stage.mark()
+    with (
+        ProxiedBroker(history.directory.parent / f"broker-{history.directory.name}") as broker,
+        Stage(broker, history.directory, history.seed) as stage,
+    ):
+        chance = stage.chance
+        first = stage.join(kafka=stage.kafka(bootstrap=broker.proxy.address)).ready()
+        feed = stage.play(Act(history.seed, int(bench.size(5_000, 8_000))), bench.size(14, 20))
+        time.sleep(chance.uniform(2, 5))
+        second = stage.join()
+        broker.proxy.hold_writes()  # It still reads and judges; nobody hears it.
+        time.sleep(chance.uniform(0.2, 2.5))
+        first.send(signal.SIGSTOP)
+        stage.mark()
+        second.ready(stage.site.partitions)
+        if chance.random() < 0.5:
             feed.wait()
-            stage.close_windows()
-            stage.rest()
-            return stage.account()
+            stage.close_windows()  # The other may even have made them final.
+        time.sleep(chance.uniform(0.5, 3))
+        broker.proxy.heal()
+        time.sleep(chance.uniform(0, 2))
+        first.send(signal.SIGCONT)
+        stage.mark()
+        feed.wait()
+        stage.close_windows()
+        stage.rest()
+        return stage.account()
 
 
 @row("reset", "offsets reset by a tool", quick=2, full=6)
@@ -398,7 +402,7 @@ def retention(history: History) -> Tally:
         if unjudged:
             stage.play(second, 4).wait()
             weakened, unfinished = weakened | second.recordings, second.recordings
-        ends = stage.site.ends()
+        ends = stage.ends()
         if unjudged:
             stage.delete_records({p: stage.chance.randrange(end, ends[p] + 1) for p, end in reached.items()})
         else:
@@ -543,7 +547,7 @@ def fuzz_kafka(history: History) -> Tally:
 
 @row("reloads", "the policy reloaded under load", full=2)
 def reloads(history: History) -> Tally:
-    """Policies that say otherwise and files that are none, several a second; the last one is the built-in one's words."""
+    """Policies that say otherwise and files that are none, several a second; the last is the built-in one's text."""
     bench = history.bench
     policy = history.directory.parent / f"policy-{history.directory.name}.yaml"
     policy.write_text(POLICIES[0])
@@ -572,7 +576,7 @@ def reloads(history: History) -> Tally:
 
 @row("disk-full", "a full disk", full=2)
 def disk_full(history: History) -> Tally:
-    """Where the log goes no byte can be written: to one member's from the start, to the other's after some kilobytes."""
+    """No log can be written, by one member from the start, by the other after some kilobytes."""
     bench = history.bench
     with Stage(bench.broker, history.directory, history.seed) as stage:
         stage.begin(1)

@@ -271,7 +271,7 @@ class Stage:
 
     def mark(self) -> Mark:
         """Note that a fault ends here; how soon all is well again is counted from this moment."""
-        mark = Mark(now_ms(), self.site.ends())
+        mark = Mark(now_ms(), self.ends())
         self.marks.append(mark)
         return mark
 
@@ -313,13 +313,24 @@ class Stage:
 
     # The end.
 
+    def ends(self) -> dict[int, int]:
+        """The end of each partition of the events; asked again where a leader was lost. Raises KafkaException."""
+        until = time.monotonic() + ENDS_S
+        while True:
+            try:
+                return self.site.ends()
+            except KafkaException:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.2)
+
     def commits(self) -> list[Commit]:
         """All commits the group has made."""
         return read_commits(self.direct, self.site.name, self.site.events)
 
     def rest(self, for_s: float = REST_S) -> None:
         """Wait until every message there is now is judged and committed; noted where that does not come to pass."""
-        ends = self.site.ends()
+        ends = self.ends()
         until = time.monotonic() + for_s
         while time.monotonic() < until:
             with contextlib.suppress(KafkaException):
