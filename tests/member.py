@@ -243,6 +243,7 @@ class Running:
         start_at: StartAt = "earliest",
         wrap: Callable[[Pipeline], Fold] = lambda pipeline: pipeline,
         tick_every_s: float = 0.5,
+        commit_every_s: float = 1.0,
         full_timeout_s: float = 20.0,
     ) -> None:
         self.heard = Heard()
@@ -281,6 +282,7 @@ class Running:
             watch=self.heard,
             between_batches=lambda idle: None,  # noqa: ARG005 - nothing to do between batches here.
             tick_every_s=tick_every_s,
+            commit_every_s=commit_every_s,
         )
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
