@@ -150,6 +150,12 @@ def test_the_scenarios_show_every_cause():
     assert shown >= set(CAUSES)
 
 
+def test_the_page_on_causes_tells_of_every_cause():
+    page = (Path(__file__).parents[1] / "docs" / "causes.md").read_text(encoding="utf-8")
+
+    assert [cause for cause in CAUSES if f"\n| `{cause}` |" not in page] == []
+
+
 def test_no_two_scenarios_have_one_title():
     titles = [one.title for one in scenarios()]
 

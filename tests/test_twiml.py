@@ -263,6 +263,14 @@ def test_a_document_may_be_so_large_and_no_larger():
             refused(base64_of(fits + " " * 4) if refused is recorded_conferences else fits + " ")
 
 
+def test_the_size_of_a_document_is_that_of_its_bytes():
+    xml = f'<Response><Conference record="true">{"é" * (BODY_BYTES_MAX // 2)}</Conference></Response>'
+    assert len(xml) < BODY_BYTES_MAX
+
+    with pytest.raises(TwimlRefusedError, match="too large"):
+        recorded_conferences_in_xml(xml)
+
+
 def test_a_large_body_that_can_hold_no_recording_attribute_is_not_refused():
     assert recorded_conferences(base64_of("<Response>" + "<Say>hello</Say>" * 50_000 + "</Response>")) == ()
 

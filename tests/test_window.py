@@ -18,7 +18,7 @@ from monitor.core.events import (
     TaskFact,
     TwimlFact,
 )
-from monitor.core.window import BUCKET_MS, RECORDINGS_KEPT_FACTOR, Conversation, Cut, Window
+from monitor.core.window import BUCKET_MS, RECORDINGS_KEPT_FACTOR, Conversation, Cut, Window, _holds
 
 ACCOUNTS: Final = ("AC1", "AC2")
 WINDOW_MS: Final = 100_000
@@ -444,3 +444,9 @@ def test_closing_all_leaves_nothing_behind():
     assert list(window.advance(NOW_MS + 10 * WINDOW_MS)) == []
     assert list(window.graces_ended(NOW_MS + 10 * WINDOW_MS)) == []
     assert (window.open_conversations, window.open_recordings) == (0, 0)
+
+
+def test_an_id_is_found_only_where_one_begins():
+    assert _holds(b"abcdefghijklmnop", b"ijklmnop")
+    assert not _holds(b"abcdefghijklmnop", b"efghijkl")
+    assert _holds(b"abcdefghijklefghefghijkl", b"efghijkl")
