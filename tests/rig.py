@@ -169,6 +169,7 @@ def fill(
             "linger.ms": 50,
             "batch.num.messages": 10_000,
             "queue.buffering.max.messages": 200_000,
+            "log_level": 3,  # A broker that has just started is asked again for a moment; that is no news.
         }
     )
     messages = size = last_ms = 0
@@ -334,7 +335,7 @@ class Positions:
     """What a group has committed; asking for it costs the monitor nothing."""
 
     def __init__(self, bootstrap: str, names: Names, partitions: int = 1) -> None:
-        self._consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": names.group})
+        self._consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": names.group, "log_level": 2})
         self._asked = [TopicPartition(names.events, number) for number in range(partitions)]
 
     def by_partition(self) -> dict[int, int]:
