@@ -173,6 +173,18 @@ def test_what_a_superseded_owner_writes_late_is_counted_apart(act, told):
     assert (tally.superseded, tally.repeated) == (1, [])
 
 
+def test_an_owner_that_puts_its_verdict_over_a_late_one_repeats_nothing(act, told):
+    last, at = repeated(told, by=b"two")
+    commit = Commit(0, at + 1, metadata(), last.timestamp_ms + 100_000)
+    told.add(last.key or "", last.value, last.timestamp_ms + 120_000, b"one")
+    told.add(last.key or "", last.value, last.timestamp_ms + 130_000, b"two")
+
+    assert judged(act, told.messages, [commit]).passed
+
+    told.add(last.key or "", last.value, last.timestamp_ms + 140_000, b"two")
+    assert len(judged(act, told.messages, [commit]).repeated) == 1
+
+
 def test_with_evidence_gone_undetermined_is_right_and_silence_is_not(act, told):
     last = told.last(kind="recording", outcome="disallowed")
     unsure = told.changed(last, outcome="undetermined", cause=None, missing=["evidence lost"])

@@ -206,16 +206,25 @@ def _count_repeats(
     """Tell apart what was told again because nobody could know, out of time, and against a commit taken before."""
     order: dict[tuple[int, bytes], int] = {}  # Of each takeover: how many there had been in its partition before.
     latest: dict[int, int] = {}
-    late = set()
+    disturbed: set[tuple[int, str | None]] = (
+        set()
+    )  # Keys that somebody superseded has written since their owner last did.
+    excused = set()
     for message in messages:
-        by = (message.partition, message.headers.get(BY, b""))
-        number = order.setdefault(by, latest.get(message.partition, -1) + 1)
-        if number < latest.get(message.partition, -1):
-            late.add((message.partition, message.offset))
-        latest[message.partition] = max(number, latest.get(message.partition, -1))
-    tally.superseded += len(late)
+        partition, key = message.partition, (message.partition, message.key)
+        number = order.setdefault((partition, message.headers.get(BY, b"")), latest.get(partition, -1) + 1)
+        if number < latest.get(partition, -1):
+            tally.superseded += 1
+            excused.add((partition, message.offset))
+            disturbed.add(key)
+            continue
+        latest[partition] = number
+        if key in disturbed:
+            # An owner that sees a lesser verdict puts its own over it, whatever else has come between.
+            excused.add((partition, message.offset))
+            disturbed.discard(key)
     for message in repeats:
-        if (message.partition, message.offset) in late:
+        if (message.partition, message.offset) in excused:
             continue
         verdict = verdict_of(message)
         if verdict is None:

@@ -110,9 +110,13 @@ def kill_three(history: History) -> Tally:
 
 
 def _kill(history: History, members: int) -> Tally:
-    """Kill any member at any moment, also while it takes over from another; each is replaced soon."""
+    """Kill any member at any moment, also while it takes over from another; each is replaced soon.
+
+    In full, the broker stamps the messages of every other history, and the window's minute is waited for.
+    """
     bench = history.bench
-    with Stage(bench.broker, history.directory, history.seed) as stage:
+    by_broker = not bench.quick and history.seed % 2 == 0
+    with Stage(bench.broker, history.directory, history.seed, stamped_by_broker=by_broker) as stage:
         chance = stage.chance
         stage.begin(members)
         for number in range(int(bench.size(1, 2))):

@@ -189,6 +189,7 @@ class Stage:
             **(client or {}),
         }
         self._bootstrap = members_bootstrap or broker.bootstrap
+        self._admin = AdminClient({"bootstrap.servers": self.direct, "log_level": 0})
         self.site = Site(
             broker,  # type: ignore[arg-type]  # It asks no more of it than ``Address`` has.
             directory,
@@ -286,18 +287,18 @@ class Stage:
 
     def delete_group(self) -> None:
         """Forget the group and all its commits, as the broker does in the end; no member may be there."""
-        for future in self._admin().delete_consumer_groups([self.site.name], request_timeout=30).values():
+        for future in self._admin.delete_consumer_groups([self.site.name], request_timeout=30).values():
             future.result(30)
 
     def delete_records(self, before: Mapping[int, int]) -> None:
         """Delete the messages before these offsets, as retention does."""
         where = [TopicPartition(self.site.events, partition, offset) for partition, offset in before.items()]
-        for future in self._admin().delete_records(where, request_timeout=30).values():
+        for future in self._admin.delete_records(where, request_timeout=30).values():
             future.result(30)
 
     def make_topic_anew(self, create: Callable[[], object]) -> None:
         """Delete the topic of events and have another of its name created."""
-        admin, name = self._admin(), self.site.events
+        admin, name = self._admin, self.site.events
         admin.delete_topics([name], operation_timeout=30)[name].result(30)
         while name in admin.list_topics(timeout=10).topics:
             time.sleep(0.05)
@@ -305,11 +306,8 @@ class Stage:
 
     def add_partitions(self, count: int) -> None:
         """Give the topic of events so many partitions in all."""
-        for future in self._admin().create_partitions([NewPartitions(self.site.events, count)]).values():
+        for future in self._admin.create_partitions([NewPartitions(self.site.events, count)]).values():
             future.result(30)
-
-    def _admin(self) -> AdminClient:
-        return AdminClient({"bootstrap.servers": self.direct, "log_level": 0})
 
     # The end.
 
