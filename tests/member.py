@@ -171,8 +171,11 @@ class Desk:
             self._producer.poll(0)
         assert self._producer.flush(WAIT_S) == 0
 
-    def write(self, topic: str, key: str, value: bytes | None, partition: int = 0) -> None:
-        self._producer.produce(topic, value, key, partition=partition)
+    def fill(self, topic: str, messages: Iterable[tuple[str, bytes | None]], partition: int = 0) -> None:
+        """Write messages with keys into a partition of any topic; returns once they are there."""
+        for key, value in messages:
+            self._producer.produce(topic, value, key, partition=partition)
+            self._producer.poll(0)
         assert self._producer.flush(WAIT_S) == 0
 
     def read(self, topic: str, partition: int = 0) -> list[tuple[str | None, bytes | None, dict[str, bytes]]]:

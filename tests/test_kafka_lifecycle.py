@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from monitor.core.pipeline import Pipeline, Told, Tuning
-from monitor.core.verdict import encode_verdict
+from monitor.core.verdict import Ledger, encode_verdict
 from tests.broker import RealBroker
 from tests.conftest import BrokerMaker
 from tests.member import WAIT_S, Desk, Running, now_ms, recording_event, recording_sid, until
@@ -345,7 +345,7 @@ def test_a_lesser_verdict_of_a_former_owner_is_overwritten_with_what_holds(broke
         until(lambda: len(running.verdicts_told()) == 1)
         [held] = running.verdicts_told()
         stale = msgspec.structs.replace(held, at=(1, 0), outcome="allowed", reason="stale")
-        desk.write(desk.topics.verdicts, recording_sid(1), encode_verdict(stale))
+        desk.fill(desk.topics.verdicts, [(recording_sid(1), encode_verdict(stale))])
         until(lambda: len(desk.read(desk.topics.verdicts)) == 3)
     _, last, _ = desk.read(desk.topics.verdicts)[-1]
     assert last == encode_verdict(held)
@@ -359,7 +359,7 @@ def test_a_lesser_verdict_that_came_last_while_nobody_ran_is_overwritten_at_the_
         until(lambda: len(first.verdicts_told()) == 1)
     [held] = first.verdicts_told()
     stale = msgspec.structs.replace(held, at=(1, 0), outcome="allowed", reason="stale")
-    desk.write(desk.topics.verdicts, recording_sid(1), encode_verdict(stale))
+    desk.fill(desk.topics.verdicts, [(recording_sid(1), encode_verdict(stale))])
     with Running(desk) as second:
         second.ready(1)
         until(lambda: len(desk.read(desk.topics.verdicts)) == 3)
@@ -405,14 +405,33 @@ def test_what_cannot_be_published_is_not_committed_and_comes_when_it_can_be(brok
     assert set(desk.verdicts()) == {recording_sid(1)}
 
 
-def test_account_settings_are_read_before_the_first_verdict_and_followed_after(broker: RealBroker):
+class Opening:
+    """The pipeline, and how many account settings were known when its gate opened."""
+
+    known: Callable[[], int]
+    at_opening: list[int]
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    def open(self, ledger: Ledger) -> int:
+        self.at_opening.append(self.known())
+        return self._pipeline.open(ledger)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pipeline, name)
+
+
+def test_account_settings_are_read_to_their_end_before_a_gate_opens_and_followed_after(broker: RealBroker):
     desk = Desk.on(broker, 1)
-    desk.write(desk.topics.account_settings, "a/flex/1", b"{}")
-    with Running(desk) as running:
+    desk.fill(desk.topics.account_settings, ((f"a/flex/{n}", b"{}") for n in range(20_000)))
+    running = Running(desk, wrap=Opening)
+    Opening.known, Opening.at_opening = staticmethod(lambda: len(running.heard.settings)), []
+    with running:
         running.ready(1)
-        assert running.heard.settings == [("a/flex/1", b"{}")]
-        desk.write(desk.topics.account_settings, "a/flex/2", None)
-        until(lambda: running.heard.settings[1:] == [("a/flex/2", None)])
+        desk.fill(desk.topics.account_settings, [("a/flex/0", None)])
+        until(lambda: running.heard.settings[20_000:] == [("a/flex/0", None)])
+    assert Opening.at_opening == [20_000]
 
 
 # ------------------------------------------------------------------------------------------------- the broker goes

@@ -159,6 +159,8 @@ def test_run_creates_its_topics_and_answers_for_its_health(new_broker: BrokerMak
         assert monitor.get("/-/healthy")[0] == 200
         monitor.signal(signal.SIGTERM)
         assert monitor.exit_code() == 0
+    [stopped] = [line for line in monitor.said() if line["event"] == "monitor_stopped"]
+    assert stopped["in_time"] is True
 
 
 @BROKER
