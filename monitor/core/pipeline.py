@@ -227,12 +227,12 @@ class Pipeline:
         return self._safe if self._safe is not None else self._checkpoint_at(self.next_offset)
 
     def _checkpoint_at(self, offset: int) -> Checkpoint:
-        birth = self.window.oldest_birth()
+        replay_from, log_time_ms = self.window.rebuild_from() or (offset, self.log_time_ms)
         return Checkpoint(
             offset=offset,
             generation=self.generation,
-            replay_from=offset if birth is None else birth.offset,
-            log_time_ms=self.log_time_ms if birth is None else birth.arrived_ms,
+            replay_from=replay_from,
+            log_time_ms=log_time_ms,
             cut=self.window.cut,
         )
 

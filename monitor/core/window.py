@@ -88,10 +88,16 @@ def _array(blob: bytes, count: int) -> bytes:
 
 
 class Birth(msgspec.Struct, gc=False):
-    """Where and when a conversation began; it stays true while one that holds it is open."""
+    """Where and when a conversation began; it stays true while one that holds it is open.
+
+    ``beside_offset`` and ``beside_ms`` are those of the oldest birth that was open then: whatever the conversation can
+    ever have met began no earlier.
+    """
 
     offset: int
     arrived_ms: int
+    beside_offset: int
+    beside_ms: int
     open: bool = True
 
 
@@ -132,6 +138,8 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
     suspects: dict[str, Seen] | None = None  # Conferences that Insights says had recording on.
     claims: list[tuple[str, int, str]] | None = None  # TwiML that waits for its conference: name, instant, member.
     rooms: list[tuple[str, str]] | None = None  # Conferences with a name: name, conference.
+    called: list[str] | None = None  # Conference names that TwiML of its calls, or requests for them, hold.
+    by_name: bool = False  # What it is joined with may rest on the names that other conversations hold.
     relevant: int = EVERY_KIND  # The kinds of facts that can still change what was last concluded from it.
     focus: Focus | None = None  # Of participants and conferences only this; None: everything.
     waiting: bool = True  # The end of a grace can change what was last concluded.
@@ -156,9 +164,10 @@ class _Room(msgspec.Struct, gc=False):
 class _Book:
     """All that goes by one conference name in one account: rooms by time, and TwiML that waits for its room."""
 
-    __slots__ = ("claims", "order", "rooms")
+    __slots__ = ("callers", "claims", "order", "rooms")
 
     def __init__(self) -> None:
+        self.callers = 0  # Open conversations that have called the name, whether or not their call still waits.
         self.rooms: dict[str, _Room] = {}
         self.order: list[tuple[int, str]] = []  # (first seen, conference), sorted.
         self.claims: list[tuple[int, str]] = []  # (instant, member), sorted.
@@ -266,6 +275,7 @@ class Window:
         self.dropped_total = 0
         self.due_ms = _NEVER  # No deadline lies before this instant.
         self._births: deque[Birth] = deque()
+        self._by_name: list[tuple[int, int, int, Birth]] = []
         self._graces: deque[tuple[int, str, str]] = deque()
         self._buckets: dict[int, list[Conversation]] = {}
         self._bucket_order: list[int] = []
@@ -345,6 +355,10 @@ class Window:
             if (book := account.books.get(name)) is not None:
                 book.unclaim((at_ms, member))
                 self._drop_if_empty(account, name)
+        for name in conversation.called or ():
+            if (book := account.books.get(name)) is not None:
+                book.callers -= 1
+                self._drop_if_empty(account, name)
         if not account.index:
             del self.accounts[conversation.account]
         conversation.open = False
@@ -355,7 +369,7 @@ class Window:
     @staticmethod
     def _drop_if_empty(account: Account, name: str) -> None:
         book = account.books.get(name)
-        if book is not None and not book.rooms and not book.claims:
+        if book is not None and not book.rooms and not book.claims and not book.callers:
             del account.books[name]
 
     def close_all(self) -> list[Conversation]:
@@ -382,6 +396,22 @@ class Window:
         while births and not births[0].open:
             births.popleft()
         return births[0] if births else None
+
+    def rebuild_from(self) -> tuple[int, int] | None:
+        """Offset and log time of the first message that anything open rests on; None where nothing is open.
+
+        That is the oldest birth, but for conversations that a conference name may have joined, or kept apart: which
+        room a name meant is seen rightly only if all that was open beside them is seen from its beginning.
+        """
+        birth = self.oldest_birth()
+        if birth is None:
+            return None
+        by_name = self._by_name
+        while by_name and not by_name[0][3].open:
+            heappop(by_name)
+        if by_name and by_name[0][0] < birth.offset:
+            return by_name[0][:2]
+        return birth.offset, birth.arrived_ms
 
     def drop_cut_when_over(self, log_time_ms: int) -> None:
         """Forget the cut once nothing can rest on what it lost."""
@@ -449,9 +479,10 @@ class Window:
             conversation = found if conversation is None else self._merge(account, conversation, found)
         if conversation is None:
             truncated = self.cut is not None and arrived_ms < self.cut.until_ms
-            conversation = Conversation(
-                account_sid, [], Birth(offset, arrived_ms), arrived_ms, arrived_ms + self.window_ms, truncated
-            )
+            oldest = self.oldest_birth()
+            beside = (offset, arrived_ms) if oldest is None else (oldest.offset, oldest.arrived_ms)
+            birth = Birth(offset, arrived_ms, *beside)
+            conversation = Conversation(account_sid, [], birth, arrived_ms, arrived_ms + self.window_ms, truncated)
             self.truncated_total += truncated
             self._births.append(conversation.birth)
             self.open_conversations += 1
@@ -483,9 +514,17 @@ class Window:
             one.claims = (one.claims or []) + other.claims
         if other.rooms:
             one.rooms = (one.rooms or []) + other.rooms
+        for name in other.called or ():
+            if name in (one.called or ()):
+                account.books[name].callers -= 1
+            else:
+                one.called = [*(one.called or ()), name]
+        if one.by_name or other.by_name:
+            one.by_name = False  # Its birth may be another one now.
+            self._rest_on_names(one)
         other.open = False
         other.members, other.evidence, other.properties, other.ids = [], b"", b"", b""
-        other.recordings = other.suspects = other.claims = other.rooms = None
+        other.recordings = other.suspects = other.claims = other.rooms = other.called = None
         self.open_conversations -= 1
         self._renewed.append(one)
         return one
@@ -613,17 +652,31 @@ class Window:
             if fact.name:
                 end_ms = at_ms if fact.phase == "end" else None
                 self._see_room(account, conversation, fact.name, fact.conference, at_ms, end_ms)
-        elif isinstance(fact, TwimlFact):
-            if not _entered(conversation, fact.call):
-                self._claim(account, conversation, fact.name, occurred_ms, fact.call)
-        elif (
-            isinstance(fact, RequestFact)
-            and fact.conference is None
-            and fact.name is not None
-            and fact.call is not None
-            and not _entered(conversation, fact.call)
-        ):
-            self._claim(account, conversation, fact.name, occurred_ms, fact.call)
+        elif isinstance(fact, TwimlFact) or (isinstance(fact, RequestFact) and fact.conference is None):
+            if fact.name is not None and fact.call is not None:
+                self._call_name(account, conversation, fact.name, occurred_ms, fact.call)
+
+    def _call_name(self, account: Account, conversation: Conversation, name: str, at_ms: int, member: str) -> None:
+        """A call is to be joined with the conference of a name."""
+        book = account.books.get(name)
+        if book is None:
+            book = account.books[name] = _Book()
+        if name not in (conversation.called or ()):
+            conversation.called = [*(conversation.called or ()), name]
+            book.callers += 1
+            if book.callers == 1:
+                for conference in book.rooms:
+                    self._rest_on_names(account.index[conference])
+        self._rest_on_names(conversation)
+        if not _entered(conversation, member):
+            self._claim(account, book, conversation, name, at_ms, member)
+
+    def _rest_on_names(self, conversation: Conversation) -> None:
+        if not conversation.by_name:
+            conversation.by_name = True
+            birth = conversation.birth
+            self._filed += 1
+            heappush(self._by_name, (birth.beside_offset, birth.beside_ms, self._filed, birth))
 
     def _see_room(
         self,
@@ -639,13 +692,14 @@ class Window:
             book = account.books[name] = _Book()
         if conference not in book.rooms:
             conversation.rooms = [*(conversation.rooms or ()), (name, conference)]
+        if book.callers:
+            self._rest_on_names(conversation)
         for at_ms, member in book.see(conference, first_ms, end_ms):
             self._join_by_name(account, book, at_ms, member)
 
-    def _claim(self, account: Account, conversation: Conversation, name: str, at_ms: int, member: str) -> None:
-        book = account.books.get(name)
-        if book is None:
-            book = account.books[name] = _Book()
+    def _claim(
+        self, account: Account, book: _Book, conversation: Conversation, name: str, at_ms: int, member: str
+    ) -> None:
         claim = (at_ms, member)
         place = bisect_left(book.claims, claim)
         if place == len(book.claims) or book.claims[place] != claim:
