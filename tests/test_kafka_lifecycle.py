@@ -424,14 +424,14 @@ class Opening:
 
 def test_account_settings_are_read_to_their_end_before_a_gate_opens_and_followed_after(broker: RealBroker):
     desk = Desk.on(broker, 1)
-    desk.fill(desk.topics.account_settings, ((f"a/flex/{n}", b"{}") for n in range(20_000)))
+    desk.fill(desk.topics.account_settings, ((f"a/flex/{n}", b"{}") for n in range(200_000)))
     running = Running(desk, wrap=Opening)
     Opening.known, Opening.at_opening = staticmethod(lambda: len(running.heard.settings)), []
     with running:
         running.ready(1)
         desk.fill(desk.topics.account_settings, [("a/flex/0", None)])
-        until(lambda: running.heard.settings[20_000:] == [("a/flex/0", None)])
-    assert Opening.at_opening == [20_000]
+        until(lambda: running.heard.settings[200_000:] == [("a/flex/0", None)])
+    assert Opening.at_opening == [200_000]
 
 
 # ------------------------------------------------------------------------------------------------- the broker goes

@@ -155,7 +155,9 @@ def test_run_creates_its_topics_and_answers_for_its_health(new_broker: BrokerMak
         desk.send([recording_event(1)])
         until(lambda: "recording_monitor_recordings_total{" in monitor.get("/metrics")[1])
         until(lambda: 'outcome="disallowed",start_source="DialVerb"} 1.0' in monitor.get("/metrics")[1])
-        broker.kill()
+        desk.send([recording_event(2)])
+        until(lambda: recording_sid(2) in monitor.text())
+        broker.kill()  # With a position that is not committed yet.
         assert monitor.get("/-/healthy")[0] == 200
         monitor.signal(signal.SIGTERM)
         assert monitor.exit_code() == 0
