@@ -653,11 +653,14 @@ class Window:
                 end_ms = at_ms if fact.phase == "end" else None
                 self._see_room(account, conversation, fact.name, fact.conference, at_ms, end_ms)
         elif isinstance(fact, TwimlFact) or (isinstance(fact, RequestFact) and fact.conference is None):
-            if fact.name is not None and fact.call is not None:
-                self._call_name(account, conversation, fact.name, occurred_ms, fact.call)
+            self._call_name(account, conversation, fact.name, occurred_ms, fact.call)
 
-    def _call_name(self, account: Account, conversation: Conversation, name: str, at_ms: int, member: str) -> None:
+    def _call_name(
+        self, account: Account, conversation: Conversation, name: str | None, at_ms: int, member: str | None
+    ) -> None:
         """A call is to be joined with the conference of a name."""
+        if name is None or member is None:
+            return
         book = account.books.get(name)
         if book is None:
             book = account.books[name] = _Book()
