@@ -345,6 +345,8 @@ def generate(feature: Feature, chance: random.Random) -> History:
     names = chance.choice((("ok", "pay"), ("pay",), ("ok", "flex"), ("ok", "pay", "flex")))
     kinds = [kind for kind in _KINDS if some() < 0.6]
     kinds += ["rec", chance.choice(("rec", "join"))]
+    if some() < 0.25:
+        kinds = [*_NAMING, *kinds[-2:]]
     steps = chance.choice(((0, 1, 1, 2), (1, 2, 3), (0, 1, 3, 4, 9, 10, 11), (3, 4, 7), (1, 2, 3, 10, 14)))
     occurrences = chance.choice((("",), ("",), ("", "@3", "@9"), ("@1", "@2", "@4", "@6", "@30", "@200")))
     repeats = chance.choice((0.0, 0.0, 0.15, 0.4))
@@ -423,6 +425,9 @@ _KINDS = (
     *("rec", "rec", "done", "join", "join", "name", "name", "twiml", "api", "end", "leave", "listed", "call"),
     *("request", "insight", "studio", "tick", "tick", "joined", "flow", "flex", "amd", "junk", "verb"),
 )
+
+
+_NAMING = ("name", "name", "joined", "join", "end", "twiml", "twiml", "request", "rec", "call", "tick")
 
 
 def _draw_entry(
@@ -1410,7 +1415,7 @@ class _OtherLedger(Rules):
 class NoLogTime(Rules):
     """The commit does not hold the log time at R: it is taken from the message there."""
 
-    name, refuted_by = "no log time at R", "P4"
+    name, refuted_by = "no log time at R", "P1"
 
     def committed(self, safe: Checkpoint, now: Checkpoint) -> Checkpoint:
         return msgspec.structs.replace(safe, log_time_ms=None)
@@ -1419,7 +1424,7 @@ class NoLogTime(Rules):
 class NowWithOldCommit(Rules):
     """R and its log time are those of now, though C is held back until its effects are delivered."""
 
-    name, refuted_by = "R, w of now with C held back", "P4"
+    name, refuted_by = "R, w of now with C held back", "P1"
 
     def committed(self, safe: Checkpoint, now: Checkpoint) -> Checkpoint:
         return msgspec.structs.replace(
@@ -1434,6 +1439,18 @@ class NoCut(Rules):
 
     def committed(self, safe: Checkpoint, now: Checkpoint) -> Checkpoint:
         return msgspec.structs.replace(safe, cut=None)
+
+
+class BirthsAlone(_OtherPipeline):
+    """R is the oldest birth, whatever a conference name may have joined or kept apart."""
+
+    name, refuted_by = "R sees no conference names", "P4"
+
+    class pipeline_type(_OtherWindow):  # noqa: N801
+        class window_type(Window):  # noqa: N801
+            def rebuild_from(self) -> tuple[int, int] | None:
+                birth = self.oldest_birth()
+                return None if birth is None else (birth.offset, birth.arrived_ms)
 
 
 class DuplicateIsNoArrival(_OtherPipeline):
@@ -1753,6 +1770,7 @@ class OpenIsFalse(Rules):
 REFUTED: tuple[Rules, ...] = (
     NoLogTime(),
     NowWithOldCommit(),
+    BirthsAlone(),
     DuplicateIsNoArrival(),
     DuplicatesOfThePartition(),
     ExpiryFromFirst(),
@@ -1785,7 +1803,7 @@ REFUTED: tuple[Rules, ...] = (
 
 def property_named(name: str) -> Property:
     """The property whose name begins so (``P1`` is not ``P10``)."""
-    return next(each for each in PROPERTIES if each.name.split()[0] == name.split()[0])
+    return next(each for each in PROPERTIES if each.name.split()[0] == name.split(maxsplit=1)[0])
 
 
 def fault_of(history: History, promise: Property, rules: Rules) -> str | None:
