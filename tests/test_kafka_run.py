@@ -30,7 +30,9 @@ TOPICS = ("twilio-events", "recording-monitor.verdicts", "recording-monitor.acco
 class Process:
     """A monitor in a process of its own; leaving the ``with`` ends it by force if it still runs."""
 
-    def __init__(self, directory: Path, desk: Desk, *arguments: str, **settings: Any) -> None:
+    def __init__(
+        self, directory: Path, desk: Desk, *arguments: str, client: dict[str, object] | None = None, **settings: Any
+    ) -> None:
         config = directory / "monitor.yaml"
         topics = {
             "events": desk.topics.events,
@@ -43,7 +45,7 @@ class Process:
             "bootstrap_servers": desk.bootstrap,
             "group_id": desk.group,
             "start_at": "earliest",
-            "client": {"session.timeout.ms": 3000},  # How long a killed one's successor waits.
+            "client": client or {},
         }
         told = {"kafka": kafka, "topics": topics, "web": {"listen": "127.0.0.1:0"}, **settings}
         config.write_text(json.dumps(told))
@@ -128,13 +130,14 @@ def test_a_killed_monitor_loses_no_verdict_and_the_next_one_repeats_none_differe
 ):
     desk = Desk.on(broker, 1)
     count = 6_000
-    with Process(tmp_path, desk) as monitor:
+    client: dict[str, object] = {"session.timeout.ms": 3000}  # How long the successor of a killed one waits.
+    with Process(tmp_path, desk, client=client) as monitor:
         monitor.ready()
         desk.send(recording_event(n) for n in range(count))
         until(lambda: desk.committed().offset > 100)
         monitor.signal(signal.SIGKILL)
         monitor.exit_code()
-    with Process(tmp_path, desk) as monitor:
+    with Process(tmp_path, desk, client=client) as monitor:
         monitor.ready()
         until(lambda: len(desk.verdicts()) == count)
         monitor.signal(signal.SIGTERM)
