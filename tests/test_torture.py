@@ -176,8 +176,8 @@ def test_what_a_superseded_owner_writes_late_is_counted_apart(act, told):
 def test_an_owner_that_puts_its_verdict_over_a_late_one_repeats_nothing(act, told):
     last, at = repeated(told, by=b"two")
     commit = Commit(0, at + 1, metadata(), last.timestamp_ms + 100_000)
-    told.add(last.key or "", last.value, last.timestamp_ms + 120_000, b"one")
-    told.add(last.key or "", last.value, last.timestamp_ms + 130_000, b"two")
+    for by in (b"one", b"one", b"two", b"two"):
+        told.add(last.key or "", last.value, last.timestamp_ms + 120_000, by)
 
     assert judged(act, told.messages, [commit]).passed
 

@@ -11,6 +11,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.torture.judge import Tally
@@ -36,19 +37,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     directory.mkdir(parents=True, exist_ok=True)
     rows = [row for row in ROWS if asked.row is None or row.name in asked.row]
     bench = Bench(directory, quick=asked.quick)
-    lines: list[tuple[str, ...]] = []
-    failed = False
     begun = time.monotonic()
+    failed = False
+    results: dict[str, _Result] = {row.name: _Result(row) for row in rows}
+    # One after another takes an hour in which both of two cores mostly wait.
+    pool = ThreadPoolExecutor(asked.jobs)
     try:
-        for row in rows:
-            tried = _try_row(row, bench, asked.histories, asked.seed)
-            lines.append(tried[0])
-            failed = failed or not tried[1]
+        bench.start()
+        tried = [
+            (row.name, pool.submit(_try, row, bench, asked.seed + number))
+            for row in rows
+            for number in range(asked.histories or (row.quick if asked.quick else row.full))
+        ]
+        for name, future in tried:
+            results[name].add(future.result())
     except KeyboardInterrupt:
         failed = True
-        print("interrupted: the rows before it stand", file=sys.stderr)
+        print("interrupted: what had ended by then stands below", file=sys.stderr)
     finally:
+        pool.shutdown(cancel_futures=True)
         bench.close()
+    lines = [result.line() for result in results.values()]
+    failed = failed or not all(result.passed for result in results.values())
     print(_table(lines))
     print(f"\n{time.monotonic() - begun:.0f} s; seed {asked.seed}")
     if failed:
@@ -73,29 +83,65 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _try_row(row: Row, bench: Bench, histories: int | None, first_seed: int) -> tuple[tuple[str, ...], bool]:
-    """Try a row's histories one after another; its line, and whether all went well."""
-    total, broken = Tally(), []
-    count = histories or (row.quick if bench.quick else row.full)
-    for number in range(count):
-        seed = first_seed + number
-        directory = bench.directory / f"{row.name}-{seed}"
-        begun = time.monotonic()
-        try:
-            tally = row.attempt(History(bench, directory, seed))
-        except Exception:
-            # A history that could not be played to its end proves nothing, and is no success.
-            directory.mkdir(parents=True, exist_ok=True)
-            (directory / "broken.txt").write_text(traceback.format_exc())
-            broken.append(seed)
-            print(f"{row.name} seed {seed}: broken\n{traceback.format_exc()}", file=sys.stderr, flush=True)
-            continue
-        total.add(tally)
-        _say(row, seed, tally, time.monotonic() - begun)
-        if tally.passed:
-            shutil.rmtree(directory, ignore_errors=True)
-    passed = total.passed and not broken
-    return _line(row, count, total, broken), passed
+class _Result:
+    """What became of all histories of a row."""
+
+    def __init__(self, row: Row) -> None:
+        self._row = row
+        self._total = Tally()
+        self._tried = 0
+        self._broken = 0
+
+    @property
+    def passed(self) -> bool:
+        """Whether there were any, and all went well."""
+        return self._tried > 0 and not self._broken and self._total.passed
+
+    def add(self, tally: Tally | None) -> None:
+        """Take in one more; None could not be played to its end, which proves nothing and is no success."""
+        self._tried += 1
+        if tally is None:
+            self._broken += 1
+        else:
+            self._total.add(tally)
+
+    def line(self) -> tuple[str, ...]:
+        """Its line of the table."""
+        total = self._total
+        lives = [live for live in total.live_s if live is not None]
+        live = f"{statistics.median(lives):.1f} / {max(lives):.1f}" if lives else "–"
+        if None in total.live_s:
+            live += ", not always"
+        wrong = [f"{len(total.faults)} faults on the topics"] if total.faults else []
+        wrong += [f"{self._broken} histories broken"] if self._broken else []
+        return (
+            self._row.title,
+            str(self._tried),
+            str(total.harm),
+            str(total.verdicts),
+            str(len(total.lost)),
+            str(len(total.different)),
+            str(len(total.repeated)),
+            live,
+            "ok" if self.passed else "**FAILED**" + (f" ({'; '.join(wrong)})" if wrong else ""),
+        )
+
+
+def _try(row: Row, bench: Bench, seed: int) -> Tally | None:
+    """Play one history to its end and say what came of it; None where it broke."""
+    directory = bench.directory / f"{row.name}-{seed}"
+    begun = time.monotonic()
+    try:
+        tally = row.attempt(History(bench, directory, seed))
+    except Exception:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "broken.txt").write_text(traceback.format_exc())
+        print(f"{row.name} seed {seed}: broken\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+        return None
+    _say(row, seed, tally, time.monotonic() - begun)
+    if tally.passed:
+        shutil.rmtree(directory, ignore_errors=True)
+    return tally
 
 
 def _say(row: Row, seed: int, tally: Tally, seconds: float) -> None:
@@ -115,30 +161,6 @@ def _say(row: Row, seed: int, tally: Tally, seconds: float) -> None:
         sep="\n",
         file=sys.stderr,
         flush=True,
-    )
-
-
-def _line(row: Row, count: int, total: Tally, broken: Sequence[int]) -> tuple[str, ...]:
-    lives = [live for live in total.live_s if live is not None]
-    live = f"{statistics.median(lives):.1f} / {max(lives):.1f}" if lives else "–"
-    if None in total.live_s:
-        live += ", not always"
-    wrong = []
-    if total.faults:
-        wrong.append(f"{len(total.faults)} faults on the topics")
-    if broken:
-        wrong.append(f"{len(broken)} histories broken")
-    passed = total.passed and not broken
-    return (
-        row.title,
-        str(count),
-        str(total.harm),
-        str(total.verdicts),
-        str(len(total.lost)),
-        str(len(total.different)),
-        str(len(total.repeated)),
-        live,
-        "ok" if passed else "**FAILED**" + (f" ({'; '.join(wrong)})" if wrong else ""),
     )
 
 

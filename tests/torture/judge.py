@@ -206,9 +206,7 @@ def _count_repeats(
     """Tell apart what was told again because nobody could know, out of time, and against a commit taken before."""
     order: dict[tuple[int, bytes], int] = {}  # Of each takeover: how many there had been in its partition before.
     latest: dict[int, int] = {}
-    disturbed: set[tuple[int, str | None]] = (
-        set()
-    )  # Keys that somebody superseded has written since their owner last did.
+    unanswered: dict[tuple[int, str | None], int] = {}  # Of a key: verdicts of somebody superseded, not written over.
     excused = set()
     for message in messages:
         partition, key = message.partition, (message.partition, message.key)
@@ -216,13 +214,13 @@ def _count_repeats(
         if number < latest.get(partition, -1):
             tally.superseded += 1
             excused.add((partition, message.offset))
-            disturbed.add(key)
+            unanswered[key] = unanswered.get(key, 0) + 1
             continue
         latest[partition] = number
-        if key in disturbed:
-            # An owner that sees a lesser verdict puts its own over it, whatever else has come between.
+        if unanswered.get(key):
+            # An owner puts its own over each lesser verdict it sees, whatever else has come between.
             excused.add((partition, message.offset))
-            disturbed.discard(key)
+            unanswered[key] -= 1
     for message in repeats:
         if (message.partition, message.offset) in excused:
             continue

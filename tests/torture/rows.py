@@ -32,15 +32,12 @@ class Bench:
     def __init__(self, directory: Path, *, quick: bool) -> None:
         self.directory = directory
         self.quick = quick
-        self._broker: RealBroker | None = None
+        self.broker = RealBroker(directory / "broker")
+        """A broker for histories that do nothing to it; it runs from ``start`` to ``close``."""
 
-    @property
-    def broker(self) -> RealBroker:
-        """A running broker for histories that do nothing to it."""
-        if self._broker is None:
-            self._broker = RealBroker(self.directory / "broker")
-            self._broker.start()
-        return self._broker
+    def start(self) -> None:
+        """Start the shared broker, on the main thread: it ends with the thread that started it."""
+        self.broker.start()
 
     def size(self, quick: float, full: float) -> float:
         """One of two figures."""
@@ -48,9 +45,8 @@ class Bench:
 
     def close(self) -> None:
         """End the shared broker."""
-        if self._broker is not None:
-            self._broker.kill()
-            self._broker.remove_data()
+        self.broker.kill()
+        self.broker.remove_data()
 
 
 class History(NamedTuple):
