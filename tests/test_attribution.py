@@ -321,12 +321,25 @@ def whole(events: list[Event]) -> Evidence:
 NAMED: Final = st.lists(st.one_of(participants(), conferences(), twiml(), requests()), max_size=10)
 
 
+def apart(evidence: Evidence, name: str, at_ms: int) -> bool:
+    """Whether, of the conferences of a name that had begun, only the last could be in progress, as Twilio has it.
+
+    Where an earlier one is not known to have ended before a later one that has ended too, a call may have been joined
+    with the earlier one before the later one was seen; its conversation then knows nothing of the later one.
+    """
+    rooms = [room for _, room in evidence._rooms(name) if room.first_ms <= at_ms]
+    latest = max((room.first_ms for room in rooms), default=at_ms)
+    return sum(room.end_ms is None or room.end_ms >= at_ms or room.first_ms == latest for room in rooms) <= 1
+
+
 @given(NAMED)
 @example([event(0, TwimlFact(sid("CA1"), "room")), event(120, ConferenceFact(sid("CF1"), "room", "start", None, None))])
 def test_what_is_bound_by_a_name_is_in_one_conversation(events):
     """The window sees all conferences of an account, attribution those of one conversation: they mean the same one."""
     window, everything = fold(events), whole(events)
     for call, name, at_ms in everything.claims():
+        if not everything.entered(call) and not apart(everything, name, at_ms):
+            continue
         meant = everything.bound_conference(call, name, at_ms)
         evidence = Evidence(conversation_of(window, call))
 
@@ -387,6 +400,18 @@ def test_a_call_that_nobody_saw_in_a_conference_was_in_none():
 def test_of_two_stays_at_one_time_the_later_begun_counts():
     assert presence(("CF1", 0, None), ("CF2", 10, 20)).conference_of(sid("CA1"), NOW_MS + 15_000) == sid("CF2")
     assert presence(("CF1", 0, None), ("CF2", 10, 20)).conference_of(sid("CA1"), NOW_MS + 25_000) == sid("CF1")
+
+
+def test_an_end_that_is_stamped_before_a_call_was_seen_does_not_end_its_stay():
+    call, held = sid("CA1"), sid("CF1")
+    events = [
+        event(30, ConferenceFact(held, None, "end", None, None)),
+        event(40, ParticipantFact(held, call, "inside", None, None)),
+        event(50, ParticipantFact(sid("CF2"), call, "join", None, None)),
+    ]
+    evidence = Evidence(conversation_of(fold(events), call))
+
+    assert evidence.conference_of(call, NOW_MS + 45_000) == held
 
 
 def test_a_leave_told_twice_is_one_leave():
