@@ -1,0 +1,362 @@
+"""The fold of one partition, rule by rule; what holds over whole histories is in test_checkpoint_properties.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+
+from monitor.core.attribution import AccountSettings
+from monitor.core.judging import Tuning
+from monitor.core.pipeline import Checkpoint, Pipeline, Publish, SetAside, SettingSeen, Told
+from monitor.core.policy import PolicyDocument, RuleDocument, compile_policy
+from monitor.core.verdict import Ledger, Verdict, encode_verdict
+from monitor.core.window import Cut
+from tests.history import FAR_AHEAD_MS, GRACE_MS, LOG_BASE_MS, SIDS, WINDOW_MS, message
+
+TUNING = Tuning(window_ms=WINDOW_MS, grace_ms=GRACE_MS, age_max_ms=1000, entries_max=50, recordings_too_old_ms=None)
+API_ALONE = PolicyDocument(
+    name="api alone",
+    mode="enforce",
+    rules=(RuleDocument(name="by-api", outcome="allowed", when={"cause": ("api_call_recording",)}),),
+)
+START = Checkpoint(offset=0, generation=1, replay_from=0, log_time_ms=None)
+
+
+class Fold:
+    """A pipeline that is fed short forms at stamps in units; ``told`` is what the last message told."""
+
+    def __init__(
+        self,
+        *,
+        policy: PolicyDocument = API_ALONE,
+        tuning: Tuning = TUNING,
+        checkpoint: Checkpoint = START,
+        ledger: Ledger | None = None,
+        skip: frozenset[int] = frozenset(),
+        opened: bool = True,
+    ) -> None:
+        compiled = compile_policy(policy, policy.name.encode())
+        settings = AccountSettings()
+        self.pipeline = Pipeline(tuning, compiled, settings, partition=3, checkpoint=checkpoint, skip=skip)
+        self.offset = checkpoint.replay_from
+        self.ledger = Ledger() if ledger is None else ledger
+        if opened:
+            self.pipeline.open(self.ledger)
+
+    def feed(self, stamp: int, entries: str = "tick()") -> Sequence[Told]:
+        told = self.pipeline.feed(self.offset, LOG_BASE_MS + stamp, message(entries))
+        self.offset += 1
+        return told
+
+    def verdicts(self, stamp: int, entries: str = "tick()") -> list[Verdict]:
+        return [t.verdict for t in self.feed(stamp, entries) if isinstance(t, Publish) and t.verdict is not None]
+
+    @property
+    def log_time(self) -> int:
+        assert self.pipeline.log_time_ms is not None
+        return self.pipeline.log_time_ms - LOG_BASE_MS
+
+
+def outcomes(verdicts: Sequence[Verdict]) -> list[tuple[str, bool]]:
+    return [(verdict.outcome, verdict.final) for verdict in verdicts]
+
+
+# --------------------------------------------------------------------------- log time and deadlines
+
+
+def test_log_time_never_goes_back():
+    fold = Fold()
+    fold.feed(5)
+    fold.feed(2)
+    assert fold.log_time == 5
+
+
+def test_one_stamp_far_ahead_does_not_move_log_time_and_is_counted():
+    fold = Fold()
+    fold.feed(5)
+    fold.feed(5 + FAR_AHEAD_MS)
+    assert fold.log_time == 5
+    assert fold.pipeline.take_counts().clamped == 1
+
+
+def test_a_stamp_far_ahead_counts_when_the_message_before_it_was_stamped_so_too():
+    fold = Fold()
+    fold.feed(5)
+    fold.feed(5 + FAR_AHEAD_MS)
+    fold.feed(6 + FAR_AHEAD_MS)
+    assert fold.log_time == 6 + FAR_AHEAD_MS
+
+
+def test_a_rebuild_that_knows_the_stamp_before_it_dates_its_first_message_as_the_first_time():
+    began = Checkpoint(offset=2, generation=1, replay_from=2, log_time_ms=LOG_BASE_MS + 5)
+    fold = Fold(checkpoint=began)
+    fold.pipeline.prime(LOG_BASE_MS + 5 + FAR_AHEAD_MS)
+    fold.feed(6 + FAR_AHEAD_MS)
+    assert fold.log_time == 6 + FAR_AHEAD_MS
+
+
+def test_a_conversation_closes_before_the_message_at_its_deadline_is_folded():
+    fold = Fold()
+    fold.feed(0, "rec(r,a)")
+    closing, opening = fold.verdicts(WINDOW_MS, "rec(s,a)")
+    assert (closing.recording_sid, closing.final) == (SIDS["r"], True)
+    assert (opening.recording_sid, opening.final) == (SIDS["s"], False)
+
+
+def test_a_grace_ends_with_the_first_message_at_its_deadline():
+    fold = Fold()
+    assert fold.verdicts(0, "rec(r,c)") == []
+    assert fold.verdicts(GRACE_MS - 1) == []
+    assert outcomes(fold.verdicts(GRACE_MS)) == [("disallowed", False)]
+
+
+def test_what_is_told_is_told_in_order_of_first_appearance():
+    fold = Fold()
+    fold.feed(0, "rec(t,c)")
+    fold.feed(0, "rec(s,d) rec(r,d)")
+    keys = [verdict.recording_sid for verdict in fold.verdicts(GRACE_MS)]
+    assert keys == [SIDS["t"], SIDS["s"], SIDS["r"]]
+
+
+# --------------------------------------------------------------------------- what is told, and what is not
+
+
+def test_a_message_tells_where_and_when_it_was_decided():
+    fold = Fold()
+    fold.feed(0)
+    [verdict] = fold.verdicts(4, "rec(r,a)")
+    assert (verdict.at, verdict.rests_from) == ((1, 1), 1)
+    assert verdict.evidence[0].position == "3:1"
+
+
+def test_what_says_the_same_is_told_once():
+    fold = Fold()
+    assert outcomes(fold.verdicts(0, "rec(r,a)")) == [("allowed", False)]
+    assert fold.verdicts(1, "rec(r,a)") == []
+    assert fold.verdicts(2, "rec(r,a)#1") == []
+
+
+def test_a_late_event_changes_status_and_end_of_a_final_verdict_and_nothing_else():
+    fold = Fold()
+    fold.feed(0, "rec(r,a)")
+    [final] = fold.verdicts(WINDOW_MS)
+    assert fold.feed(WINDOW_MS + 5, "done(r,c)") == []  # Of a conference: open until the grace ends.
+    told = fold.feed(WINDOW_MS + 5 + GRACE_MS)
+    [late] = [each for each in told if isinstance(each, Publish)]
+    assert late.late
+    assert late.verdict is not None
+    changed = {f for f in Verdict.__struct_fields__ if getattr(late.verdict, f) != getattr(final, f)}
+    assert changed == {"recording_status", "ended_at", "revision", "at", "decided_at", "history"}
+    assert fold.pipeline.take_counts().late == 1
+
+
+def test_a_suspicion_is_withdrawn_by_a_recording_of_its_conference():
+    fold = Fold()
+    [suspicion] = fold.verdicts(0, "insight(c)")
+    assert (suspicion.kind, suspicion.outcome) == ("suspicion", "undetermined")
+    [withdrawn] = fold.feed(1, "rec(r,c)")
+    assert isinstance(withdrawn, Publish)
+    assert (withdrawn.key, withdrawn.verdict) == (SIDS["c"], None)
+
+
+def test_a_final_verdict_gets_its_tombstone_when_it_has_been_kept_long_enough():
+    fold = Fold(ledger=Ledger(allowed_kept_ms=20))
+    fold.feed(0, "rec(r,a)")
+    fold.feed(WINDOW_MS)
+    assert fold.feed(WINDOW_MS + 19) == []
+    [tombstone] = fold.feed(WINDOW_MS + 20)
+    assert isinstance(tombstone, Publish)
+    assert (tombstone.key, tombstone.verdict) == (SIDS["r"], None)
+
+
+def test_a_recording_that_started_too_long_ago_is_late_and_not_judged():
+    fold = Fold(tuning=msgspec.structs.replace(TUNING, recordings_too_old_ms=1))
+    ahead = 1_000_000  # Far behind the occurrences of the short forms lies the log's base.
+    fold.feed(ahead - 1)
+    assert fold.verdicts(ahead, "rec(r,a)") == []
+    counts = fold.pipeline.take_counts()
+    assert (counts.late, counts.too_old) == (1, 1)
+
+
+def test_a_new_policy_is_applied_with_the_next_message():
+    fold = Fold()
+    fold.feed(0, "rec(r,a)")
+    nothing_allowed = PolicyDocument(name="nothing", mode="enforce")
+    fold.pipeline.change_policy(compile_policy(nothing_allowed, b"nothing"))
+    [verdict] = fold.verdicts(1)
+    assert (verdict.outcome, verdict.policy[:7], verdict.backlog) == ("disallowed", "sha256:", False)
+
+
+def test_a_recording_that_has_ended_is_backlog_when_a_new_policy_judges_it():
+    fold = Fold()
+    fold.feed(0, "done(r,a)")
+    fold.pipeline.change_policy(compile_policy(PolicyDocument(name="nothing", mode="enforce"), b"nothing"))
+    [verdict] = fold.verdicts(1)
+    assert verdict.backlog
+
+
+def test_the_end_of_a_file_closes_whatever_is_open():
+    fold = Fold()
+    fold.feed(0, "rec(r,c)")
+    fold.feed(2, "call(a)")
+    told = fold.pipeline.finish()
+    assert [(t.verdict.outcome, t.verdict.final) for t in told if isinstance(t, Publish) and t.verdict] == [
+        ("disallowed", True)
+    ]
+    assert fold.log_time == 2 + WINDOW_MS
+
+
+# --------------------------------------------------------------------------- the gate
+
+
+def rebuilt(fold: Fold, ledger: Ledger, *, messages: Sequence[tuple[int, str]], checkpoint: Checkpoint) -> Fold:
+    """A second process over the same messages: fed up to the commit, then opened."""
+    other = Fold(checkpoint=checkpoint, ledger=ledger, opened=False)
+    for stamp, entries in messages[checkpoint.replay_from : checkpoint.offset]:
+        assert list(other.feed(stamp, entries)) == []
+    other.pipeline.open(ledger)
+    return other
+
+
+def test_below_the_commit_nothing_is_told():
+    fold = Fold(checkpoint=msgspec.structs.replace(START, offset=2))
+    assert list(fold.feed(0, "junk() rec(r,a)")) == []
+    assert list(fold.feed(0, "flow()")) == []
+    assert fold.verdicts(1) != []
+
+
+def test_between_commit_and_gate_only_what_is_no_verdict_is_told():
+    first = Fold()
+    messages = [(0, "rec(r,a)"), (1, "junk()"), (1, "flow()"), (2, "rec(s,a)"), (3, "tick()")]
+    for stamp, entries in messages[:4]:
+        first.feed(stamp, entries)
+    second = rebuilt(first, first.ledger, messages=messages, checkpoint=START)
+    assert second.pipeline.gate == 4
+    told = [second.feed(stamp, entries) for stamp, entries in messages]
+    assert [len(each) for each in told] == [0, 1, 1, 0, 0]
+    assert isinstance(told[1][0], SetAside)
+    assert isinstance(told[2][0], SettingSeen)
+
+
+def test_the_checkpoint_stays_at_the_commit_until_the_gate_is_reached():
+    first = Fold()
+    messages = [(0, "rec(r,a)"), (1, "tick()"), (2, "rec(s,a)"), (3, "tick()")]
+    for stamp, entries in messages[:3]:
+        first.feed(stamp, entries)
+    second = rebuilt(first, first.ledger, messages=messages, checkpoint=START)
+    offsets = []
+    for stamp, entries in messages:
+        second.feed(stamp, entries)
+        offsets.append(second.pipeline.checkpoint().offset)
+    assert offsets == [0, 0, 0, 4]
+
+
+def a_verdict(key: str, *, at: tuple[int, int], outcome: str = "allowed", rests_from: int = 0) -> Verdict:
+    """A verdict as another process has published it."""
+    fold = Fold()
+    [verdict] = fold.verdicts(0, f"rec({key},a)")
+    return msgspec.structs.replace(verdict, at=at, outcome=outcome, rests_from=rests_from)
+
+
+def test_a_final_verdict_behind_a_later_one_is_told_once_its_position_is_reached():
+    fold = Fold()
+    fold.feed(0, "rec(r,a)")
+    before = fold.pipeline.checkpoint()
+    fold.ledger.read(SIDS["r"], encode_verdict(a_verdict("r", at=(1, 3), outcome="undetermined")), 0)
+    assert fold.verdicts(WINDOW_MS) == []  # Offset 1.
+    assert fold.pipeline.checkpoint() == msgspec.structs.replace(before, offset=1)
+    assert fold.verdicts(WINDOW_MS) == []
+    assert outcomes(fold.verdicts(WINDOW_MS)) == [("allowed", True)]
+    assert fold.pipeline.checkpoint().offset == 4
+
+
+def test_what_somebody_else_writes_is_compared_with_the_next_message():
+    fold = Fold()
+    fold.feed(0, "rec(r,a)")
+    fold.feed(1)
+    fold.ledger.read(SIDS["r"], encode_verdict(a_verdict("r", at=(1, 1), outcome="disallowed")), 0)
+    assert outcomes(fold.verdicts(2)) == [("allowed", False)]
+
+
+@pytest.mark.parametrize(("outcome", "ends_as"), [("disallowed", "disallowed"), ("allowed", "undetermined")])
+def test_a_verdict_whose_conversation_was_lost_is_ended_and_only_a_disallowed_one_keeps_its_outcome(outcome, ends_as):
+    ledger = Ledger()
+    ledger.read(SIDS["r"], encode_verdict(a_verdict("r", at=(1, 4), outcome=outcome)), 0)
+    cut = Cut(4, LOG_BASE_MS + WINDOW_MS)
+    lost = Checkpoint(offset=5, generation=1, replay_from=5, log_time_ms=LOG_BASE_MS, cut=cut, lost=True)
+    fold = Fold(checkpoint=lost, ledger=ledger)
+    [verdict] = fold.verdicts(0)
+    assert (verdict.outcome, verdict.final) == (ends_as, True)
+
+
+def test_less_evidence_never_turns_disallowed_into_allowed():
+    ledger = Ledger()
+    ledger.read(SIDS["r"], encode_verdict(a_verdict("r", at=(1, 4), outcome="disallowed", rests_from=2)), 0)
+    fold = Fold(checkpoint=Checkpoint(offset=5, generation=1, replay_from=5, log_time_ms=LOG_BASE_MS), ledger=ledger)
+    fold.feed(0, "rec(r,a)")
+    assert outcomes(fold.verdicts(WINDOW_MS)) == [("disallowed", True)]
+
+
+def test_as_much_evidence_turns_disallowed_into_allowed():
+    ledger = Ledger()
+    ledger.read(SIDS["r"], encode_verdict(a_verdict("r", at=(1, 4), outcome="disallowed", rests_from=6)), 0)
+    fold = Fold(checkpoint=Checkpoint(offset=5, generation=1, replay_from=5, log_time_ms=LOG_BASE_MS), ledger=ledger)
+    assert outcomes(fold.verdicts(0, "rec(r,a)")) == [("allowed", False)]
+
+
+# --------------------------------------------------------------------------- bounds, and messages left out
+
+
+def test_a_conversation_that_has_become_too_old_closes_all_of_the_partition_as_lacking_evidence():
+    fold = Fold(tuning=msgspec.structs.replace(TUNING, age_max_ms=8))
+    fold.feed(0, "rec(r,a)")
+    fold.feed(5, "B:rec(s,c)")
+    told = fold.verdicts(9, "call(a)")
+    assert outcomes(told) == [("undetermined", True), ("undetermined", True)]
+    assert fold.pipeline.checkpoint().cut == Cut(2, LOG_BASE_MS + 9 + WINDOW_MS)
+    assert fold.pipeline.take_counts().closed_by_cut == 2
+
+
+def test_after_a_cut_nothing_is_allowed_by_elimination_until_a_window_has_passed():
+    fold = Fold(tuning=msgspec.structs.replace(TUNING, age_max_ms=8))
+    fold.feed(0, "call(a)")
+    fold.feed(5, "call(a)#1")
+    fold.feed(9, "call(a)#2")
+    fold.feed(10, "rec(r,a)")
+    fold.feed(9 + WINDOW_MS, "rec(s,b)")
+    final = {verdict.recording_sid: verdict.outcome for verdict in fold.verdicts(30) if verdict.final}
+    assert final == {SIDS["r"]: "undetermined", SIDS["s"]: "allowed"}
+
+
+def test_a_message_of_the_skip_set_leaves_nothing():
+    fold = Fold(skip=frozenset({0}))
+    assert fold.feed(0, "rec(r,a)") == ()
+    assert fold.pipeline.window.accounts == {}
+
+
+def test_every_entry_is_counted_as_one_thing():
+    fold = Fold()
+    fold.feed(0, "rec(r,a) rec(r,a) amd() junk() tick()")
+    fold.feed(WINDOW_MS, "done(r,a)")
+    counts = fold.pipeline.take_counts()
+    told_apart = (counts.events_total, counts.ignored, counts.malformed, counts.duplicate, counts.late)
+    assert told_apart == (2, 1, 1, 1, 1)
+    assert counts.entries == sum(told_apart)
+    assert fold.pipeline.take_counts().entries == 0
+
+
+def test_a_malformed_entry_is_set_aside_with_its_place_inside_the_message():
+    fold = Fold()
+    [aside] = fold.feed(0, "tick() junk()")
+    assert isinstance(aside, SetAside)
+    assert (aside.index, aside.data, aside.reason) == (1, b"17", "not-an-object")
+
+
+def test_a_setting_is_copied_again_when_it_comes_again_for_its_copy_may_have_been_lost():
+    fold = Fold()
+    for _ in range(2):
+        [copied] = fold.feed(0, "flow()")
+        assert isinstance(copied, SettingSeen)
+    assert fold.pipeline.take_counts().duplicate == 1
