@@ -141,7 +141,7 @@ def judge(
     """
     holds = holding(messages)
     findings = verify_verdicts(messages)
-    tally = Tally(verdicts=len(holds), faults=list(findings.faults))
+    tally = Tally(verdicts=len(holds), faults=[fault for fault in findings.faults if not _by_loss(fault, weakened)])
     strict = [line for line in truth if not _weak(line, weakened)]
     weak = [line for line in truth if _weak(line, weakened)]
     aside = {key for line in weak for key in _keys(line)}
@@ -161,6 +161,11 @@ def judge(
     tally.harm = len(marks)
     tally.live_s = [live_again(messages, commits, mark) for mark in marks]
     return tally
+
+
+def _by_loss(fault: str, weakened: frozenset[str]) -> bool:
+    """Whether it is no fault in a history that took the evidence away: its first sight may have been in it."""
+    return fault.endswith("first seen later than before") and fault.split(":", 2)[1].split()[-1] in weakened
 
 
 def _weak(line: Line, weakened: frozenset[str]) -> bool:
