@@ -165,7 +165,7 @@ def judge(
 
 def _by_loss(fault: str, weakened: frozenset[str]) -> bool:
     """Whether it is no fault in a history that took the evidence away: its first sight may have been in it."""
-    return fault.endswith("first seen later than before") and fault.split(":", 2)[1].split()[-1] in weakened
+    return fault.endswith("first seen later than before") and fault.partition(": ")[0].split()[-1] in weakened
 
 
 def _weak(line: Line, weakened: frozenset[str]) -> bool:
