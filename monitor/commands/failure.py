@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import traceback
 from typing import Final
 
@@ -13,6 +14,8 @@ from monitor.log import redact
 EXIT_WRONG: Final = 2
 EXIT_OUT_OF_REACH: Final = 3
 EXIT_BUG: Final = 70  # EX_SOFTWARE; 1 would say "no" to a question that was never answered.
+
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 PROGRAM: Final = "recording-monitor"
 
@@ -31,6 +34,10 @@ def tell(error: Exception) -> int:
         # A file that was named and is not there is wrong usage; a full disk or a failing one is out of reach.
         wrong = isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError)
         return EXIT_WRONG if wrong else EXIT_OUT_OF_REACH
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        # Standard output has no name.
+        typer.echo(f"{PROGRAM}: the output could not be written: {error.strerror}", err=True)
+        return EXIT_OUT_OF_REACH
     trace = "".join(traceback.format_exception(error))
     typer.echo(f"{redact(trace)}\n{PROGRAM}: this is a bug; please report it with the lines above.", err=True)
     return EXIT_BUG
