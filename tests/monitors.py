@@ -39,7 +39,7 @@ WAIT_S = 60.0
 
 # The kernel kills a monitor whose tests were killed (prctl's PR_SET_PDEATHSIG, SIGKILL).
 _ENDS_WITH_US = "import ctypes; ctypes.CDLL(None).prctl(1, 9)\n" if sys.platform == "linux" else ""
-_PROGRAM = _ENDS_WITH_US + "from monitor.cli import main; main()"
+PROGRAM = _ENDS_WITH_US + "from monitor.cli import main; main()"
 _QUICK = _ENDS_WITH_US + "import sys; from tests.monitors import quick; quick(*sys.argv[1:])"
 
 Series = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
@@ -54,7 +54,7 @@ def environment(**more: str) -> dict[str, str]:
 def program(*arguments: str, cwd: Path, **more: Any) -> subprocess.CompletedProcess[bytes]:
     """Run one command of the program to its end."""
     return subprocess.run(
-        [sys.executable, "-c", _PROGRAM, *arguments],
+        [sys.executable, "-c", PROGRAM, *arguments],
         cwd=cwd,
         env=environment(),
         capture_output=True,
@@ -261,7 +261,7 @@ class Site:
     def start(self, *arguments: str, client: Mapping[str, str | None] | None = None, **settings: Any) -> Monitor:
         """Start ``recording-monitor run``."""
         config = self.config(client, **settings)
-        command = [sys.executable, "-c", _PROGRAM, "run", "--config", str(config), *arguments]
+        command = [sys.executable, "-c", PROGRAM, "run", "--config", str(config), *arguments]
         return Monitor(command, config.with_suffix(".log"))
 
     def start_quick(self, *, window: timedelta, tick_every: timedelta, **settings: Any) -> Monitor:

@@ -17,8 +17,7 @@ from monitor.core.policy import BUILT_IN_POLICY
 from monitor.inputs.kafka import render_tick
 from tests.broker import RealBroker, free_ports
 from tests.fault_proxy import FaultProxy
-from tests.monitors import _PROGRAM as PROGRAM
-from tests.monitors import Monitor
+from tests.monitors import PROGRAM, Monitor
 from tests.torture.brokers import Cluster, ProxiedBroker
 from tests.torture.fuzz import Mutator, through_core
 from tests.torture.judge import COMMITS_TOPIC, Tally
