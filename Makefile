@@ -14,6 +14,8 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 # Test processes. Four at most: each may run a broker of its own (256 MB of heap). JOBS=0 runs them in this process.
 JOBS ?= auto
 PYTEST_ARGS ?=
+# Options of bench, bench-peers, scaling and soak: `make bench BENCH_ARGS=--quick`.
+BENCH_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -28,7 +30,7 @@ UV_FOR_LOCK := uv>=0.5,<1
 
 .PHONY: help
 help: ## Say what there is to do (this text).
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: setup
 setup: $(STAMP) ## Build .venv with recording-monitor in it; at once when it is up to date.
@@ -74,8 +76,20 @@ check: setup ## Check format, lint and types, as CI does beside the tests.
 	@$(BIN)/mypy
 
 .PHONY: bench
-bench: setup ## Measure what an event costs, against the targets.
-	@$(BIN)/python -m tests.bench
+bench: setup ## Measure what an event costs, against the targets. BENCH_ARGS=--quick takes minutes.
+	@$(BIN)/python -m tests.bench $(BENCH_ARGS)
+
+.PHONY: bench-peers
+bench-peers: setup ## The same simple job in other stream processors, and on our own client code.
+	@$(BIN)/python -m tests.bench_peers $(BENCH_ARGS)
+
+.PHONY: scaling
+scaling: setup ## One, two and four members over 16 partitions.
+	@$(BIN)/python -m tests.scaling $(BENCH_ARGS)
+
+.PHONY: soak
+soak: setup ## Half an hour at 2,000 events/s with random restarts, and what grows meanwhile.
+	@$(BIN)/python -m tests.soak $(BENCH_ARGS)
 
 .PHONY: torture
 torture: setup ## The long run: many more generated histories, kills and rebalances than `test`.

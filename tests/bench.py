@@ -668,7 +668,9 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="small sizes, some minutes: no figure to quote")
     parser.add_argument("--only", action="append", choices=PARTS, help="measure this part; may be repeated")
     parser.add_argument("--open", type=int, help="conversations open in the throughput rows")
-    parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the figures go (bench.json)")
+    parser.add_argument(
+        "--json", type=Path, default=Path("build/bench.json"), help="where the figures go (build/bench.json)"
+    )
     parser.add_argument("--part", choices=IN_PROCESS, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.part:
@@ -708,6 +710,7 @@ def main() -> int:
     if asked.quick:
         where["sizes"] = "QUICK: too small for figures to quote"
     report = {"environment": where, "sizes": msgspec.to_builtins(sizes), "rows": msgspec.to_builtins(table.rows)}
+    asked.json.parent.mkdir(parents=True, exist_ok=True)
     asked.json.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
     print("\n".join(f"{key}: {value}" for key, value in where.items()), end="\n\n")
     print(table.render())

@@ -135,24 +135,27 @@ def measure(
 
 
 def _read_verdicts(
-    bootstrap: str, topic: str, number: int, process: subprocess.Popen[bytes], for_s: float = 600.0
+    bootstrap: str, topic: str, number: int, process: subprocess.Popen[bytes], silent_s: float = 60.0
 ) -> tuple[list[tuple[int, Verdict]], float]:
     """Read so many verdicts: when the broker took each (ms), and what it says; and what the process had used then."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "bench-peers", "enable.auto.commit": False})
     consumer.assign([TopicPartition(topic, 0, 0)])
     decode = msgspec.json.Decoder(Verdict).decode
     read: list[tuple[int, Verdict]] = []
-    until = time.monotonic() + for_s
+    until = time.monotonic() + silent_s
     try:
         while len(read) < number:
+            before = len(read)
             for message in consumer.consume(1000, 0.5):
                 value = message.value()
                 if message.error() is None and value is not None:
                     read.append((message.timestamp()[1], decode(value)))
             if process.poll() is not None:
                 raise BenchError(f"ended with exit code {process.returncode}")
-            if time.monotonic() > until:
-                raise BenchError(f"only {len(read)} of {number} verdicts in {for_s:g} s")
+            if len(read) > before:
+                until = time.monotonic() + silent_s
+            elif time.monotonic() > until:
+                raise BenchError(f"{len(read)} of {number} verdicts, and no other for {silent_s:g} s")
         return read[:number], cpu_s(process.pid)
     finally:
         consumer.close()
@@ -164,7 +167,7 @@ def main() -> int:
     parser.add_argument("--messages", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", action="append", choices=JOBS)
-    parser.add_argument("--json", type=Path, default=Path("bench-peers.json"))
+    parser.add_argument("--json", type=Path, default=Path("build/bench-peers.json"))
     asked = parser.parse_args()
     jobs = [job for job in JOBS if not asked.only or job in asked.only]
     where, began = environment(), datetime.now(UTC)
@@ -199,6 +202,7 @@ def main() -> int:
     where["command"] = " ".join(["python -m tests.bench_peers", *sys.argv[1:]])
     where["messages"] = f"{filled.messages:,} of {filled.bytes / filled.messages:,.0f} B, {len(expected):,} verdicts"
     report = {"environment": where, "jobs": {job: [r._asdict() for r in told] for job, told in results.items()}}
+    asked.json.parent.mkdir(parents=True, exist_ok=True)
     asked.json.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
     print("\n".join(f"{key}: {value}" for key, value in where.items()), end="\n\n")
     print(render(results))
