@@ -136,7 +136,7 @@ def test_our_own_checkpoint_is_taken_as_it_stands():
     cut = Cut(8, Stamps.at(40))
     found = resumed(own(30, 20, cut=cut), Stamps(5, 50))
     assert found.checkpoint == Checkpoint(
-        offset=30, generation=3, replay_from=20, log_time_ms=Stamps.at(20), cut=cut, lost=False
+        offset=30, generation=3, replay_from=20, log_time_ms=Stamps.at(20), cut=cut, lost=False, end=50
     )
     assert (found.foreign, found.blind, found.fresh, found.raise_generation) == (None, None, False, False)
     assert found.in_generation(17).generation == 3
@@ -288,4 +288,4 @@ def test_every_resumption_lies_in_the_log_and_hides_no_loss(
         assert found.blind.unjudged == log.low - committed.offset
     # What is taken over can be committed again, and is then ours.
     again = Committed(checkpoint.offset, encode_metadata(found.in_generation(0), HERE))
-    assert msgspec.structs.replace(found.in_generation(0), lost=False) == decode_checkpoint(again, HERE)
+    assert msgspec.structs.replace(found.in_generation(0), lost=False, end=0) == decode_checkpoint(again, HERE)

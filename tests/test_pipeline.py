@@ -291,6 +291,19 @@ def test_a_verdict_whose_conversation_was_lost_is_ended_and_only_a_disallowed_on
     assert (verdict.outcome, verdict.final) == (ends_as, True)
 
 
+def test_a_verdict_without_a_conversation_is_not_ended_before_the_log_has_been_caught_up_with():
+    before = Fold()
+    [published] = before.verdicts(0, "rec(r,a)")
+    ledger = Ledger()
+    ledger.read(published.key, encode_verdict(published), 0)
+    stepped_back = Checkpoint(offset=0, generation=2, replay_from=0, log_time_ms=None, lost=True, end=2)
+    fold = Fold(checkpoint=stepped_back, ledger=ledger)
+
+    assert fold.verdicts(0) == []
+    [found_again] = fold.verdicts(0, "rec(r,a)")
+    assert (found_again.key, found_again.final) == (published.key, False)
+
+
 def test_less_evidence_never_turns_disallowed_into_allowed():
     ledger = Ledger()
     ledger.read(SIDS["r"], encode_verdict(a_verdict("r", at=(1, 4), outcome="disallowed", rests_from=2)), 0)

@@ -39,6 +39,8 @@ class Parameters(msgspec.Struct, gc=False, rename="pascal"):
     to: Text = None
     twiml: Text = None
     conference_record: Text = None
+    hold: Text = None
+    muted: Text = None
     status: Text = None
 
 

@@ -33,7 +33,7 @@ from monitor.core.judging import Draft, Judge, Moment, Tuning, Watch
 from monitor.core.policy import Policy
 from monitor.core.readers import OWN
 from monitor.core.verdict import Ledger, Verdict, orphaned, render_instant, revise
-from monitor.core.window import Conversation, Cut, Window
+from monitor.core.window import KIND, Conversation, Cut, Window
 
 AHEAD_MAX_MS: Final = 3_600_000
 
@@ -41,7 +41,8 @@ AHEAD_MAX_MS: Final = 3_600_000
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Where a partition goes on (``offset``, C) and from where it is rebuilt (``replay_from``, R, at log time w).
 
-    ``lost`` says that messages below ``replay_from`` which the state rested on are gone.
+    ``lost`` says that messages below ``replay_from`` which the state rested on are gone. ``end`` is the end of the log
+    when it was taken over: what has no conversation before that may yet find one.
     """
 
     offset: int
@@ -50,6 +51,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     log_time_ms: int | None
     cut: Cut | None = None
     lost: bool = False
+    end: int = 0
 
 
 class Publish(msgspec.Struct, frozen=True, gc=False):
@@ -87,6 +89,7 @@ class SettingSeen(msgspec.Struct, frozen=True, gc=False):
 Told = Publish | SetAside | SettingSeen
 _SILENCE: Final[tuple[Told, ...]] = ()
 _APPEARANCE: Final = attrgetter("appearance")
+_RECORDING: Final = KIND[RecordingFact]
 # Conversations to judge by identity, and when what is said of each could first be said.
 _Dirty = dict[int, tuple[Conversation, int]]
 
@@ -174,6 +177,7 @@ class Pipeline:
         self._all_dirty = False
         self._by_policy = False
         self._dirty_accounts: set[str] = set()
+        self._end = checkpoint.end
         self._unsettled: list[str] = []  # Published, not final, and perhaps nobody's: see _end_orphans.
         # What is held back is lost with this process: until it is told, the checkpoint stays where it was.
         self._safe: Checkpoint | None = checkpoint
@@ -269,7 +273,11 @@ class Pipeline:
         aged = False
         for index, entry in enumerate(entries):
             if isinstance(entry, Event):
-                aged = self._fold(entry, offset, index, log_time_ms, None if safe else told, {})[1] or aged
+                folded = self.window.fold(entry, offset, index, log_time_ms).conversation
+                if folded is not None:
+                    aged = aged or self._is_aged(folded, log_time_ms)
+                elif entry.setting is not None:
+                    self._observe(entry, None if safe else told)
             elif isinstance(entry, Malformed) and not safe:
                 told.append(SetAside(entry.reason, entry.detail, entry.data, index))
         if aged:
@@ -291,15 +299,15 @@ class Pipeline:
             before = self._checkpoint_at(offset)
             closed = list(window.advance(log_time_ms))
             counts.closed_by_window += len(closed)
-            for conversation, _, due_ms in window.graces_ended(log_time_ms):
-                if conversation.waiting:
-                    dirty.setdefault(id(conversation), (conversation, due_ms))
+            for waited, _, due_ms in window.graces_ended(log_time_ms):
+                if waited.waiting:
+                    dirty.setdefault(id(waited), (waited, due_ms))
             told += self._publish(self._conclude(closed, offset, log_time_ms))
         if window.cut is not None:
             window.drop_cut_when_over(log_time_ms)
         aged = False
+        counts.entries += len(entries)
         for index, entry in enumerate(entries):
-            counts.entries += 1
             if not isinstance(entry, Event):
                 if isinstance(entry, Ignored):
                     counts.ignored += 1
@@ -307,11 +315,22 @@ class Pipeline:
                     counts.malformed += 1
                     told.append(SetAside(entry.reason, entry.detail, entry.data, index))
                 continue
-            duplicate, old = self._fold(entry, offset, index, log_time_ms, told, dirty)
-            aged = aged or old
+            touched = window.fold(entry, offset, index, log_time_ms)
+            conversation = touched.conversation
+            kinds = touched.kinds
+            duplicate = touched.duplicate
+            if conversation is not None:
+                if kinds & conversation.relevant and (conversation.recordings or conversation.suspects):
+                    dirty.setdefault(id(conversation), (conversation, log_time_ms))
+                for renewed in touched.renewed:
+                    if renewed.recordings or renewed.suspects:
+                        dirty.setdefault(id(renewed), (renewed, log_time_ms))
+                aged = aged or self._is_aged(conversation, log_time_ms)
+            elif entry.setting is not None:
+                duplicate = self._observe(entry, told)
             if duplicate:
                 counts.duplicate += 1
-            elif self._is_late(entry, log_time_ms):
+            elif kinds & _RECORDING and self._is_late(entry, log_time_ms):
                 counts.late += 1
             else:
                 self._tally(entry, log_time_ms)
@@ -322,7 +341,7 @@ class Pipeline:
             self._mark_dirty(dirty, log_time_ms)
         if dirty and not aged:
             told += self._publish(self._judge_dirty(dirty, offset, log_time_ms))
-        if self._unsettled:
+        if self._unsettled and self.next_offset >= self._end:
             told += self._end_orphans(offset, log_time_ms)
         if log_time_ms >= self.ledger.next_end_ms:
             told += [Publish(key, None, None, log_time_ms, late=False) for key in self.ledger.ended(log_time_ms)]
@@ -363,23 +382,9 @@ class Pipeline:
                 self.log_time_ms = now_ms = timestamp_ms
         return now_ms
 
-    def _fold(
-        self, event: Event, offset: int, index: int, log_time_ms: int, told: list[Told] | None, dirty: _Dirty
-    ) -> tuple[bool, bool]:
-        """Fold one event, and note whose verdicts it can change.
-
-        Whether it is a duplicate, and whether its conversation is older than may be.
-        """
-        touched = self.window.fold(event, offset, index, log_time_ms)
-        conversation = touched.conversation
-        if conversation is None:
-            return event.setting is not None and self._observe(event, told), False
-        if touched.kinds & conversation.relevant and (conversation.recordings or conversation.suspects):
-            dirty.setdefault(id(conversation), (conversation, log_time_ms))
-        for renewed in touched.renewed:
-            if renewed.recordings or renewed.suspects:
-                dirty.setdefault(id(renewed), (renewed, log_time_ms))
-        return touched.duplicate, log_time_ms - conversation.birth.arrived_ms > self.tuning.age_max_ms
+    def _is_aged(self, conversation: Conversation, log_time_ms: int) -> bool:
+        """Whether a conversation is older than may be."""
+        return log_time_ms - conversation.birth.arrived_ms > self.tuning.age_max_ms
 
     def _tally(self, event: Event, log_time_ms: int) -> None:
         tally = self._tallies.get(event.type)

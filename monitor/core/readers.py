@@ -564,7 +564,7 @@ _USUAL_OF: Final[dict[Reader, tuple[str, ...]]] = {
     _call: ("call_sid", "direction", "timestamp"),
     _twiml: ("call_sid", "direction"),
     _call_request: ("from_", "twiml"),
-    _conference_request: ("from_", "conference_record"),
+    _conference_request: ("from_", "conference_record", "hold", "muted", "status"),
 }
 USUAL: Final[dict[str, Callable[[Parameters], tuple[Text, ...]]]] = {
     name: attrgetter(*_USUAL_OF[read]) for name, read in _BY_NAME.items() if read in _USUAL_OF

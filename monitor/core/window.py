@@ -13,6 +13,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
+from struct import Struct
 from typing import Final
 
 import msgspec
@@ -60,6 +61,7 @@ KIND: Final[dict[type, int]] = {
 }
 EVERY_KIND: Final = (1 << len(KIND)) - 1
 PLACES: Final = KIND[ParticipantFact] | KIND[ConferenceFact]
+PROPERTIES: Final = KIND[CallFact] | KIND[TaskFact]  # Known without a time.
 
 
 class Kept(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -78,6 +80,7 @@ class Kept(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 _encode = msgspec.msgpack.Encoder().encode
+_pack_digest = Struct("q").pack
 _decode_kept = msgspec.msgpack.Decoder(tuple[Kept, ...]).decode
 _decode_properties = msgspec.msgpack.Decoder(tuple[CallFact | TaskFact, ...]).decode
 
@@ -432,12 +435,14 @@ class Window:
         account = self.accounts.get(event.account)
         if account is None:
             account = self.accounts[event.account] = Account()
-        digest = hash(event.id).to_bytes(8, "big", signed=True) if event.id is not None else None
-        conversation = self._find(account, members, digest)
-        if conversation is not None:
-            conversation.last_ms = arrived_ms
-            return Touched(conversation, True, 0, ())
-        self._renewed.clear()
+        digest = _pack_digest(hash(event.id)) if event.id is not None else None
+        if digest is not None:
+            duplicate = self._find(account, members, digest)
+            if duplicate is not None:
+                duplicate.last_ms = arrived_ms
+                return Touched(duplicate, True, 0, ())
+        if self._renewed:
+            self._renewed.clear()
         conversation = self._gather(account, event.account, members, offset, arrived_ms)
         if digest is not None:
             conversation.ids += digest
@@ -451,10 +456,8 @@ class Window:
         return Touched(conversation, False, kinds, ())
 
     @staticmethod
-    def _find(account: Account, members: tuple[str, ...], digest: bytes | None) -> Conversation | None:
+    def _find(account: Account, members: tuple[str, ...], digest: bytes) -> Conversation | None:
         """The conversation of one of ``members`` that has had this event before."""
-        if digest is None:
-            return None
         get = account.index.get
         previous = None
         for member in members:
@@ -462,7 +465,7 @@ class Window:
             if conversation is None or conversation is previous:
                 continue
             previous = conversation
-            if _holds(conversation.ids, digest):
+            if digest in conversation.ids and _holds(conversation.ids, digest):
                 return conversation
         return None
 
@@ -472,11 +475,13 @@ class Window:
         """The one conversation of all ``members``: found, merged or new."""
         index = account.index
         conversation: Conversation | None = None
+        complete = True
         for member in members:
             found = index.get(member)
-            if found is None or found is conversation:
-                continue
-            conversation = found if conversation is None else self._merge(account, conversation, found)
+            if found is None:
+                complete = False
+            elif found is not conversation:
+                conversation = found if conversation is None else self._merge(account, conversation, found)
         if conversation is None:
             truncated = self.cut is not None and arrived_ms < self.cut.until_ms
             oldest = self.oldest_birth()
@@ -487,10 +492,11 @@ class Window:
             self._births.append(conversation.birth)
             self.open_conversations += 1
             self._file_again(conversation, arrived_ms)
-        for member in members:
-            if member not in index:
-                index[member] = conversation
-                conversation.members.append(member)
+        if not complete:
+            for member in members:
+                if member not in index:
+                    index[member] = conversation
+                    conversation.members.append(member)
         return conversation
 
     def _merge(self, account: Account, one: Conversation, other: Conversation) -> Conversation:
@@ -564,7 +570,8 @@ class Window:
         timed: list[AnyFact] = []
         dropped: list[AnyFact] = []
         for fact in event.facts:
-            if isinstance(fact, CallFact | TaskFact):
+            kind = KIND[type(fact)]
+            if kind & PROPERTIES:
                 encoded = _encode(fact)
                 if encoded not in conversation.properties:
                     if conversation.properties_kept >= self.entries_max:
@@ -572,7 +579,7 @@ class Window:
                         continue
                     conversation.properties += encoded
                     conversation.properties_kept += 1
-                    new |= KIND[type(fact)]
+                    new |= kind
                     if (
                         isinstance(fact, TaskFact)
                         and fact.conference is not None
@@ -587,7 +594,6 @@ class Window:
                 dropped.append(fact)
                 continue
             timed.append(fact)
-            kind = KIND[type(fact)]
             if not kind & PLACES or conversation.focus is None or _is_news(account, conversation, fact, occurred_ms):
                 new |= kind
         if not timed and not dropped:
@@ -597,7 +603,7 @@ class Window:
             self._truncate(conversation)
         elif timed:
             self._write(conversation, event, occurred_ms, offset, timed)
-        for fact in (*timed, *dropped):
+        for fact in (*timed, *dropped) if dropped else timed:
             # What is not kept binds all the same: a rebuild that begins later in the log may have room for it.
             self._bind(account, conversation, fact, occurred_ms, seen)
             conversation = account.index[event.members[0]]  # A binding may have poured it into another one.

@@ -225,13 +225,14 @@ def _begin(offset: int, replay_from: int, log: Log, window_ms: int, now_ms: int)
     if replay_from > 0:
         cut = Cut(offset=replay_from - 1, until_ms=_log_time(replay_from, None, log, now_ms) + window_ms)
     return Checkpoint(
-        offset=offset, generation=0, replay_from=replay_from, log_time_ms=None, cut=cut, lost=True
+        offset=offset, generation=0, replay_from=replay_from, log_time_ms=None, cut=cut, lost=True, end=log.high
     )  # The generation is settled by ``Resume.in_generation``.
 
 
 def _own(own: Checkpoint, log: Log, window_ms: int, now_ms: int) -> Resume:
     """A checkpoint of our own, for this log; retention may have passed it."""
     blind = None
+    own = msgspec.structs.replace(own, end=log.high)
     if own.replay_from < log.low:
         blind = _blind(own.replay_from, own.offset, own.log_time_ms, log)
         cut = Cut(offset=log.low - 1, until_ms=_log_time(log.low, own.log_time_ms, log, now_ms) + window_ms)
