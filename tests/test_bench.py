@@ -100,9 +100,9 @@ def test_the_simple_job_looks_up_the_conference_a_call_was_last_seen_in():
     assert told == Verdict("RE1", "CA1", "CF2", "disallowed")
 
 
-def test_the_simple_job_says_nothing_of_what_it_cannot_read():
+def test_the_simple_job_says_nothing_of_events_it_is_not_about():
     assert step(b"[", {}) is None
-    assert step(event("com.twilio.voice.twiml.call.requested", CallSid="CA1"), {}) is None
+    assert step(event("com.twilio.voice.twiml.record.finished", CallSid="CA1", RecordingSid="RE1"), {}) is None
 
 
 def test_a_message_of_the_simple_job_is_keyed_by_what_its_state_is_keyed_by():
