@@ -80,6 +80,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="where evidence goes; without it a temporary directory"
     )
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="play so many histories at a time")
     return parser.parse_args(arguments)
 
 
