@@ -438,10 +438,8 @@ class Pipeline:
     # ----------------------------------------------------------------- judging
 
     def _mark_dirty(self, dirty: _Dirty, log_time_ms: int) -> None:
-        for conversation in self.window.conversations():
-            if (self._all_dirty or conversation.account in self._dirty_accounts) and (
-                conversation.recordings or conversation.suspects
-            ):
+        for conversation in self.window.conversations(None if self._all_dirty else self._dirty_accounts):
+            if conversation.recordings or conversation.suspects:
                 dirty.setdefault(id(conversation), (conversation, log_time_ms))
         self._all_dirty = False
         self._dirty_accounts.clear()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 from struct import Struct
 from typing import Final
@@ -377,8 +377,7 @@ class Window:
 
     def close_all(self) -> list[Conversation]:
         """Close every open conversation of the partition (a cut), in order of birth."""
-        found = {id(c): c for account in self.accounts.values() for c in account.index.values()}
-        conversations = sorted(found.values(), key=lambda c: (c.birth.offset, c.members[0]))
+        conversations = self.conversations()
         for conversation in conversations:
             self._close(conversation)
         self._due.clear()
@@ -386,9 +385,12 @@ class Window:
         self._bucket_order.clear()
         return conversations
 
-    def conversations(self) -> list[Conversation]:
-        """All that is open, in order of birth."""
-        found = {id(c): c for account in self.accounts.values() for c in account.index.values()}
+    def conversations(self, accounts: Iterable[str] | None = None) -> list[Conversation]:
+        """What is open of these accounts, or of all, in order of birth."""
+        wanted = (
+            self.accounts.values() if accounts is None else [self.accounts[a] for a in accounts if a in self.accounts]
+        )
+        found = {id(c): c for account in wanted for c in account.index.values()}
         return sorted(found.values(), key=lambda c: (c.birth.offset, c.members[0]))
 
     # ----------------------------------------------------------------- where a rebuild has to begin
