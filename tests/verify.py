@@ -216,6 +216,11 @@ def _faults_of(message: Message, verdict: Verdict) -> Iterable[str]:
 
 def _faults_of_positions(message: Message, verdict: Verdict) -> Iterable[str]:
     generation, offset = verdict["at"]
+    if generation > 1:
+        # The log may have begun anew since: offsets of what was said before then can't be compared with this one's, and
+        # -1 says that it rests on such.
+        offset = max(offset, verdict["rests_from"], *(_number_of(shown) for shown in verdict["evidence"]))
+        verdict = {**verdict, "rests_from": max(0, verdict["rests_from"])}
     if generation < 0 or not 0 <= verdict["rests_from"] <= offset:
         yield f"decided at {offset}, rests from {verdict['rests_from']}"
     if not verdict["evidence"]:
@@ -225,6 +230,11 @@ def _faults_of_positions(message: Message, verdict: Verdict) -> Iterable[str]:
         # Evidence shown may come from account settings, which stand nowhere in the partition.
         if number and (int(partition) != message.partition or not verdict["rests_from"] <= int(number) <= offset):
             yield f"evidence at {shown['position']}, decided at {offset}, rests from {verdict['rests_from']}"
+
+
+def _number_of(shown: Mapping[str, Any]) -> int:
+    number = shown["position"].partition(":")[2]
+    return int(number) if number else -1
 
 
 def _faults_of_history(verdict: Verdict) -> Iterable[str]:
