@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from monitor.core.attribution import AccountSettings
+from monitor.core.account_settings import AccountSettings
 from monitor.core.pipeline import Checkpoint, Counts, Pipeline, Publish, SetAside, Tuning
 from monitor.core.policy import built_in_policy
 from monitor.core.verdict import Ledger, decode_verdict, encode_verdict

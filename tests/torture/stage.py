@@ -23,7 +23,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
 from monitor.commands.common import read_policy, read_settings, tuning_of
-from monitor.core.attribution import AccountSettings
+from monitor.core.account_settings import AccountSettings
 from monitor.core.pipeline import Checkpoint, Pipeline, Publish
 from monitor.core.verdict import Ledger, encode_verdict
 from monitor.inputs.kafka import render_tick
