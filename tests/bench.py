@@ -32,7 +32,7 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 
 from monitor.commands.run import _Collector
-from monitor.core.attribution import AccountSettings
+from monitor.core.account_settings import AccountSettings
 from monitor.core.decode import decode
 from monitor.core.envelope import decode_envelope
 from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning

@@ -20,7 +20,8 @@ from xml.sax.saxutils import escape, quoteattr
 
 import yaml
 
-from monitor.core.attribution import AccountSettings, Starter
+from monitor.core.account_settings import AccountSettings
+from monitor.core.attribution import Starter
 from monitor.core.pipeline import Checkpoint, Counts, Pipeline, Publish, SetAside, SettingSeen, Told, Tuning
 from monitor.core.policy import Policy, compile_policy
 from monitor.core.verdict import Ledger, Verdict, read_instant

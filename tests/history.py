@@ -30,9 +30,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from monitor.core.attribution import AccountSettings, Attribution, Background, Evidence, attribute
+from monitor.core.account_settings import AccountSettings
+from monitor.core.attribution import Attribution, Background, attribute
 from monitor.core.decode import decode
 from monitor.core.events import Event, FlexSetting, FlowSetting
+from monitor.core.evidence import Evidence
 from monitor.core.pipeline import Checkpoint, Pipeline, Publish, SetAside, SettingSeen, Told, Tuning
 from monitor.core.policy import Policy, PolicyDocument, RuleDocument, Subject, Values, compile_policy
 from monitor.core.verdict import Ledger, Verdict, decode_verdict, encode_verdict, render_instant
@@ -277,7 +279,8 @@ class Crash(NamedTuple):
     ``back`` positions before it; with ``stale`` its R is that many positions older, with its own w. With ``zombie`` the
     process goes on for so many messages more without knowing; what it has told then and has not been delivered arrives
     when its successor has fed ``arrives`` messages (0: before it reads the topic; -1: between replay and gate), else
-    never. ``low``: retention takes all messages below before the successor begins.
+    never. ``low``: retention takes all messages below before the successor begins. ``unread`` messages have come in by
+    then that nobody has read.
     """
 
     after: int
@@ -287,6 +290,7 @@ class Crash(NamedTuple):
     zombie: int | None = None
     arrives: int = 0
     low: int | None = None
+    unread: int = 0
 
 
 class Change(NamedTuple):
@@ -333,6 +337,7 @@ class Feature(NamedTuple):
     losses: bool = False
     skew: bool = True
     cuts: bool = True
+    small: bool = True
     truthful: bool = False  # No two events contradict each other about a recording or a conference's name.
 
 
@@ -391,7 +396,7 @@ def generate(feature: Feature, chance: random.Random) -> History:
         tuple(sorted(changes)),
         chance.randrange(len(POLICIES)),
         chance.choice((12, 20, 25)) if feature.cuts and some() < 0.3 else 1000,
-        chance.choice((2, 3)) if feature.cuts and some() < 0.2 else 50,
+        chance.choice((2, 3)) if feature.cuts and feature.small and some() < 0.2 else 50,
         some() < 0.5,
     )
 
@@ -485,6 +490,7 @@ def _draw_crash(chance: random.Random, after: int, *, zombies: bool, losses: boo
         zombie=zombie,
         arrives=0 if zombie is None else chance.choice((-1, 0, 1, 2, 3, 5)),
         low=None if low is None or low <= 0 else low,
+        unread=chance.choice((0, 0, 1, 3)),
     )
 
 
@@ -765,16 +771,12 @@ class Broker:
     def __init__(self, log: list[tuple[int, bytes]]) -> None:
         self.log = log
         self.low = 0
+        self.high = 0  # The offset the next message will get; the rest of the log is still to come.
         self.topic: Topic = []
         self.settings: list[bytes] = []
         self.quarantine: set[tuple[int, int]] = set()
         start = Checkpoint(offset=0, generation=1, replay_from=0, log_time_ms=None)
         self.committed = Committed(0, encode_metadata(start, FINGERPRINT))
-
-    @property
-    def high(self) -> int:
-        """The offset the next message will get."""
-        return len(self.log)
 
     def first_at(self, timestamp_ms: int) -> int | None:
         """The first retained offset stamped at or after an instant."""
@@ -814,6 +816,7 @@ class Interrupted:
         self.blind_until_ms: int | None = None
         self.ended_by_zombies: set[str] = set()  # By a policy or settings that no longer held.
         self._top = -1  # The last message that anybody has seen.
+        self.births: dict[str, tuple[int, int]] = {}  # Of the conversation each recording was last in.
         self._late: list[tuple[int, list[_Write]]] = []  # What zombies have still on its way, and when it arrives.
         for crash in history.crashes:
             self._live(crash)
@@ -823,7 +826,8 @@ class Interrupted:
     def _live(self, crash: Crash | None) -> None:
         """One process, from takeover to its death or the end of the log."""
         owner = self._take_over()
-        last = self.broker.high - 1 if crash is None else min(crash.after, self.broker.high - 1)
+        end = len(self.broker.log)
+        last = end - 1 if crash is None else min(crash.after, end - 1)
         for fed, offset in enumerate(range(owner.pipeline.committed, last + 1)):
             self._arrive(fed, owner, everything=crash is None and offset >= len(self.history.messages))
             for change in self.history.changes:
@@ -850,6 +854,7 @@ class Interrupted:
             self._late.append((crash.arrives, owner.verdicts))
         if crash.low is not None:
             self.broker.low = max(self.broker.low, min(crash.low, self._top + 1))
+        self.broker.high = min(self._top + 1 + crash.unread, end)
 
     def _take_over(self) -> _Owner:
         history, broker, rules = self.history, self.broker, self.rules
@@ -861,7 +866,7 @@ class Interrupted:
             start_at="earliest",
             window_ms=tuning.window_ms,
             age_max_ms=tuning.age_max_ms,
-            now_ms=broker.log[-1][0],
+            now_ms=LOG_BASE_MS,
         )
         self._arrive(0, None)
         ledger = rules.ledger(broker.fetch if history.drop_finals else None)
@@ -926,6 +931,9 @@ class Interrupted:
         assert pipeline.gate is not None
         if offset < pipeline.gate:
             return
+        for conversation in pipeline.window.conversations():
+            birth = conversation.birth
+            self.births.update(dict.fromkeys(conversation.recordings or (), (birth.offset, birth.arrived_ms)))
         fault = unlike_state(pipeline, owner.ledger, offset)
         if fault:
             self.faults.setdefault("P3", f"message {offset}: {fault}")
@@ -1045,7 +1053,8 @@ def same_state(history: History, rules: Rules) -> str | None:
 def never_allowed_by_loss(history: History, rules: Rules) -> str | None:
     """P5: what retention took never turns *disallowed* into *allowed*; and in the end every verdict is final.
 
-    The known hole is left out: a conversation born after the blind interval's end.
+    Two kinds of recording are left out: those of the known hole, and those that the uninterrupted run had done with
+    before the first message that the interrupted one still has of them.
     """
     run, straight = Interrupted(history, rules), Straight(history, rules)
     whole = readers_map(straight.topic, rules)
@@ -1053,16 +1062,13 @@ def never_allowed_by_loss(history: History, rules: Rules) -> str | None:
         if not verdict.final:
             return f"{key}: stays {verdict.outcome}, not final"
         other = whole.get(key)
-        against = verdict.outcome == "allowed" and other is not None and other.outcome == "disallowed"
-        if against and other is not None and not in_known_hole(run, verdict):
+        if verdict.outcome != "allowed" or other is None or other.outcome != "disallowed":
+            continue
+        offset, born_ms = run.births.get(key, (0, 0))
+        hole = run.blind_until_ms is not None and born_ms >= run.blind_until_ms
+        if not hole and straight.final_at[key] > offset:
             return f"{key}: allowed by {verdict.rule}, and disallowed by {other.rule} without the loss"
     return None
-
-
-def in_known_hole(run: Interrupted, verdict: Verdict) -> bool:
-    """Whether a verdict rests on a conversation that began after the end of what a cut marks as truncated."""
-    born_ms = run.broker.log[verdict.rests_from][0]
-    return run.blind_until_ms is not None and born_ms >= run.blind_until_ms
 
 
 def batches_change_nothing(history: History, rules: Rules) -> str | None:
@@ -1288,6 +1294,7 @@ class Property(NamedTuple):
         return generate(self.feature, random.Random(f"{self.name}:{number}"))
 
 
+_LOSSES = Feature(losses=True, changes=False, small=False, truthful=True)
 _STRAIGHT = Feature(crashes=False, changes=False)
 
 PROPERTIES = (
@@ -1295,7 +1302,7 @@ PROPERTIES = (
     Property("P2 told in order, once", told_in_order, Feature(zombies=False, changes=False)),
     Property("P3 quiet moment", quiet_moment, Feature()),
     Property("P4 state after a rebuild", same_state, Feature(zombies=False, changes=False)),
-    Property("P5 nothing allowed by a loss", never_allowed_by_loss, Feature(losses=True, changes=False)),
+    Property("P5 nothing allowed by a loss", never_allowed_by_loss, _LOSSES),
     Property("P6 batches change nothing", batches_change_nothing, Feature(crashes=False)),
     Property("P7 one verdict a message", told_once, Feature()),
     Property("P8 nothing dropped silently", all_set_aside, Feature()),
@@ -1334,6 +1341,7 @@ def _smaller(history: History) -> Iterator[History]:
             crash._replace(zombie=None, arrives=0),
             crash._replace(zombie=0 if crash.zombie else crash.zombie),
             crash._replace(low=None),
+            crash._replace(unread=0),
         ):
             if simpler != crash:
                 yield history._replace(crashes=(*history.crashes[:at], simpler, *history.crashes[at + 1 :]))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitor.core.attribution import AccountSettings, FlexState
+from monitor.core.account_settings import AccountSettings, FlexState
 from monitor.core.decode import decode
 from monitor.core.events import Event, FlexSetting, FlowSetting, WorkerSession
 from monitor.core.pipeline import SettingSeen

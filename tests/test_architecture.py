@@ -25,6 +25,8 @@ CORE_ORDER: Final = (
     "readers",
     "decode",
     "window",
+    "account_settings",
+    "evidence",
     "attribution",
     "verdict",
     "policy",

@@ -9,17 +9,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from monitor.core.account_settings import AccountSettings
 from monitor.core.attribution import (
     CAUSES,
-    JOIN_SLACK_MS,
     PROOF_SLACK_MS,
     START_SOURCES,
     STATUS_RANK,
     STATUSES,
-    AccountSettings,
     Attribution,
     Background,
-    Evidence,
     attribute,
     canonical_source,
     relevance,
@@ -38,6 +36,7 @@ from monitor.core.events import (
     TaskFact,
     TwimlFact,
 )
+from monitor.core.evidence import JOIN_SLACK_MS, Evidence
 from monitor.core.window import CLAIM_REACH_MS, KIND, Conversation, Window
 
 ACCOUNT: Final = "AC" + "0" * 32

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from monitor.core.attribution import AccountSettings
+from monitor.core.account_settings import AccountSettings
 from monitor.core.judging import Tuning
 from monitor.core.pipeline import Checkpoint, Pipeline, Publish, SetAside, SettingSeen, Told
 from monitor.core.policy import PolicyDocument, RuleDocument, compile_policy

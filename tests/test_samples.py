@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
-from monitor.core.attribution import AccountSettings
+from monitor.core.account_settings import AccountSettings
 from monitor.core.pipeline import Checkpoint, Counts, Pipeline, Told, Tuning
 from monitor.core.policy import built_in_policy
 from monitor.core.verdict import Ledger, Verdict

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from monitor.core.attribution import AccountSettings, Starter
+from monitor.core.account_settings import AccountSettings
+from monitor.core.attribution import Starter
 from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Told, Tuning
 from monitor.core.verdict import Ledger, Verdict
 from monitor.inputs.policy_file import load_policy

@@ -11,7 +11,8 @@ import msgspec
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from monitor.core.attribution import AccountSettings, Starter
+from monitor.core.account_settings import AccountSettings
+from monitor.core.attribution import Starter
 from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
 from monitor.core.policy import built_in_policy
 from monitor.core.verdict import Ledger, encode_verdict

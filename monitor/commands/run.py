@@ -26,7 +26,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from monitor import __version__
 from monitor.commands.common import ConfigOption, PolicyOption, read_policy, read_settings, tuning_of
-from monitor.core.attribution import AccountSettings
+from monitor.core.account_settings import AccountSettings
 from monitor.core.decode import decode
 from monitor.core.events import Event
 from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning

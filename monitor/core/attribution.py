@@ -9,37 +9,28 @@ The causes and their order: docs/causes.md. Start sources: https://www.twilio.co
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
-from collections.abc import Callable, Iterable
-from functools import cached_property
-from operator import attrgetter
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final, TypeVar
 
 import msgspec
 
+from monitor.core.account_settings import AccountSettings
 from monitor.core.events import (
     FOUND_BY_LISTING,
     FOUND_BY_STREAM,
     FOUND_BY_VERB,
     CallFact,
-    ConferenceFact,
     ExecutionFact,
-    FlexSetting,
-    FlowSetting,
-    ParticipantFact,
     RecordingFact,
     RequestFact,
-    Setting,
     StepFact,
     TaskFact,
     TwimlFact,
-    WorkerSession,
 )
-from monitor.core.values import is_sid
-from monitor.core.window import CLAIM_REACH_MS, KIND, PLACES, Conversation, Focus, Kept
+from monitor.core.evidence import BY_OFFSET, FAR, Evidence, Proof
+from monitor.core.window import KIND, PLACES, Focus, Kept
 
 PROOF_SLACK_MS: Final = 10_000  # Evidence of a start may be stamped this much after the recording's start.
-JOIN_SLACK_MS: Final = 5_000  # A call's join may be stamped this much before the TwiML that led to it.
 
 T = TypeVar("T", str, int)
 
@@ -77,6 +68,14 @@ CAUSES: Final = (
     "unknown_source",
     "unattributed",
 )
+# Whose evidence would have been taken before that of a cause: `_conference_cause` asks in this order.
+STRONGER: Final[Mapping[str, tuple[str, ...]]] = {
+    "conference_twiml": ("conference_api",),
+    "flex_call_recording": ("conference_api", "conference_twiml"),
+    "flex_conference": ("conference_api", "conference_twiml"),
+    "flex_stale_session": ("conference_api", "conference_twiml"),
+    "flex_residual_setting": ("conference_api", "conference_twiml"),
+}
 STATUSES: Final = ("in-progress", "paused", "stopped", "processing", "completed", "absent", "failed", "deleted")
 STATUS_RANK: Final = {
     "in-progress": 1,
@@ -99,13 +98,6 @@ class Starter(msgspec.Struct, frozen=True):
     name: str
 
 
-class Proof(msgspec.Struct, frozen=True, gc=False):
-    """One event that carries a conclusion, and what it shows in one line."""
-
-    kept: Kept
-    shows: str
-
-
 class Attribution(msgspec.Struct, frozen=True, kw_only=True):
     """What the evidence supports about one recording. ``None`` means not known, never "does not apply"."""
 
@@ -126,369 +118,12 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
     missing: tuple[str, ...]
 
 
-# --------------------------------------------------------------------------- account settings
-
-
-class _Flow(msgspec.Struct, frozen=True, gc=False):
-    recording_widgets: tuple[str, ...]
-
-
-class FlexState(msgspec.Struct, frozen=True, gc=False):
-    """Flex call recording at an instant: ``enabled`` None is not known; ``off_since_ms`` None likewise."""
-
-    enabled: bool | None
-    off_since_ms: int | None
-
-
-class AccountSettings:
-    """What is known of the accounts from outside the stream, looked up by the recording's start.
-
-    Observations of Flex may come in any order and more than once: what is known is a function of their set. Of a flow's
-    revision, which Studio never changes, the observation told last stands.
-    """
-
-    def __init__(self) -> None:
-        self._flex: dict[str, list[tuple[int, int, FlexSetting]]] = {}
-        self._flows: dict[tuple[str, str, int], _Flow] = {}
-        self._workers: dict[tuple[str, str], WorkerSession] = {}
-        self._ids: set[tuple[str, str]] = set()
-
-    def repeats(self, account: str, event_id: str | None) -> bool:
-        """Whether this observation has been seen before, by its event's id; it is remembered as seen."""
-        if event_id is None or (account, event_id) in self._ids:
-            return event_id is not None
-        self._ids.add((account, event_id))
-        return False
-
-    def observe(self, setting: Setting) -> bool:
-        """Take in an observation; whether it told anything new."""
-        if isinstance(setting, FlexSetting):
-            valid_ms = setting.observed_ms if setting.since_ms is None else setting.since_ms
-            known = self._flex.setdefault(setting.account, [])
-            entry = (valid_ms, setting.observed_ms, setting)
-            if any(entry[2] == other for _, _, other in known):
-                return False
-            insort(known, entry, key=lambda e: (e[0], e[1], e[2].enabled, str(e[2].previous)))
-            return True
-        if isinstance(setting, FlowSetting):
-            key = (setting.account, setting.flow, setting.revision)
-            flow = _Flow(tuple(sorted(setting.recording_widgets)))
-            if self._flows.get(key) == flow:
-                return False
-            self._flows[key] = flow
-            return True
-        session = self._workers.get((setting.account, setting.worker))
-        if session is not None and session.observed_ms >= setting.observed_ms:
-            return False
-        self._workers[setting.account, setting.worker] = setting
-        return True
-
-    def recording_widgets(self, account: str, flow: str | None, revision: int | None) -> tuple[str, ...] | None:
-        """The names of a flow revision's widgets that record; None where the revision is not known."""
-        if flow is None or revision is None:
-            return None
-        known = self._flows.get((account, flow, revision))
-        return known.recording_widgets if known else None
-
-    def flex(self, account: str, at_ms: int) -> FlexState:
-        """The Flex setting at an instant, from the latest observation valid then, else from what a later one says."""
-        known = self._flex.get(account, [])
-        place = bisect_right(known, at_ms, key=lambda e: e[0])
-        if place == 0:
-            previous = known[0][2].previous if known else None
-            return FlexState(previous, None)
-        now = known[place - 1][2]
-        if place < len(known):
-            before_next = known[place][2].previous
-            if before_next is not None and before_next != now.enabled:
-                return FlexState(None, None)  # It changed in between, and nobody saw when.
-        if now.enabled:
-            return FlexState(True, None)
-        off_since_ms: int | None = None
-        for at in range(place - 1, -1, -1):
-            setting = known[at][2]
-            if setting.enabled:
-                break
-            if setting.since_ms is not None:
-                off_since_ms = setting.since_ms
-            if setting.previous is True:
-                break  # The run of offs began here.
-        return FlexState(False, off_since_ms)
-
-
-# --------------------------------------------------------------------------- evidence, sorted by what it is about
-
-
-class Stay(msgspec.Struct, gc=False):
-    """A call's time inside a conference; ``enter_ms`` None: it was inside before anything was seen of it."""
-
-    conference: str
-    enter_ms: int | None
-    leave_ms: int | None
-    first_seen_ms: int
-
-    def covers(self, at_ms: int) -> bool:
-        """Whether the call is known to have entered by then, and not to have left."""
-        return self.enter_ms is not None and self.enter_ms <= at_ms and (self.leave_ms is None or at_ms < self.leave_ms)
-
-
-class _Room(msgspec.Struct):
-    """A conference under one of its names, by the events that say the name."""
-
-    first_ms: int
-    end_ms: int | None
-
-
-class _Conference(msgspec.Struct):
-    rooms: dict[str, _Room]
-    named: Proof | None
-    end_ms: int | None
-    in_task: Proof | None
-
-
-class Evidence:
-    """A conversation's evidence, read back and put in order; built once to judge all its recordings.
-
-    Facts are sorted by kind at once, and looked into only when a question needs them: most recordings are decided by
-    their start source and a few facts of one or two kinds.
-    """
-
-    def __init__(self, conversation: Conversation) -> None:
-        self.account = conversation.account
-        self.truncated = conversation.truncated
-        self._conversation = conversation
-        self._by_kind: dict[type, list[tuple[Kept, Any]]] = {}
-        self._stays: dict[str, list[Stay]] = {}
-        by_kind = self._by_kind
-        for kept in sorted(conversation.read_evidence(), key=_BY_TIME):
-            for fact in kept.facts:
-                kind = type(fact)
-                if kind in by_kind:
-                    by_kind[kind].append((kept, fact))
-                else:
-                    by_kind[kind] = [(kept, fact)]
-        self.recordings: dict[str, list[tuple[Kept, RecordingFact]]] = {}
-        for kept, fact in by_kind.get(RecordingFact, ()):
-            self.recordings.setdefault(fact.recording, []).append((kept, fact))
-
-    @property
-    def twiml(self) -> list[tuple[Kept, TwimlFact]]:
-        """TwiML that records a conference, in order of time."""
-        return self._by_kind.get(TwimlFact, [])
-
-    @property
-    def requests(self) -> list[tuple[Kept, RequestFact]]:
-        """Participant requests that record their conference, in order of time."""
-        return self._by_kind.get(RequestFact, [])
-
-    @cached_property
-    def executions(self) -> dict[str, list[tuple[Kept, ExecutionFact]]]:
-        """Studio executions: what is known of each, in order of time."""
-        executions: dict[str, list[tuple[Kept, ExecutionFact]]] = {}
-        for kept, fact in self._by_kind.get(ExecutionFact, ()):
-            executions.setdefault(fact.execution, []).append((kept, fact))
-        return executions
-
-    def steps(self, execution: str) -> list[tuple[Kept, StepFact]]:
-        """The steps of a Studio execution, in order of time."""
-        return [(kept, fact) for kept, fact in self._by_kind.get(StepFact, ()) if fact.execution == execution]
-
-    @cached_property
-    def suspected(self) -> dict[str, Kept]:
-        """Conferences that Voice Insights says had recording on, and the first event that said so."""
-        suspected: dict[str, Kept] = {}
-        for kept, fact in self._by_kind.get(ConferenceFact, ()):
-            if fact.recording_on:
-                known = suspected.get(fact.conference)
-                if known is None or kept.offset < known.offset:
-                    suspected[fact.conference] = kept
-        return suspected
-
-    @cached_property
-    def _properties(self) -> tuple[CallFact | TaskFact, ...]:
-        return self._conversation.read_properties()
-
-    @cached_property
-    def tasks(self) -> list[TaskFact]:
-        """What is known of tasks, in no order."""
-        return [fact for fact in self._properties if isinstance(fact, TaskFact)]
-
-    def calls(self, sids: Iterable[str]) -> list[CallFact]:
-        """What is known of these calls, in no order."""
-        wanted = set(sids)
-        return [fact for fact in self._properties if isinstance(fact, CallFact) and fact.call in wanted]
-
-    @cached_property
-    def conferences(self) -> dict[str, _Conference]:
-        """The conferences, by every event that names them."""
-        conferences: dict[str, _Conference] = {}
-        for kept, participant in self._by_kind.get(ParticipantFact, ()):
-            at_ms = kept.occurred_ms if participant.at_ms is None else participant.at_ms
-            _see(conferences, kept, participant.conference, participant.name, at_ms, None)
-        for kept, fact in self._by_kind.get(ConferenceFact, ()):
-            at_ms = kept.occurred_ms if fact.at_ms is None else fact.at_ms
-            end_ms = at_ms if fact.phase == "end" else None
-            conference = _see(conferences, kept, fact.conference, fact.name, at_ms, end_ms)
-            if end_ms is not None and (conference.end_ms is None or end_ms > conference.end_ms):
-                conference.end_ms = end_ms
-        for kept, task in self._by_kind.get(TaskFact, ()):
-            conference = _see(conferences, kept, task.conference, None, 0, None)
-            if conference.in_task is None or kept.offset < conference.in_task.kept.offset:
-                shows = f"Task {task.task} names conference {task.conference} in its attributes"
-                conference.in_task = Proof(kept, shows)
-        return conferences
-
-    @cached_property
-    def _presence(self) -> dict[str, list[tuple[int, int, str]]]:
-        """Of each call the sights of it in conferences: instant, order within the instant, conference."""
-        presence: dict[str, list[tuple[int, int, str]]] = {}
-        for kept, fact in self._by_kind.get(ParticipantFact, ()):
-            at_ms = kept.occurred_ms if fact.at_ms is None else fact.at_ms
-            presence.setdefault(fact.call, []).append((at_ms, _PHASE_ORDER[fact.phase], fact.conference))
-        return presence
-
-    def entered(self, call: str) -> bool:
-        """Whether any participant event of this call is known."""
-        return call in self._presence
-
-    def stays(self, call: str) -> list[Stay]:
-        """Where a call has been, in order of the first sight of it there."""
-        stays = self._stays.get(call)
-        if stays is None:
-            stays = self._stays[call] = self._build_stays(call)
-        return stays
-
-    def _build_stays(self, call: str) -> list[Stay]:
-        stays: list[Stay] = []
-        current: dict[str, Stay] = {}
-        for at_ms, order, conference in sorted(self._presence.get(call, ())):
-            stay = current.get(conference)
-            if order == _LEAVE:
-                if stay is not None:
-                    stay.leave_ms = at_ms
-                    del current[conference]
-                elif all(known.conference != conference for known in stays):
-                    stays.append(Stay(conference, None, at_ms, at_ms))  # Else the same leave, told twice.
-            elif stay is None:
-                stay = current[conference] = Stay(conference, at_ms, None, at_ms)
-                stays.append(stay)
-        for stay in stays:
-            end_ms = self.conferences[stay.conference].end_ms
-            if stay.leave_ms is None and end_ms is not None and end_ms >= stay.first_seen_ms:
-                stay.leave_ms = end_ms
-        return stays
-
-    def conference_of(self, call: str, at_ms: int) -> str | None:
-        """The conference a call was in at an instant; else the next it entered; else the last one before."""
-        inside: tuple[int, int, str] | None = None
-        after: tuple[int, str] | None = None
-        before: tuple[int, str] | None = None
-        for stay in self.stays(call):
-            enter_ms = -_FAR if stay.enter_ms is None else stay.enter_ms
-            if enter_ms <= at_ms and (stay.leave_ms is None or at_ms < stay.leave_ms):
-                inside = max(inside or (-_FAR, 0, ""), (enter_ms, 1, stay.conference))
-            elif enter_ms > at_ms:
-                after = min(after or (_FAR, ""), (enter_ms, stay.conference))
-            elif stay.leave_ms is not None:
-                before = max(before or (-_FAR, ""), (stay.leave_ms, stay.conference))
-        if inside is not None:
-            return inside[2]
-        if after is not None:
-            return after[1]
-        if before is not None:
-            return before[1]
-        named = [task.conference for task in self.tasks if task.conference is not None and call in task.calls]
-        return min(named) if named else None
-
-    def calls_in(self, conference: str) -> tuple[str, ...]:
-        """The calls known to have been in a conference, by SID."""
-        seen = {call for call, sights in self._presence.items() if any(c == conference for _, _, c in sights)}
-        seen.update(call for task in self.tasks if task.conference == conference for call in task.calls)
-        return tuple(sorted(seen))
-
-    def claims(self) -> Iterable[tuple[str, str, int]]:
-        """TwiML and requests that name their conference: of which call, the name, and when."""
-        for kept, twiml in self.twiml:
-            yield twiml.call, twiml.name, kept.occurred_ms
-        for kept, request in self.requests:
-            if request.conference is None:
-                yield request.call or "", request.name or "", kept.occurred_ms
-
-    def inside(self, call: str, at_ms: int) -> Stay | None:
-        """The stay that a call was in at an instant, where its beginning is known: nothing later changes that."""
-        stays = [stay for stay in self.stays(call) if stay.covers(at_ms)]
-        return max(stays, key=lambda stay: (stay.enter_ms, stay.conference)) if stays else None
-
-    def bound_conference(self, call: str | None, name: str, at_ms: int) -> str | None:
-        """The conference that a call's TwiML means by a name (design: the name alone never binds)."""
-        if call is not None and self.entered(call):
-            stay = self.first_joined(call, name, at_ms)
-            return stay.conference if stay is not None else None
-        rooms = sorted((room.first_ms, sid, room.end_ms) for sid, room in self._rooms(name))
-        before = [(sid, end_ms) for first_ms, sid, end_ms in rooms if first_ms <= at_ms]
-        if before:
-            sid, end_ms = before[-1]  # Only one conference of a name is in progress at a time: the latest.
-            if end_ms is None or end_ms >= at_ms:
-                return sid
-        for first_ms, sid, _ in rooms:
-            if at_ms < first_ms <= at_ms + CLAIM_REACH_MS:
-                return sid
-        return None
-
-    def first_joined(self, call: str, name: str, at_ms: int) -> Stay | None:
-        """Where a call went first at or after an instant, of conferences of this name or of a name not known."""
-        joined = [
-            stay
-            for stay in self.stays(call)
-            if stay.first_seen_ms >= at_ms - JOIN_SLACK_MS
-            and (not self.conferences[stay.conference].rooms or name in self.conferences[stay.conference].rooms)
-        ]
-        return min(joined, key=lambda stay: (stay.first_seen_ms, stay.conference)) if joined else None
-
-    def _rooms(self, name: str) -> Iterable[tuple[str, _Room]]:
-        for sid, conference in self.conferences.items():
-            if (room := conference.rooms.get(name)) is not None:
-                yield sid, room
-
-
-_FAR: Final = 1 << 60
-_BY_TIME: Final = attrgetter("occurred_ms", "offset")
-_OFFSET: Final = attrgetter("offset")
-_PHASE_ORDER: Final = {"join": 0, "inside": 1, "leave": 2}
-_LEAVE: Final = _PHASE_ORDER["leave"]
-
-
-def _see(
-    conferences: dict[str, _Conference], kept: Kept, sid: str, name: str | None, at_ms: int, end_ms: int | None
-) -> _Conference:
-    """Take in a sight of a conference, under its name where the event says one."""
-    conference = conferences.get(sid)
-    if conference is None:
-        conference = conferences[sid] = _Conference({}, None, None, None)
-    if name is not None:
-        room = conference.rooms.get(name)
-        if room is None:
-            conference.rooms[name] = _Room(at_ms, end_ms)
-        else:
-            room.first_ms = min(room.first_ms, at_ms)
-            if end_ms is not None and (room.end_ms is None or end_ms > room.end_ms):
-                room.end_ms = end_ms
-        if _is_task_name(name) and (conference.named is None or kept.offset < conference.named.kept.offset):
-            conference.named = Proof(kept, f"Conference {sid} is named after a Flex task")
-    return conference
+# --------------------------------------------------------------------------- the attribution of one recording
 
 
 def _arrival(proof: Proof) -> int:
     """Of several events that prove the same, the one that came first is shown: it stays so whatever comes later."""
     return proof.kept.offset
-
-
-def _is_task_name(name: str) -> bool:
-    """Flex names a conference after its task, by the task's SID; a room may be called WT-something by anybody."""
-    return is_sid(name, "WT")
-
-
-# --------------------------------------------------------------------------- the attribution of one recording
 
 
 class _Cause(msgspec.Struct, frozen=True):
@@ -747,8 +382,8 @@ def _source(sights: list[tuple[Kept, RecordingFact]]) -> tuple[str | None, Kept]
             ]
             source = _first(stating)
             if source is not None:
-                return source, min((kept for kept, stated in stating if stated == source), key=_OFFSET)
-    return None, min((kept for kept, _ in sights), key=_OFFSET)
+                return source, min((kept for kept, stated in stating if stated == source), key=BY_OFFSET)
+    return None, min((kept for kept, _ in sights), key=BY_OFFSET)
 
 
 def _started_ms(sights: list[tuple[Kept, RecordingFact]]) -> int:
@@ -785,7 +420,7 @@ def relevance(
     """
     kinds = KIND[RecordingFact]
     calls: set[str] = set()
-    until_ms = -_FAR
+    until_ms = -FAR
     everywhere = bool(conditions & ABOUT_CALLS) or "conference_name" in conditions
     if conditions & ABOUT_CALLS:
         kinds |= KIND[TaskFact] | KIND[CallFact]
@@ -797,7 +432,7 @@ def relevance(
             kinds |= PLACES
             calls.add(call)
             stay = evidence.inside(call, attribution.started_ms)
-            until_ms = max(until_ms, _FAR if stay is None else attribution.started_ms)
+            until_ms = max(until_ms, FAR if stay is None else attribution.started_ms)
             if not evidence.entered(call):
                 kinds |= KIND[TaskFact]
         if attribution.start_source == "StartCallRecordingAPI":

@@ -12,18 +12,10 @@ from typing import Final
 
 import msgspec
 
-from monitor.core.attribution import (
-    ABOUT_CALLS,
-    AccountSettings,
-    Attribution,
-    Background,
-    Evidence,
-    Proof,
-    Starter,
-    attribute,
-    relevance,
-)
-from monitor.core.policy import ABSENT, OPEN, Judgement, Policy, Subject, Values, matcher
+from monitor.core.account_settings import AccountSettings
+from monitor.core.attribution import ABOUT_CALLS, STRONGER, Attribution, Background, Starter, attribute, relevance
+from monitor.core.evidence import Evidence, Proof
+from monitor.core.policy import ABSENT, ALLOWED, OPEN, Judgement, Policy, Subject, Values, matcher
 from monitor.core.verdict import Finding, Ledger, RuledOut, Shown, Verdict, render_instant
 from monitor.core.window import Conversation, Kept, Seen
 
@@ -144,11 +136,26 @@ class Judge:
         if self._watch is not None:
             self._watch(attribution, subject)
         judgement = self.policy.judge(subject)
+        if judgement.outcome == ALLOWED and conversation.truncated:
+            judgement = self._unless_worse(subject, attribution, judgement)
         if judgement.outcome is not None:
             return judgement
         if not grace_over:
             return None
         return msgspec.structs.replace(self.policy.settle(truncated=conversation.truncated), shadow=judgement.shadow)
+
+    def _unless_worse(self, subject: Subject, attribution: Attribution, judgement: Judgement) -> Judgement:
+        """What allows a recording on truncated evidence; but open where what was lost could have forbidden it.
+
+        Evidence for a stronger cause may be lost, and that a call was in another conference when its recording began.
+        """
+        if attribution.call_sid is not None:
+            subject = msgspec.structs.replace(subject, conference_name=OPEN)
+        causes = [subject.cause, *(Values((cause,), True) for cause in STRONGER.get(attribution.cause or "", ()))]
+        others = [self.policy.judge(msgspec.structs.replace(subject, cause=cause)) for cause in causes]
+        if all(other.outcome == ALLOWED for other in others):
+            return judgement
+        return msgspec.structs.replace(judgement, outcome=None)
 
     def subject(
         self, conversation: Conversation, evidence: Evidence, attribution: Attribution, *, grace_over: bool

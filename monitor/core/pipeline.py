@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from monitor.core.attribution import AccountSettings
+from monitor.core.account_settings import AccountSettings
 from monitor.core.decode import decode
 from monitor.core.events import (
     Entry,
