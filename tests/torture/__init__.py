@@ -1,6 +1,6 @@
 """Whole monitors on a real broker, mistreated in every way the documentation speaks of, and one table of what became.
 
-    python -m tests.torture                      every row in full (about an hour)
+    python -m tests.torture                      every row in full (about an hour on four cores)
     python -m tests.torture --quick              every row, small (a few minutes)
     python -m tests.torture --row kill-two       one row; --seed and --histories choose which of its histories
 

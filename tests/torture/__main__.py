@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -40,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begun = time.monotonic()
     failed = False
     results: dict[str, _Result] = {row.name: _Result(row) for row in rows}
-    # One after another takes an hour in which both of two cores mostly wait.
+    # A stop is an interrupt: else brokers would be left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # One after another takes hours in which the machine mostly waits.
     pool = ThreadPoolExecutor(asked.jobs)
     try:
         bench.start()
@@ -53,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             results[name].add(future.result())
     except KeyboardInterrupt:
         failed = True
-        print("interrupted: what had ended by then stands below", file=sys.stderr)
+        print("interrupted: the histories under way are played to their end", file=sys.stderr, flush=True)
     finally:
         pool.shutdown(cancel_futures=True)
         bench.close()
@@ -113,7 +116,7 @@ class _Result:
         live = f"{statistics.median(lives):.1f} / {max(lives):.1f}" if lives else "–"
         if None in total.live_s:
             live += ", not always"
-        wrong = [f"{len(total.faults)} faults on the topics"] if total.faults else []
+        wrong = [f"{len(total.faults)} promises broken"] if total.faults else []
         wrong += [f"{self._broken} histories broken"] if self._broken else []
         return (
             self._row.title,
@@ -148,10 +151,10 @@ def _try(row: Row, bench: Bench, seed: int) -> Tally | None:
 def _say(row: Row, seed: int, tally: Tally, seconds: float) -> None:
     """A line a history on stderr, and of what went wrong the first cases."""
     wrong = [
+        *(f"broken promise: {line}" for line in tally.faults),
         *(f"lost: {line}" for line in tally.lost),
         *(f"different: {line}" for line in tally.different),
         *(f"repeated: {line}" for line in tally.repeated),
-        *(f"fault: {line}" for line in tally.faults),
         *("never live again" for live in tally.live_s if live is None),
     ]
     print(
