@@ -261,6 +261,7 @@ class _Entry(msgspec.Struct, gc=False):
     verdict: Verdict | None
     place: int | None
     finding: int  # Digest of the finding that led to it; 0 where not known.
+    awaited: int = 0  # Writes of ours under this key that have not been placed yet; this one is the last of them.
 
 
 class Ledger:
@@ -304,10 +305,9 @@ class Ledger:
         if known is not None and (known.at, known.final) > (verdict.at, verdict.final):
             return encode_verdict(self._whole(known))
         if known is not None and known.at == verdict.at and (known.place == place or known.verdict == verdict):
-            self.placed(key, verdict.at, place)  # Our own, come round.
+            self._lies_at(known, place)  # Our own, come round.
             return None
-        self._put(key, verdict, 0)
-        self.placed(key, verdict.at, place)
+        self._lies_at(self._put(key, verdict, 0), place)
         self.heard.append(key)
         return None
 
@@ -317,12 +317,21 @@ class Ledger:
         return heard
 
     def placed(self, key: str, at: tuple[int, int], place: int) -> None:
-        """Note where in the verdict topic the verdict decided ``at`` lies; a final one is dropped then."""
+        """Note where in the verdict topic the verdict decided ``at`` lies; a final one is dropped then.
+
+        To be told of every write, in order: a final verdict and its late change may share an ``at``.
+        """
         entry = self._entries.get(key)
-        if entry is not None and entry.at == at:
-            entry.place = place
-            if entry.final and self._fetch is not None:
-                entry.verdict = None
+        if entry is None:
+            return
+        entry.awaited = max(0, entry.awaited - 1)
+        if not entry.awaited and entry.at == at:
+            self._lies_at(entry, place)
+
+    def _lies_at(self, entry: _Entry, place: int) -> None:
+        entry.place = place
+        if entry.final and self._fetch is not None:
+            entry.verdict = None
 
     def published(self, key: str) -> Verdict | None:
         """The verdict that is published about a recording or a suspected conference."""
@@ -361,7 +370,9 @@ class Ledger:
 
     def publish(self, verdict: Verdict, digest: int) -> None:
         """Take in a verdict of our own that is about to be written."""
-        self._put(verdict.key, verdict, digest)
+        known = self._entries.get(verdict.key)
+        entry = self._put(verdict.key, verdict, digest)
+        entry.awaited = 1 if known is None else known.awaited + 1
 
     def withdraw(self, key: str) -> None:
         """Forget what was published under ``key``: a tombstone is about to be written."""
@@ -389,13 +400,15 @@ class Ledger:
         """The greatest generation that has published anything."""
         return max((e.at[0] for e in self._entries.values()), default=None)
 
-    def _put(self, key: str, verdict: Verdict, finding: int) -> None:
+    def _put(self, key: str, verdict: Verdict, finding: int) -> _Entry:
         known = self._entries.get(key)
-        self._entries[key] = _Entry(verdict.at, verdict.final, verdict.kind == "suspicion", verdict, None, finding)
+        entry = _Entry(verdict.at, verdict.final, verdict.kind == "suspicion", verdict, None, finding)
+        self._entries[key] = entry
         if verdict.final and (known is None or not known.final):
             kept_ms = self._allowed_kept_ms if verdict.outcome == "allowed" else self._others_kept_ms
             heappush(self._ends, (read_instant(verdict.decided_at) + kept_ms, key))
             self.next_end_ms = self._ends[0][0]
+        return entry
 
     def _whole(self, entry: _Entry) -> Verdict:
         if entry.verdict is not None:
