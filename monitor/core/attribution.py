@@ -9,7 +9,7 @@ The causes and their order: docs/causes.md. Start sources: https://www.twilio.co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 import msgspec
@@ -68,14 +68,7 @@ CAUSES: Final = (
     "unknown_source",
     "unattributed",
 )
-# Whose evidence would have been taken before that of a cause: `_conference_cause` asks in this order.
-STRONGER: Final[Mapping[str, tuple[str, ...]]] = {
-    "conference_twiml": ("conference_api",),
-    "flex_call_recording": ("conference_api", "conference_twiml"),
-    "flex_conference": ("conference_api", "conference_twiml"),
-    "flex_stale_session": ("conference_api", "conference_twiml"),
-    "flex_residual_setting": ("conference_api", "conference_twiml"),
-}
+_FLEX_CAUSES: Final = ("flex_call_recording", "flex_conference", "flex_stale_session", "flex_residual_setting")
 STATUSES: Final = ("in-progress", "paused", "stopped", "processing", "completed", "absent", "failed", "deleted")
 STATUS_RANK: Final = {
     "in-progress": 1,
@@ -235,6 +228,24 @@ def _without_evidence(asked: _Asked, missing: str, ruled_out: Iterable[tuple[str
     if asked.absence_false:
         return _Cause("unattributed", "inferred", (asked.sight,), ruled)
     return _Cause(None, None, (asked.sight,), ruled, missing=(missing,))
+
+
+def other_causes(attribution: Attribution) -> tuple[str, ...]:
+    """The causes that could have been found instead, if evidence is lost.
+
+    Stronger evidence may be lost. And which conference a *name* means depends on what else is known of the call: only a
+    request that names the conference by its SID proves its cause whatever there was besides.
+    """
+    cause, proof = attribution.cause, attribution.evidence[0].kept
+    if cause in _FLEX_CAUSES:
+        return ("conference_api", "conference_twiml")
+    if cause == "conference_twiml":
+        return ("conference_api", *_FLEX_CAUSES, "unattributed")
+    if cause == "conference_api" and all(
+        not isinstance(fact, RequestFact) or fact.conference is None for fact in proof.facts
+    ):
+        return ("conference_twiml", *_FLEX_CAUSES, "unattributed")
+    return ()
 
 
 def _conference_cause(asked: _Asked) -> _Cause:

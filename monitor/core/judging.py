@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from monitor.core.account_settings import AccountSettings
-from monitor.core.attribution import ABOUT_CALLS, STRONGER, Attribution, Background, Starter, attribute, relevance
+from monitor.core.attribution import ABOUT_CALLS, Attribution, Background, Starter, attribute, other_causes, relevance
 from monitor.core.evidence import Evidence, Proof
 from monitor.core.policy import ABSENT, ALLOWED, OPEN, Judgement, Policy, Subject, Values, matcher
 from monitor.core.verdict import Finding, Ledger, RuledOut, Shown, Verdict, render_instant
@@ -147,11 +147,11 @@ class Judge:
     def _unless_worse(self, subject: Subject, attribution: Attribution, judgement: Judgement) -> Judgement:
         """What allows a recording on truncated evidence; but open where what was lost could have forbidden it.
 
-        Evidence for a stronger cause may be lost, and that a call was in another conference when its recording began.
+        Evidence for another cause may be lost, and that a call was in another conference when its recording began.
         """
         if attribution.call_sid is not None:
             subject = msgspec.structs.replace(subject, conference_name=OPEN)
-        causes = [subject.cause, *(Values((cause,), True) for cause in STRONGER.get(attribution.cause or "", ()))]
+        causes = [subject.cause, *(Values((cause,), True) for cause in other_causes(attribution))]
         others = [self.policy.judge(msgspec.structs.replace(subject, cause=cause)) for cause in causes]
         if all(other.outcome == ALLOWED for other in others):
             return judgement
