@@ -140,12 +140,14 @@ def test_a_partition_that_stays_is_judged_while_another_is_rebuilt(broker: RealB
         with Running(desk) as second:
             until(lambda: second.heard.count == 1)
             second.ready(1)
+            until(lambda: bool(second.heard.restores))
             taken = second.heard.restores[0]
     # Now one member has one partition live and gets the other, with all its replay.
     kept = 1 - taken
     with Running(desk) as first, Running(desk) as second:
         first.ready(1)
         second.ready(1)
+        until(lambda: bool(first.heard.restores and second.heard.restores))
         here, gone = (first, second) if kept in first.heard.restores[-1:] else (second, first)
         del here.heard.restores[:]
         gone.stop()

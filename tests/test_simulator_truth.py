@@ -44,7 +44,7 @@ def judged(knobs: Knobs, starters: tuple[Starter, ...]) -> tuple[dict[str, Verdi
     for offset, (due_ms, _, data) in enumerate(traffic(knobs)):
         take(pipeline.feed(offset, due_ms, data, None))
     take(pipeline.finish())
-    counts = pipeline.counts
+    counts = pipeline.take_counts()
     return last, {
         "entries": counts.entries,
         "events": sum(counts.events.values()),

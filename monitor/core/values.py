@@ -5,6 +5,7 @@ Bridges turn text into numbers and truth values and back; nothing here minds, an
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -76,15 +77,15 @@ def instant_ms(text: str) -> int | None:
     digits, and are read as a minute, which is remembered, and the rest.
     """
     length = len(text)
-    if length == _ISO_MS and text[16] == ":" and text[19] == "." and text[23] == "Z":
-        minute_ms, seconds, millis = _minute_ms(text[:17], "00Z"), text[17:19], text[20:23]
-    elif length == _ISO_S and text[16] == ":" and text[19] == "Z":
-        minute_ms, seconds, millis = _minute_ms(text[:17], "00Z"), text[17:19], "000"
-    elif length == _RFC_2822 and text[22] == ":" and text[25:] == " +0000":
-        minute_ms, seconds, millis = _minute_ms(text[:23], "00 +0000"), text[23:25], "000"
+    if length == _ISO_MS and text[19] == "." and text[23] == "Z":
+        minute_ms, seconds, millis = _minute_ms(text[:17]), text[17:19], text[20:23]
+    elif length == _ISO_S and text[19] == "Z":
+        minute_ms, seconds, millis = _minute_ms(text[:17]), text[17:19], "000"
+    elif length == _RFC_2822 and text[25:] == " +0000":
+        minute_ms, seconds, millis = _minute_ms(text[:23]), text[23:25], "000"
     else:
         return _read_instant(text)
-    if minute_ms is None or not (seconds.isdecimal() and millis.isdecimal() and seconds < "60"):
+    if minute_ms is None or not (text.isascii() and seconds.isdecimal() and millis.isdecimal() and seconds < "60"):
         return _read_instant(text)
     return minute_ms + int(seconds) * 1000 + int(millis)
 
@@ -94,9 +95,15 @@ _ISO_S: Final = len("2026-11-02T15:30:00Z")
 _RFC_2822: Final = len("Mon, 02 Nov 2026 15:30:00 +0000")
 
 
+_ISO_MINUTE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:")
+_RFC_2822_MINUTE: Final = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:")
+
+
 @lru_cache(maxsize=8_192)
-def _minute_ms(minute: str, rest: str) -> int | None:
-    return _read_instant(minute + rest)
+def _minute_ms(minute: str) -> int | None:
+    if _ISO_MINUTE.fullmatch(minute):
+        return _read_instant(minute + "00Z")
+    return _read_instant(minute + "00 +0000") if _RFC_2822_MINUTE.fullmatch(minute) else None
 
 
 @lru_cache(maxsize=65_536)
