@@ -198,6 +198,7 @@ class Pipeline:
         self.gate = self.committed if greatest is None else max(self.committed, greatest + 1)
         self._all_dirty = True
         ledger.take_heard()
+        ledger.owned = True
         self._unsettled = ledger.open_keys()
         return self.gate
 
@@ -518,11 +519,9 @@ class Pipeline:
 
     def _listen(self) -> None:
         """Somebody else has written a verdict over ours: judge its account again, or end it if it is nobody's."""
-        for key in self.ledger.take_heard():
-            published = self.ledger.published(key)
-            if published is not None:
-                self._dirty_accounts.add(published.account_sid)
-                self._unsettled.append(key)
+        for account, key in self.ledger.take_heard():
+            self._dirty_accounts.add(account)
+            self._unsettled.append(key)
 
     def _end_orphans(self, offset: int, log_time_ms: int) -> list[Told]:
         """What is published, not final, and has no conversation any more, will never be judged again: end it.

@@ -284,7 +284,8 @@ class Ledger:
         self._entries: dict[str, _Entry] = {}
         self._ends: list[tuple[int, str]] = []
         self.next_end_ms = 1 << 62  # No final verdict has been kept long enough before this instant.
-        self.heard: list[str] = []  # Whose verdicts somebody else has written since the last ``take_heard``.
+        self.heard: list[tuple[str, str]] = []  # Whose verdicts somebody else wrote: account and key.
+        self.owned = False  # Whether the fold that this belongs to decides what is published.
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -293,8 +294,12 @@ class Ledger:
         """Take in one message of the verdict topic; the bytes to write back where it is lesser than what is known.
 
         The greatest (``at``, ``final``) holds, of equals the later message. Bytes that are no verdict are passed over.
+        A tombstone has no position: once the partition is ours, what we know to hold outlives one of somebody else.
         """
         if value is None:
+            known = self._entries.get(key)
+            if self.owned and known is not None and not known.final:
+                return encode_verdict(self._whole(known))
             self._entries.pop(key, None)
             return None
         try:
@@ -308,11 +313,11 @@ class Ledger:
             self._lies_at(known, place)  # Our own, come round.
             return None
         self._lies_at(self._put(key, verdict, 0), place)
-        self.heard.append(key)
+        self.heard.append((verdict.account_sid, key))
         return None
 
-    def take_heard(self) -> list[str]:
-        """Whose verdicts somebody else has written since the last time."""
+    def take_heard(self) -> list[tuple[str, str]]:
+        """Whose verdicts somebody else has written since the last time: account and key."""
         heard, self.heard = self.heard, []
         return heard
 
