@@ -1588,7 +1588,7 @@ class OthersNotHeard(_OtherLedger):
     name, refuted_by = "what others write is not compared", "P3"
 
     class ledger_type(Ledger):  # noqa: N801
-        def take_heard(self) -> list[str]:
+        def take_heard(self) -> list[tuple[str, str]]:
             super().take_heard()
             return []
 
