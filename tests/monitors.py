@@ -213,6 +213,7 @@ class Site:
     ) -> None:
         self.bootstrap = broker.bootstrap
         self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
         self.partitions = partitions
         self.name = unique_name("site")
         self.events = f"{self.name}.events"
