@@ -87,7 +87,7 @@ def instant_ms(text: str) -> int | None:
         return _read_instant(text)
     if minute_ms is None or not (text.isascii() and seconds.isdecimal() and millis.isdecimal() and seconds < "60"):
         return _read_instant(text)
-    return minute_ms + int(seconds) * 1000 + int(millis)
+    return _plausible(minute_ms + int(seconds) * 1000 + int(millis))
 
 
 _ISO_MS: Final = len("2026-11-02T15:30:00.000Z")
