@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -44,7 +45,6 @@ class Mutator:
     def __init__(self, seed: int) -> None:
         self._chance = Random(f"fuzz:{seed}")
         self._samples = samples()
-        self._documents = [msgspec.json.decode(sample) for sample in self._samples]
         self._ways: tuple[tuple[Callable[[], bytes], int], ...] = (
             (self._flipped, 3),
             (self._cut, 2),
@@ -101,7 +101,7 @@ class Mutator:
                 continue
             way = self._chance.random()
             if way < 0.5:
-                here[key] = self._chance.choice(_STRANGE)
+                here[key] = copy.deepcopy(self._chance.choice(_STRANGE))  # Or it would be changed for good.
             elif way < 0.6 and isinstance(here, dict):
                 del here[key]
             elif way < 0.7 and isinstance(here, dict):
@@ -109,7 +109,7 @@ class Mutator:
             elif way < 0.8:
                 here[key] = [inner] * self._chance.randrange(4)
             elif way < 0.9:
-                other = self._chance.choice(self._documents)
+                other = msgspec.json.decode(self._chance.choice(self._samples))  # Its own: it may be changed in turn.
                 here[key] = other.get("data", other) if isinstance(other, dict) else other
             else:
                 here[key] = msgspec.json.encode(inner).decode()
