@@ -21,6 +21,7 @@ API_ALONE = PolicyDocument(
     mode="enforce",
     rules=(RuleDocument(name="by-api", outcome="allowed", when={"cause": ("api_call_recording",)}),),
 )
+FLEX = ("flex_call_recording", "flex_conference", "flex_stale_session", "flex_residual_setting")
 START = Checkpoint(offset=0, generation=1, replay_from=0, log_time_ms=None)
 
 
@@ -187,6 +188,15 @@ def test_a_new_policy_is_applied_with_the_next_message():
     fold.pipeline.change_policy(compile_policy(nothing_allowed, b"nothing"))
     [verdict] = fold.verdicts(1)
     assert (verdict.outcome, verdict.policy[:7], verdict.backlog) == ("disallowed", "sha256:", False)
+
+
+def test_a_policy_that_only_observes_takes_the_alert_back():
+    fold = Fold(policy=PolicyDocument(name="nothing", mode="enforce"))
+    [enforced] = fold.verdicts(0, "rec(r,a)")
+    fold.pipeline.change_policy(compile_policy(PolicyDocument(name="nothing", mode="observe"), b"observed"))
+    [observed] = fold.verdicts(1)
+    assert enforced.alert is not None
+    assert (observed.outcome, observed.mode, observed.alert) == ("disallowed", "observe", None)
 
 
 def test_a_recording_that_has_ended_is_backlog_when_a_new_policy_judges_it():
@@ -373,3 +383,33 @@ def test_a_setting_is_copied_again_when_it_comes_again_for_its_copy_may_have_bee
         [copied] = fold.feed(0, "flow()")
         assert isinstance(copied, SettingSeen)
     assert fold.pipeline.take_counts().duplicate == 1
+
+
+def test_a_suspicion_is_told_though_its_conversation_keeps_no_more_evidence():
+    fold = Fold(tuning=msgspec.structs.replace(TUNING, entries_max=2))
+    fold.feed(0, "name(c,ok) join(a,c)")
+    [suspicion] = fold.verdicts(0, "insight(c)")
+    assert suspicion.kind == "suspicion"
+
+
+def test_a_verdict_whose_evidence_fell_to_the_bound_is_ended_when_its_conversation_closes():
+    fold = Fold(tuning=msgspec.structs.replace(TUNING, entries_max=1))
+    fold.feed(0, "rec(r,a) rec(r,a)#1 rec(r,a)#2 rec(r,a)#3")
+    assert outcomes(fold.verdicts(0, "rec(s,b)")) == [("allowed", False)]
+    fold.feed(1, "call(a,b)")
+    final = {verdict.recording_sid: (verdict.outcome, verdict.missing) for verdict in fold.verdicts(1 + WINDOW_MS)}
+    assert final[SIDS["s"]] == ("undetermined", ("evidence lost",))
+
+
+@pytest.mark.parametrize("forbidden", ["conference_api", "flex_conference", "unattributed"])
+def test_what_allows_twiml_allows_nothing_where_evidence_for_a_forbidden_cause_may_be_lost(forbidden):
+    causes = ("conference_api", "conference_twiml", "unattributed", *FLEX)
+    allowing = RuleDocument(
+        name="some", outcome="allowed", when={"cause": tuple(cause for cause in causes if cause != forbidden)}
+    )
+    policy = PolicyDocument(name="some causes", mode="enforce", rules=(allowing,))
+    cut = Cut(0, LOG_BASE_MS + WINDOW_MS)
+    lost = Checkpoint(offset=1, generation=1, replay_from=1, log_time_ms=LOG_BASE_MS, cut=cut, lost=True)
+    fold = Fold(policy=policy, checkpoint=lost)
+    fold.feed(0, "join(b,c,ok) twiml(b,ok) rec(r,c)")
+    assert outcomes(fold.verdicts(2 * WINDOW_MS)) == [("undetermined", True)]

@@ -212,9 +212,12 @@ def _amended(published: Verdict, found: Verdict, *, final: bool) -> Verdict:
 
 
 def _dated(new: Verdict, published: Verdict | None, finding: Finding) -> Verdict:
-    """Give a verdict the instant since which it is disallowed, and the alert's identity: both outlive revisions."""
+    """Give a verdict the instant since which it is disallowed, and the alert's identity: both outlive revisions.
+
+    A policy that only observes has no alerts, not even those of the policy before it.
+    """
     since = None
-    alert = published.alert if published is not None else None
+    alert = published.alert if published is not None and new.mode == "enforce" else None
     if new.outcome == "disallowed":
         since = published.disallowed_since if published is not None and published.outcome == "disallowed" else None
         since = since or new.decided_at
