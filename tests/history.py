@@ -685,13 +685,15 @@ class _Write(NamedTuple):
 class _Owner:
     """A process that has the partition: its fold, its ledger, and what of it is still on its way."""
 
-    def __init__(self, broker: Broker, pipeline: Pipeline, ledger: Ledger, read_to: int) -> None:
+    pipeline: Pipeline
+
+    def __init__(self, broker: Broker, ledger: Ledger, read_to: int) -> None:
         self.broker = broker
-        self.pipeline = pipeline
         self.ledger = ledger
         self.verdicts: list[_Write] = []
         self.others: list[tuple[int, SettingSeen | SetAside]] = []
         self.read_to = read_to
+        self.backs: dict[str, bytes] = {}
         self.own: set[int] = set()
         self.sent = [0, 0]
         self.delivered = [0, 0]
@@ -706,9 +708,19 @@ class _Owner:
             if place not in self.own:
                 key, value = topic[place]
                 back = self.ledger.read(key, value, place)
-                if back is not None:
-                    self.verdicts.append(_Write(key, back, None))
-                    self.sent[0] += 1
+                if back is None:
+                    self.backs.pop(key, None)
+                else:
+                    self.backs[key] = back
+                    if self.ledger.owned:
+                        self.write_back()
+
+    def write_back(self) -> None:
+        """Put what holds over the lesser that was read: while rebuilding, only what is lesser to the end."""
+        for key, back in self.backs.items():
+            self.verdicts.append(_Write(key, back, None))
+            self.sent[0] += 1
+        self.backs.clear()
 
     def feed(self, offset: int) -> Sequence[Told]:
         """Feed one message, and queue what it tells."""
@@ -871,7 +883,7 @@ class Interrupted:
         self._arrive(0, None)
         ledger = rules.ledger(broker.fetch if history.drop_finals else None)
         policy, settings, known = self._known(rules)
-        owner = _Owner(broker, None, ledger, 0)  # type: ignore[arg-type]  # It has no fold yet.
+        owner = _Owner(broker, ledger, 0)
         owner.follow()
         checkpoint = resumed.in_generation(ledger.greatest_generation())
         if resumed.blind is not None and checkpoint.cut is not None:
@@ -887,6 +899,7 @@ class Interrupted:
         finals = frozenset(key for key, verdict in readers_map(broker.topic, rules).items() if verdict.final)
         self.takeovers.append(Takeover(checkpoint.offset, pipeline.log_time_ms, state_of(pipeline), finals, known))
         pipeline.open(ledger)
+        owner.write_back()
         return owner
 
     def _known(self, rules: Rules) -> tuple[Policy, AccountSettings, int]:
@@ -1230,6 +1243,13 @@ def _beyond_bounds(pipeline: Pipeline, tuning: Tuning) -> str | None:
         index = window.accounts[conversation.account].index
         if any(index.get(member) is not conversation for member in conversation.members):
             return "a member is filed elsewhere"
+    for account in window.accounts.values():
+        open_now = list({id(conversation): conversation for conversation in account.index.values()}.values())
+        for name, book in account.books.items():
+            if book.callers != sum(name in (conversation.called or ()) for conversation in open_now):
+                return f"{book.callers} callers of a name are counted"
+            if not book.rooms and not book.claims and not book.callers:
+                return "a name is kept that nobody holds"
     if window.open_conversations != len(conversations):
         return f"{window.open_conversations} conversations are counted, {len(conversations)} are open"
     recordings = sum(len(conversation.recordings or ()) for conversation in conversations)

@@ -280,6 +280,26 @@ FOUND = {
             crashes=(Crash(after=1, low=1),),
         ),
     ),
+    "a rebuild knows that a call had entered a conference before a room of the name was seen": (
+        "P4",
+        History(
+            messages=(
+                *((0, "join(a,c)"), (1, "call(b)"), (2, "twiml(a,ok)"), (3, "join(b,d,ok)"), (9, "rec(r,d)")),
+                (13, "tick()"),
+            ),
+            crashes=(Crash(after=5),),
+        ),
+    ),
+    "a rebuild knows it still when the room's conversation has been merged with an older one": (
+        "P4",
+        History(
+            messages=(
+                *((0, "join(a,c)"), (1, "call(b)"), (2, "name(d,ok)"), (3, "twiml(a,ok)"), (4, "join(b,d)")),
+                *((9, "rec(r,d)"), (14, "tick()")),
+            ),
+            crashes=(Crash(after=6),),
+        ),
+    ),
     "a malformed entry below the gate is set aside though its first owner died before": (
         "P8",
         History(messages=((0, "rec(r,a)"), (1, "junk()"), (1, "rec(s,a)")), crashes=(Crash(after=2, unwritten=1),)),
