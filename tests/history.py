@@ -828,7 +828,8 @@ class Interrupted:
         self.blind_until_ms: int | None = None
         self.ended_by_zombies: set[str] = set()  # By a policy or settings that no longer held.
         self._top = -1  # The last message that anybody has seen.
-        self.births: dict[str, tuple[int, int]] = {}  # Of the conversation each recording was last in.
+        # Where the conversation began that each recording was last in, and whether the loss before it was held over.
+        self.births: dict[str, tuple[int, bool]] = {}
         self._late: list[tuple[int, list[_Write]]] = []  # What zombies have still on its way, and when it arrives.
         for crash in history.crashes:
             self._live(crash)
@@ -946,7 +947,11 @@ class Interrupted:
             return
         for conversation in pipeline.window.conversations():
             birth = conversation.birth
-            self.births.update(dict.fromkeys(conversation.recordings or (), (birth.offset, birth.arrived_ms)))
+            until_ms = self.blind_until_ms
+            whole = until_ms is not None and birth.arrived_ms >= until_ms
+            for recording in conversation.recordings or ():
+                if self.births.get(recording, (-1, False))[0] != birth.offset:
+                    self.births[recording] = (birth.offset, whole)
         fault = unlike_state(pipeline, owner.ledger, offset)
         if fault:
             self.faults.setdefault("P3", f"message {offset}: {fault}")
@@ -1077,9 +1082,8 @@ def never_allowed_by_loss(history: History, rules: Rules) -> str | None:
         other = whole.get(key)
         if verdict.outcome != "allowed" or other is None or other.outcome != "disallowed":
             continue
-        offset, born_ms = run.births.get(key, (0, 0))
-        hole = run.blind_until_ms is not None and born_ms >= run.blind_until_ms
-        if not hole and straight.final_at[key] > offset:
+        offset, in_hole = run.births.get(key, (0, False))
+        if not in_hole and straight.final_at[key] > offset:
             return f"{key}: allowed by {verdict.rule}, and disallowed by {other.rule} without the loss"
     return None
 
