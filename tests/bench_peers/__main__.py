@@ -116,8 +116,8 @@ def measure(
             read, used = _read_verdicts(broker.bootstrap, target, len(expected), process)
         except BenchError as error:
             log.seek(0)
-            said = log.read()[-2000:].decode(errors="replace")
-            raise BenchError(f"{job}: {error}\nIt said: {said}\nThe broker: {broker.log_tail(15)}") from None
+            output = log.read()[-2000:].decode(errors="replace")
+            raise BenchError(f"{job}: {error}\nIt said: {output}\nThe broker: {broker.log_tail(15)}") from None
         finally:
             process.terminate()
             try:
