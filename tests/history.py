@@ -1072,7 +1072,8 @@ def never_allowed_by_loss(history: History, rules: Rules) -> str | None:
     """P5: what retention took never turns *disallowed* into *allowed*; and in the end every verdict is final.
 
     Two kinds of recording are left out: those of the known hole, and those that the uninterrupted run had done with
-    before the first message that the interrupted one still has of them.
+    before the first message that the interrupted one still has of them. But what was told to be *disallowed* on earlier
+    evidence is not left out: that is known whatever is lost.
     """
     run, straight = Interrupted(history, rules), Straight(history, rules)
     whole = readers_map(straight.topic, rules)
@@ -1083,7 +1084,9 @@ def never_allowed_by_loss(history: History, rules: Rules) -> str | None:
         if verdict.outcome != "allowed" or other is None or other.outcome != "disallowed":
             continue
         offset, in_hole = run.births.get(key, (0, False))
-        if not in_hole and straight.final_at[key] > offset:
+        earlier = [decode_verdict(value) for name, value in run.topic if name == key and value is not None]
+        told = any(each.outcome == "disallowed" and each.rests_from < offset for each in earlier)
+        if told or (not in_hole and straight.final_at[key] > offset):
             return f"{key}: allowed by {verdict.rule}, and disallowed by {other.rule} without the loss"
     return None
 
