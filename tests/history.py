@@ -1750,9 +1750,8 @@ class NoDuplicates(_OtherPipeline):
 
     class pipeline_type(_OtherWindow):  # noqa: N801
         class window_type(Window):  # noqa: N801
-            @staticmethod
-            def _find(*_: Any) -> None:
-                return None
+            def fold(self, event: Event, offset: int, index: int, arrived_ms: int) -> Touched:
+                return super().fold(msgspec.structs.replace(event, id=None), offset, index, arrived_ms)
 
 
 class MergeNotJudged(_OtherPipeline):

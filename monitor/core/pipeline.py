@@ -307,6 +307,7 @@ class Pipeline:
         if window.cut is not None:
             window.drop_cut_when_over(log_time_ms)
         aged = False
+        too_old_ms = log_time_ms - self.tuning.age_max_ms
         counts.entries += len(entries)
         for index, entry in enumerate(entries):
             if not isinstance(entry, Event):
@@ -326,7 +327,8 @@ class Pipeline:
                 for renewed in touched.renewed:
                     if renewed.recordings or renewed.suspects:
                         dirty.setdefault(id(renewed), (renewed, log_time_ms))
-                aged = aged or self._is_aged(conversation, log_time_ms)
+                if conversation.birth.arrived_ms < too_old_ms:
+                    aged = True
             elif entry.setting is not None:
                 duplicate = self._observe(entry, told)
             if duplicate:
@@ -375,13 +377,14 @@ class Pipeline:
         if now_ms is None:
             self.log_time_ms = timestamp_ms
             return timestamp_ms
-        if timestamp_ms > now_ms:
-            ahead = timestamp_ms - now_ms > AHEAD_MAX_MS
-            if ahead and self._clamp and (before_ms is None or before_ms < timestamp_ms - AHEAD_MAX_MS):
-                self.counts.clamped += 1
-            else:
-                self.log_time_ms = now_ms = timestamp_ms
-        return now_ms
+        if timestamp_ms <= now_ms:
+            return now_ms
+        ahead = timestamp_ms - now_ms > AHEAD_MAX_MS
+        if ahead and self._clamp and (before_ms is None or before_ms < timestamp_ms - AHEAD_MAX_MS):
+            self.counts.clamped += 1
+            return now_ms
+        self.log_time_ms = timestamp_ms
+        return timestamp_ms
 
     def _is_aged(self, conversation: Conversation, log_time_ms: int) -> bool:
         """Whether a conversation is older than may be."""
