@@ -179,14 +179,16 @@ class Crawling:
 def test_a_frozen_member_that_wakes_up_loses_its_partitions_and_goes_on(broker: RealBroker):
     desk = Desk.on(broker, 1)
     client: dict[str, object] = {"session.timeout.ms": 1000, "heartbeat.interval.ms": 200, "max.poll.interval.ms": 1500}
+    Freezing.frozen.clear()
     Freezing.awake.clear()
     with Running(desk, client=client, wrap=Freezing) as first:
         first.ready(1)
         desk.send([recording_event(1)])
         until(lambda: len(first.verdicts_told()) == 1)
         desk.send([b'"freeze"'])
-        # Not frozen: it folds the same message.
-        with Running(desk, client=client) as second:
+        assert Freezing.frozen.wait(WAIT_S)
+        # Not frozen: it folds the same message, and takes its time where the machine is busy.
+        with Running(desk) as second:
             second.ready(1)
             desk.send([recording_event(2)])
             until(lambda: any(v.recording_sid == recording_sid(2) for v in second.verdicts_told()))
@@ -202,6 +204,7 @@ def test_a_frozen_member_that_wakes_up_loses_its_partitions_and_goes_on(broker: 
 class Freezing:
     """The pipeline, but it stops at a certain message until it is woken: a process that gets no processor."""
 
+    frozen = threading.Event()
     awake = threading.Event()
 
     def __init__(self, pipeline: Pipeline) -> None:
@@ -209,7 +212,8 @@ class Freezing:
 
     def feed(self, offset: int, timestamp_ms: int, value: bytes | None, headers: Any = None) -> Sequence[Told]:
         if value == b'"freeze"':
-            self.awake.wait(WAIT_S)
+            self.frozen.set()
+            self.awake.wait(2 * WAIT_S)
         return self._pipeline.feed(offset, timestamp_ms, value, headers)
 
     def __getattr__(self, name: str) -> Any:
