@@ -49,8 +49,8 @@ _POM: Final = f"""\
 """
 _COPY_JARS: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 _MAVEN_TIMEOUT_S: Final = 600.0
-_START_TIMEOUT_S: Final = 60.0  # Two seconds on an idle machine; a loaded one must not fail a test for being slow.
-_STOP_TIMEOUT_S: Final = 20.0
+_START_TIMEOUT_S: Final = 180.0  # Two seconds on an idle machine; a loaded one must not fail a test for being slow.
+_STOP_TIMEOUT_S: Final = 60.0
 _JVM: Final = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
 _STARTED: Final = "Kafka Server started"
 _PORT_TAKEN: Final = "Address already in use"
@@ -199,7 +199,7 @@ class RealBroker:
         raise RuntimeError("no free port found in five attempts")
 
     def stop(self) -> None:
-        """Shut down in good order (SIGTERM), by force if that takes over 20 s; nothing if it does not run."""
+        """Shut down in good order (SIGTERM), by force if that takes over a minute; nothing if it does not run."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
@@ -231,9 +231,9 @@ class RealBroker:
         settings = {key.replace("_", "."): str(value) for key, value in config.items()}
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
         topic = NewTopic(name, num_partitions=partitions, replication_factor=1, config=settings)
-        admin.create_topics([topic])[name].result(timeout=30)
+        admin.create_topics([topic])[name].result(timeout=60)
         # The controller has it; the broker's metadata follow some milliseconds later.
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             seen = admin.list_topics(timeout=10).topics.get(name)
             if seen is not None and seen.error is None and len(seen.partitions) == partitions:
@@ -279,8 +279,9 @@ class RealBroker:
             "share.coordinator.state.topic.replication.factor": "1",
             "share.coordinator.state.topic.min.isr": "1",
             "share.coordinator.state.topic.num.partitions": "1",
-            # A killed broker may register again only when the controller has given it up: 9 s by default.
-            "broker.session.timeout.ms": "1000",
+            # A killed broker may register again only when the controller has given it up: 9 s by default. One that gets
+            # no processor for so long is given up too, and for a moment its partitions have no leader.
+            "broker.session.timeout.ms": "3000",
             "broker.heartbeat.interval.ms": "200",
             # A test waits for its group, not for members that might still come.
             "group.initial.rebalance.delay.ms": "0",

@@ -116,7 +116,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealBroker]:
 
     A test that stops, kills, pauses or sets up a broker takes ``new_broker``.
     """
-    shared = RealBroker(tmp_path_factory.mktemp("broker"))
+    # It is never started again: the controller may wait for it however busy the machine is.
+    shared = RealBroker(tmp_path_factory.mktemp("broker"), {"broker.session.timeout.ms": "60000"})
     shared.start()
     yield shared
     shared.kill()  # Nobody will read its data: there is nothing to shut down in good order.

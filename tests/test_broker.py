@@ -17,13 +17,13 @@ from tests.broker import BrokerUnavailableError, free_ports, java, unique_name
 
 
 def produce(bootstrap: str, topic: str, *values: bytes, **config: object) -> None:
-    producer = Producer({"bootstrap.servers": bootstrap, "message.timeout.ms": 30_000, **config})
+    producer = Producer({"bootstrap.servers": bootstrap, "message.timeout.ms": 60_000, **config})
     failures: list[KafkaError] = []
     for value in values:
         producer.produce(
             topic, value, partition=0, on_delivery=lambda error, _: failures.append(error) if error else None
         )
-    assert producer.flush(30) == 0
+    assert producer.flush(60) == 0
     assert failures == []
 
 
@@ -31,7 +31,7 @@ def consume(bootstrap: str, topic: str, count: int) -> list[bytes]:
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": unique_name("reader")})
     consumer.assign([TopicPartition(topic, 0, 0)])
     messages: list[Message] = []
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while len(messages) < count and time.monotonic() < deadline:
         messages += [message for message in consumer.consume(count, 0.5) if message.error() is None]
     consumer.close()
@@ -60,7 +60,7 @@ def _produce_without_key(bootstrap: str, topic: str) -> None:
     producer.produce(
         topic, b"no key, which a compacted topic refuses", on_delivery=lambda error, _: outcome.append(error)
     )
-    producer.flush(30)
+    producer.flush(60)
     if outcome[0] is not None:
         raise KafkaException(outcome[0])
 
@@ -104,7 +104,7 @@ def test_a_server_property_holds(new_broker):
     producer = Producer({"bootstrap.servers": small.bootstrap})
     outcome: list[KafkaError | None] = []
     producer.produce(topic, b"x" * 3000, on_delivery=lambda error, _: outcome.append(error))
-    producer.flush(30)
+    producer.flush(60)
 
     assert [error.code() for error in outcome if error] == [KafkaError.MSG_SIZE_TOO_LARGE]
 
@@ -119,7 +119,7 @@ def test_a_paused_broker_answers_nothing_until_it_goes_on(new_broker):
         with socket.create_connection(("127.0.0.1", int(broker.bootstrap.rpartition(":")[2])), timeout=5):
             pass  # The kernel still accepts: it is silent, not gone.
 
-    assert producer.flush(30) == 0
+    assert producer.flush(60) == 0
 
 
 def test_a_paused_broker_can_be_stopped_in_good_order(new_broker):
@@ -155,7 +155,7 @@ def test_a_killed_test_run_leaves_no_broker_behind(tmp_path):
         assert _listens(port)
         os.kill(run.pid, signal.SIGKILL)
 
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while _listens(port) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _listens(port)

@@ -93,7 +93,7 @@ def test_a_bounded_demo_judges_every_cause_as_the_truth_says_and_answers_on_anot
         address = running.until_it_says(r"metrics: (http://127\.0\.0\.1:(\d+)/metrics)")
         assert int(address[2]) != port
         running.until_it_says(r"(?m)^disallowed ")
-        with urllib.request.urlopen(address[1].decode(), timeout=20) as answer:
+        with urllib.request.urlopen(address[1].decode(), timeout=60) as answer:
             assert b"recording_monitor_recordings_total{" in answer.read()
         code, errors = running.ended()
     assert (code, errors) == (0, "")

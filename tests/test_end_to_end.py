@@ -29,7 +29,7 @@ from monitor.core.attribution import CAUSES
 from monitor.simulator.traffic import Knobs
 from tests.broker import RealBroker, unique_name
 from tests.member import account_sid, recording_event, recording_sid
-from tests.monitors import Load, Site, program, until
+from tests.monitors import WAIT_S, Load, Site, program, until
 from tests.verify import (
     OF_THE_PUBLISHER,
     Findings,
@@ -133,7 +133,7 @@ def send_stamped(site: Site, lines: Iterable[bytes]) -> None:
         account = re.search(rb"AC[0-9a-f]{32}", line)
         assert account is not None
         producer.produce(site.events, line, account[0], timestamp=instant_ms(line))
-    assert producer.flush(30) == 0
+    assert producer.flush(WAIT_S) == 0
 
 
 def test_the_sample_streams_and_50_000_simulated_events_become_the_verdicts_that_are_true(
@@ -156,7 +156,7 @@ def test_the_sample_streams_and_50_000_simulated_events_become_the_verdicts_that
         monitor.ready(site.partitions)
         until(lambda: monitor.caught_up() and all(verdict["final"] for verdict in site.verdicts().values()))
         seen = monitor.metrics()
-        assert monitor.stop().code == 0
+        assert monitor.stop() == 0
 
     found = site.verified()
     assert found == Findings([], [], [])
@@ -239,7 +239,7 @@ def test_three_members_killed_under_load_lose_no_verdict_and_leave_no_other_fina
     until(lambda: all(verdict["final"] for verdict in site.verdicts().values()))
     seen = [member.metrics() for member in members]
     for member in members:
-        assert member.stop().code == 0
+        assert member.stop() == 0
 
     found = site.verified()
     assert found == Findings([], [], [])
@@ -259,37 +259,38 @@ def test_three_members_killed_under_load_lose_no_verdict_and_leave_no_other_fina
 
 def test_a_partition_that_stays_put_keeps_its_latency_while_others_move(broker: RealBroker, tmp_path: Path) -> None:
     site, elsewhere = Site(broker, tmp_path / "here"), Site(broker, tmp_path / "elsewhere")
-    with site.start() as staying, Recordings(site, per_second=120) as recordings:
+    with (
+        site.start() as staying,
+        elsewhere.start() as undisturbed,
+        Recordings(site, per_second=120) as recordings,
+        Recordings(elsewhere, per_second=120) as others,
+    ):
         staying.ready(4)
-        for attempt in range(3):
+        undisturbed.ready(4)
+        # What else goes on in the machine adds to each latency, that of the one beside too, of which no partition
+        # moves, and sometimes it does not; what a rebalance adds is there each time.
+        for attempt in range(5):
             begun_ms, gone = now_ms(), len(staying.said("partitions_gone"))
             with site.start() as other:
                 other.ready(2)
                 staying.ready(2)
-                assert other.stop().code == 0
+                assert other.stop() == 0
             staying.ready(4)
             time.sleep(1)
             moved_away = {number for line in staying.said("partitions_gone")[gone:] for number in line["partitions"]}
             stayed = set(range(4)) - moved_away
             assert len(stayed) == 2
-            while_moving = percentile_99(latencies_ms(site, stayed, begun_ms, now_ms()))
-            print(f"p99 of partitions that stay put while others move, event to verdict: {while_moving} ms")
-            if while_moving < 250:
+            while_moving, beside = (
+                percentile_99(latencies_ms(one, stayed, begun_ms, now_ms())) for one in (site, elsewhere)
+            )
+            print(f"p99 of partitions that stay put while others move: {while_moving} ms; beside: {beside} ms")
+            if while_moving < max(250, 2 * beside):
                 break
-            # Perhaps something else holds the machine up: the same again where no partition of ours moves.
-            begun_ms = now_ms()
-            with elsewhere.start() as stranger:
-                stranger.ready(4)
-                assert stranger.stop().code == 0
-            time.sleep(1)
-            undisturbed = percentile_99(latencies_ms(site, stayed, begun_ms, now_ms()))
-            print(f"p99 of the same while nothing moves: {undisturbed} ms")
-            if while_moving < 2 * undisturbed:
-                break
-            assert attempt < 2, "a rebalance holds up what stays"
+            assert attempt < 4, "a rebalance holds up what stays"
         recordings.stop()
+        others.stop()
         until(staying.caught_up)
-        assert staying.stop().code == 0
+        assert staying.stop() == 0
     assert site.verified() == Findings([], [], [])
     assert site.verdicts().keys() == recordings.sids
 
@@ -318,11 +319,11 @@ class Recordings:
                 producer.produce(self._site.events, event, partition=partition)
             self._number += self._batch
             producer.poll(0)
-        assert producer.flush(30) == 0
+        assert producer.flush(WAIT_S) == 0
 
     def stop(self) -> None:
         self._asked.set()
-        self._thread.join(30)
+        self._thread.join(WAIT_S)
         assert not self._thread.is_alive()
 
     def __enter__(self) -> Self:
@@ -353,29 +354,32 @@ def test_sigterm_under_load_ends_in_time_with_all_committed_and_the_next_run_rep
     broker: RealBroker, tmp_path: Path
 ) -> None:
     site = Site(broker, tmp_path, grace="1s")
-    with Load(site, msgspec.structs.replace(CROWD, events=15_000, seed=5), per_second=2500) as load:
-        with site.start() as first:
-            first.ready(4)
+    crowd = msgspec.structs.replace(CROWD, events=15_000, seed=5)
+    with site.start() as first:
+        first.ready(4)
+        with Load(site, crowd, per_second=2500, hold_at=10_000) as load:
             until(lambda: load.sent > 5_000)
             until(lambda: len(site.written()) > 50)
-            ended = first.stop()
-            assert not load.over
-        assert ended.code == 0
-        assert ended.seconds < 10
-        written, committed = site.written(), site.committed()
-        for message in written:
-            verdict = verdict_of(message)
-            assert verdict is None or verdict["at"][1] < committed[message.partition]
-        load.wait()
+            assert first.stop() == 0
+            written, committed = site.written(), site.committed()
+            load.finish()
+            load.wait()
+        [stopped] = first.said("monitor_stopped")
+    assert stopped["in_time"] is True
+    for message in written:
+        verdict = verdict_of(message)
+        assert verdict is None or verdict["at"][1] < committed[message.partition]
     left = sum(site.ends().values()) - sum(committed.values())
     assert left > 0
     with site.start_quick(**TICKING) as second:
         second.ready(4)
         until(lambda: second.caught_up() and against_truth(site.verdicts(), load.truth).agrees)
-        least, seen, most = sum(site.ends().values()), second.metrics(), sum(site.ends().values())
-        assert second.stop().code == 0
-    # It judged what the first had left, its own ticks among it, and nothing else.
-    assert least <= seen("messages_total") + sum(committed.values()) <= most
+        # It judged what the first had left, its own ticks among it, and nothing else.
+        least, begun = sum(site.ends().values()), sum(committed.values())
+        until(lambda: begun + second.metrics()("messages_total") >= least, why=second.tail)
+        seen, most = second.metrics(), sum(site.ends().values())
+        assert second.stop() == 0
+    assert begun + seen("messages_total") <= most
     assert seen("replayed_messages_total") > 0
     assert site.verified() == Findings([], [], [])
     assert [m for m in site.written() if m.offset < written_in(written, m.partition)] == written
@@ -412,13 +416,13 @@ def test_whatever_the_group_is_members_come_and_go_and_each_recording_is_judged_
         two.ready(2)
         send_recordings(site, range(40, 80))
         until(lambda: len(site.verdicts()) == 80)
-        assert one.stop().code == 0
+        assert one.stop() == 0
         with site.start(client=client("one")) as again:
             again.ready(2)
             two.ready(2)
             send_recordings(site, range(80, 120))
             until(lambda: len(site.verdicts()) == 120)
-            assert again.stop().code == two.stop().code == 0
+            assert again.stop() == two.stop() == 0
     assert site.verified() == Findings([], [], [])
     assert len(site.written()) == 120
 
@@ -481,7 +485,7 @@ def test_poison_is_set_aside_with_what_is_needed_to_look_into_it_and_what_follow
         array = site.send([b"[" + good + b"," + bad + b"," + recording_event(2) + b"]", recording_event(3)])[0]
         until(lambda: len(site.verdicts()) == 3)
         seen = monitor.metrics()
-        assert monitor.stop().code == 0
+        assert monitor.stop() == 0
     assert site.verdicts().keys() == {recording_sid(number) for number in (1, 2, 3)}
     asides = read_quarantine(site.quarantined())
     assert verify_quarantine(asides) == []
@@ -516,7 +520,7 @@ def test_in_silence_ticks_end_the_grace_and_the_window(broker: RealBroker, tmp_p
         monitor.ready(2)
         site.send([recording_event(1, source="Conference")])
         until(lambda: len(site.written()) == 2)
-        assert monitor.stop().code == 0
+        assert monitor.stop() == 0
     grace, closing = [verdict_of(message) for message in site.written()]
     assert grace is not None
     assert closing is not None
@@ -565,7 +569,7 @@ def test_a_policy_that_is_broken_changes_nothing_and_a_good_one_judges_anew(brok
         until(lambda: {verdict["policy"] for verdict in site.verdicts().values()} == {hash_of(better)})
         until(monitor.caught_up)
         seen = monitor.metrics()
-        assert monitor.stop().code == 0
+        assert monitor.stop() == 0
     verdicts = site.verdicts()
     assert verdicts.keys() == recordings.sids
     assert {verdict["outcome"] for verdict in verdicts.values()} == {"allowed"}
@@ -598,7 +602,7 @@ def test_an_account_setting_that_comes_later_judges_anew(broker: RealBroker, tmp
         site.send([moved(setting, by_ms)], topic=site.settings_topic, key="AC/flex/1")
         # Told with the next message, which is a tick.
         until(lambda: [verdict["cause"] for verdict in site.verdicts().values()] == ["flex_stale_session"])
-        assert monitor.stop().code == 0
+        assert monitor.stop() == 0
     [verdict] = site.verdicts().values()
     assert verdict["history"][-1]["cause"] == "flex_conference"
     assert site.verified() == Findings([], [], [])
@@ -614,7 +618,7 @@ def test_what_is_exported_is_judged_by_replay_as_it_was_live(broker: RealBroker,
     with site.start_quick(**TICKING) as monitor:
         monitor.ready(4)
         until(lambda: monitor.caught_up() and against_truth(site.verdicts(), load.truth).agrees)
-        assert monitor.stop().code == 0
+        assert monitor.stop() == 0
     live = site.verdicts()
     exported = site.run("export", "--since", "1h", "--out", str(tmp_path / "all.jsonl"))
     assert exported.returncode == 0, exported.stderr.decode()
@@ -650,7 +654,7 @@ def test_what_was_set_aside_can_be_listed_and_taken_out_by_its_reason(broker: Re
     with site.start() as monitor:
         monitor.ready(1)
         until(lambda: len(site.quarantined()) == 2)
-        assert monitor.stop().code == 0
+        assert monitor.stop() == 0
     listed = site.run("quarantine", "list")
     assert listed.returncode == 0
     lines = [line.split() for line in listed.stdout.decode().splitlines()[1:]]

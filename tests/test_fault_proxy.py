@@ -42,7 +42,7 @@ def proxy(echo):
 
 
 def connect(proxy: FaultProxy) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", proxy.port), timeout=10)
+    return socket.create_connection(("127.0.0.1", proxy.port), timeout=60)
 
 
 def said_back(client: socket.socket, data: bytes) -> bytes:
@@ -59,7 +59,7 @@ def heard(client: socket.socket, size: int) -> bytes:
 
 def carried(proxy: FaultProxy, expected: int) -> int:
     """What it has carried, once it is as much as expected: a byte is counted after it has arrived."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while proxy.carried < expected and time.monotonic() < deadline:
         time.sleep(0.01)
     return proxy.carried
@@ -72,7 +72,7 @@ def silent(client: socket.socket) -> bool:
     except TimeoutError:
         return True
     finally:
-        client.settimeout(10)
+        client.settimeout(60)
     return False
 
 
@@ -187,7 +187,7 @@ def test_the_connections_are_counted_while_they_last(proxy):
     with connect(proxy) as client:
         assert said_back(client, b"one") == b"one"
         assert proxy.connections == 1
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while proxy.connections and time.monotonic() < deadline:
         time.sleep(0.01)
     assert proxy.connections == 0

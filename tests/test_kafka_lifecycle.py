@@ -131,44 +131,64 @@ def test_a_member_that_joins_takes_partitions_and_those_that_stay_are_not_rebuil
 
 def test_a_partition_that_stays_is_judged_while_another_is_rebuilt(broker: RealBroker):
     desk = Desk.on(broker, 2)
-    # What has to be folded again is long: one old conversation that is still open holds R at the beginning.
-    with Running(desk) as first:
-        first.ready(2)
+    Crawling.begun.clear()
+    Crawling.hurry.clear()
+    with Running(desk, wrap=Crawling) as stays:
+        stays.ready(2)
+        # What has to be folded again is long: the first of these conversations, still open, holds R at the beginning.
         for partition in range(2):
-            desk.send((recording_event(1 + n, source="Conference") for n in range(15_000)), partition=partition)
-        until(lambda: all(desk.committed(p).offset > 15_000 for p in range(2)))
-        with Running(desk) as second:
-            until(lambda: second.heard.count == 1)
-            second.ready(1)
-            until(lambda: bool(second.heard.restores))
-            taken = second.heard.restores[0]
-    # Now one member has one partition live and gets the other, with all its replay.
-    kept = 1 - taken
-    with Running(desk) as first, Running(desk) as second:
-        first.ready(1)
-        second.ready(1)
-        until(lambda: bool(first.heard.restores and second.heard.restores))
-        here, gone = (first, second) if kept in first.heard.restores[-1:] else (second, first)
-        del here.heard.restores[:]
-        gone.stop()
-        until(lambda: any(event == "assigned" and partitions for event, partitions in here.heard.rebalances[1:]))
-        desk.send([recording_event(90_000)], partition=kept)
-        until(lambda: any(v.recording_sid == recording_sid(90_000) for v in here.verdicts_told()))
-        here.ready(2)
-        assert here.heard.restores == [taken]
+            desk.send((recording_event(1 + n, source="Conference") for n in range(3_000)), partition=partition)
+        until(lambda: all(desk.committed(p).offset > 3_000 for p in range(2)))
+        with Running(desk) as goes:
+            goes.ready(1)
+            stays.ready(1)
+            [taken] = set(goes.heard.restores)
+        assert Crawling.begun.wait(WAIT_S)
+        desk.send([recording_event(90_000)], partition=1 - taken)
+        until(lambda: any(v.recording_sid == recording_sid(90_000) for v in stays.verdicts_told()))
+        assert stays.member.restoring() == f"partitions not restored yet: {taken}"
+        Crawling.hurry.set()
+        stays.ready(2)
+        assert stays.heard.restores[2:] == [taken]
+
+
+class Crawling:
+    """The pipeline, but its rebuild slows down as it goes, until told to hurry: 3,000 messages take 90 s."""
+
+    begun = threading.Event()
+    hurry = threading.Event()
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._rebuilding = True
+
+    def feed(self, offset: int, timestamp_ms: int, value: bytes | None, headers: Any = None) -> Sequence[Told]:
+        if self._rebuilding:
+            self.begun.set()
+            self.hurry.wait(offset / 50_000)
+        return self._pipeline.feed(offset, timestamp_ms, value, headers)
+
+    def open(self, ledger: Ledger) -> int:
+        self._rebuilding = False
+        return self._pipeline.open(ledger)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pipeline, name)
 
 
 def test_a_frozen_member_that_wakes_up_loses_its_partitions_and_goes_on(broker: RealBroker):
     desk = Desk.on(broker, 1)
     client: dict[str, object] = {"session.timeout.ms": 1000, "heartbeat.interval.ms": 200, "max.poll.interval.ms": 1500}
+    Freezing.frozen.clear()
     Freezing.awake.clear()
     with Running(desk, client=client, wrap=Freezing) as first:
         first.ready(1)
         desk.send([recording_event(1)])
         until(lambda: len(first.verdicts_told()) == 1)
         desk.send([b'"freeze"'])
-        # Not frozen: it folds the same message.
-        with Running(desk, client=client) as second:
+        assert Freezing.frozen.wait(WAIT_S)
+        # Not frozen: it folds the same message, and takes its time where the machine is busy.
+        with Running(desk) as second:
             second.ready(1)
             desk.send([recording_event(2)])
             until(lambda: any(v.recording_sid == recording_sid(2) for v in second.verdicts_told()))
@@ -184,6 +204,7 @@ def test_a_frozen_member_that_wakes_up_loses_its_partitions_and_goes_on(broker: 
 class Freezing:
     """The pipeline, but it stops at a certain message until it is woken: a process that gets no processor."""
 
+    frozen = threading.Event()
     awake = threading.Event()
 
     def __init__(self, pipeline: Pipeline) -> None:
@@ -191,7 +212,8 @@ class Freezing:
 
     def feed(self, offset: int, timestamp_ms: int, value: bytes | None, headers: Any = None) -> Sequence[Told]:
         if value == b'"freeze"':
-            self.awake.wait(WAIT_S)
+            self.frozen.set()
+            self.awake.wait(2 * WAIT_S)
         return self._pipeline.feed(offset, timestamp_ms, value, headers)
 
     def __getattr__(self, name: str) -> Any:

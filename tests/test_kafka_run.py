@@ -130,7 +130,7 @@ def test_a_killed_monitor_loses_no_verdict_and_the_next_one_repeats_none_differe
 ):
     desk = Desk.on(broker, 1)
     count = 6_000
-    client: dict[str, object] = {"session.timeout.ms": 3000}  # How long the successor of a killed one waits.
+    client: dict[str, object] = {"session.timeout.ms": 6000}  # How long the successor of a killed one waits.
     with Process(tmp_path, desk, client=client) as monitor:
         monitor.ready()
         desk.send(recording_event(n) for n in range(count))

@@ -286,7 +286,7 @@ def test_endless_traffic_stops_in_good_order_when_asked_to(tmp_path: Path) -> No
                 time.sleep(0.02)
         finally:
             os.kill(process.pid, signal.SIGTERM)
-        assert process.wait(20) == 130
+        assert process.wait(60) == 130
     # Nothing is cut short: each line can be read, and what it tells of is in the truth.
     truth = (tmp_path / "truth").read_bytes()
     for line in out.read_bytes().splitlines():
@@ -303,5 +303,5 @@ def test_a_reader_who_has_seen_enough_is_no_error(tmp_path: Path) -> None:
         assert process.stderr is not None
         process.stdout.readline()
         process.stdout.close()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert process.stderr.read() == b""

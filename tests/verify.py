@@ -20,7 +20,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartiti
 from monitor.simulator.compare import Comparison, compare
 from monitor.simulator.truth import Counts, Header, read_truth
 
-READ_S = 60.0
+READ_S = 180.0
 ASIDE_BYTES_MAX = 256 * 1024
 
 Verdict = dict[str, Any]

@@ -968,7 +968,8 @@ class Member:
         refused = error.code() in _REFUSED
         self._watch.committed("refused" if refused else "failed")
         self._say_sometimes("commit_not_taken", partition=held.partition, kind=error.name())
-        if refused:
+        # A rebalance under way says nothing of whose the partition is: its end does, however long it takes.
+        if refused and error.code() != KafkaError.REBALANCE_IN_PROGRESS:
             held.refusals += 1
             if held.refusals >= REFUSALS_MAX:
                 self._drop(held, f"commit refused: {error.name()}")

@@ -6,6 +6,7 @@ said aloud: then nobody has checked anything.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
@@ -20,6 +21,9 @@ from monitor.errors import OutOfReach
 from monitor.inputs.reader import logger, shared_properties
 
 TIMEOUT_S: Final = 15.0
+# How long a topic may take from its creation until the brokers show it, and how often they are asked meanwhile.
+SHOWN_WITHIN_S: Final = 30.0
+ASK_AGAIN_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 DAY_MS: Final = 86_400_000
 EVENTS_PARTITIONS: Final = 6
 EVENTS_KEPT_MS: Final = 7 * DAY_MS
@@ -204,23 +208,51 @@ class TopicAdmin:
         """What there is to say about each topic. Raises OutOfReach when no broker answers."""
         if not self.can_be_asked():
             return [self._not_asked()]
-        partitions = self._partitions()
-        return self._judge(partitions, self._configs(sorted(partitions)))
+        return self._judge(*self._look())
 
     def apply(self, *, partitions: int = EVENTS_PARTITIONS) -> list[Finding]:
-        """Create what is missing, change nothing that is there, and check. Raises OutOfReach."""
+        """Create what is missing, change nothing that is there, and check what is there now. Raises OutOfReach."""
         if not self.can_be_asked():
             return [self._not_asked()]
         there = self._partitions()
-        events_partitions = there.get(self._names.events, partitions)
-        created = []
+        said: list[Finding] = []
+        new: dict[str, int] = {}
         for topic in wanted(self._names, partitions=partitions):
             if topic.name in there:
                 continue
-            created.append(self._create(topic, topic.partitions or events_partitions))
-        if any(each.level == "created" for each in created):
-            there = self._partitions()
-        return created + self._judge(there, self._configs(sorted(there)))
+            count = topic.partitions or there.get(self._names.events, partitions)
+            made = self._create(topic, count)
+            said.append(made)
+            if made.level == "created":
+                new[topic.name] = count
+            elif made.level == "ok":
+                # Somebody else made it, with as many partitions as it has: the verdicts need as many.
+                new[topic.name] = 1
+                there, _ = self._shown(new)
+        return said + self._judge(*self._shown(new))
+
+    def _shown(self, new: Mapping[str, int]) -> tuple[dict[str, int], dict[str, dict[str, str] | None]]:
+        """What there is once the brokers show what is new, with as many partitions at least. Raises OutOfReach.
+
+        The controller answers a creation before the brokers know of it, and each learns of it in its own time: one may
+        tell the partitions of a topic of which the next has never heard.
+        """
+        ends = time.monotonic() + SHOWN_WITHIN_S
+        tries = 0
+        while True:
+            there, configs = self._look()
+            hidden = [name for name, count in new.items() if there.get(name, 0) < count or name not in configs]
+            if not hidden:
+                return there, configs
+            if time.monotonic() >= ends:
+                raise OutOfReach(f"created, but not shown by the brokers yet: {', '.join(hidden)}")
+            time.sleep(ASK_AGAIN_S[min(tries, len(ASK_AGAIN_S) - 1)])
+            tries += 1
+
+    def _look(self) -> tuple[dict[str, int], dict[str, dict[str, str] | None]]:
+        """Of those of our topics that are there, the partitions and the configuration."""
+        there = self._partitions()
+        return there, self._configs(sorted(there))
 
     def _create(self, topic: Wanted, partitions: int) -> Finding:
         new = NewTopic(topic.name, num_partitions=partitions, replication_factor=-1, config=topic.config)
@@ -243,11 +275,11 @@ class TopicAdmin:
         found: list[Finding] = []
         for topic in wanted(names):
             name = topic.name
-            if name not in partitions:
+            if name not in partitions or name not in configs:
                 level: Level = "error" if name != names.case_actions else "missing"
                 found.append(Finding(level, name, "is not there. `recording-monitor topics apply` creates it."))
                 continue
-            config = configs.get(name)
+            config = configs[name]
             if config is None:
                 found.append(Finding("unknown", name, "does not tell its configuration. Grant DescribeConfigs."))
                 continue
@@ -274,7 +306,7 @@ class TopicAdmin:
         return {name: len(topic.partitions) for name, topic in self._metadata().topics.items() if name in ours}
 
     def _configs(self, names: Sequence[str]) -> dict[str, dict[str, str] | None]:
-        """The configuration of each topic; None where we may not see it."""
+        """The configuration of each topic; None where we may not see it, and nothing where the broker has no topic."""
         resources = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in names]
         if not resources:
             return {}
@@ -287,7 +319,8 @@ class TopicAdmin:
                 error = failure.args[0]
                 if error.code() in (KafkaError._TIMED_OUT, KafkaError._TRANSPORT):
                     raise OutOfReach(f"{resource.name}: {error.name()}") from failure
-                read[resource.name] = None
+                if error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    read[resource.name] = None
             except TimeoutError:
                 raise OutOfReach(f"{resource.name} was not described in time") from None
         return read

@@ -432,7 +432,7 @@ def partitions(history: History) -> Tally:
         refused = stage.join()
         if not until(lambda: not refused.running, 60):
             stage.notes.append("a member runs on a topic with partitions added")
-        elif (code := refused.stop().code) != 2:
+        elif (code := refused.stop()) != 2:
             stage.notes.append(f"a member refused the topic with exit code {code}, not 2")
         stage.members.remove(refused)  # Its log says why it ended, as it should.
         return stage.account()

@@ -244,10 +244,10 @@ class Stage:
             self.stop(member)
 
     def stop(self, member: Monitor) -> None:
-        """Stop one member in good order, and note it where it does not end well. Raises AssertionError: not in 30 s."""
-        ended = member.stop()
-        if ended.code != 0:
-            self.notes.append(f"a member ended with exit code {ended.code}: {member.log.name}")
+        """Stop one member in good order, note it where it ends badly. Raises AssertionError: not in a minute."""
+        code = member.stop()
+        if code != 0:
+            self.notes.append(f"a member ended with exit code {code}: {member.log.name}")
 
     # Traffic.
 
