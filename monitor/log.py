@@ -13,10 +13,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Final, Literal, TextIO
+from typing import Any, Final, Literal, NamedTuple, TextIO
 
 import msgspec
 import structlog
@@ -248,7 +248,7 @@ class _FromLibraries(logging.Handler):
             self.handleError(record)
 
 
-_NUMBER: Final = {name: getattr(logging, name.upper()) for name in LEVELS}
+_NUMBER: Final[dict[str, int]] = {name: getattr(logging, name.upper()) for name in LEVELS}
 
 # Libraries that say on "info" what is news to their authors alone; their warnings pass.
 _QUIET: Final = ("aiohttp.access", "asyncio", "urllib3", "twilio", "twilio.http_client")
@@ -335,7 +335,7 @@ class _VerdictLine(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
     revision: int
     final: bool
     reason: str
-    account_sid: str
+    account_sid: str | None
     account: str | None = None
     start_source: str | None = None
     strength: str | None = None
@@ -351,7 +351,7 @@ class _VerdictLine(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
     mode: str
     policy: str
     backlog: bool
-    missing: list[str] | None = None
+    missing: Sequence[str] | None = None
     evidence: list[str] | None = None
     generation: int
     position: str
@@ -359,21 +359,39 @@ class _VerdictLine(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
     latency_ms: int | None = None
 
 
-# Most values of a verdict's line are said again and again (words, rules, reasons, the instant just said).
-_netted: Final = lru_cache(maxsize=4_096)(redact)
+class _Words(NamedTuple):
+    """What of a verdict is said in the same words again and again: of a million verdicts, some hundred such tuples."""
+
+    kind: str
+    outcome: str
+    cause: str | None
+    rule: str
+    severity: str | None
+    reason: str
+    account: str | None
+    start_source: str | None
+    strength: str | None
+    recording_status: str | None
+    found_by: str | None
+    mode: str
+    policy: str
+    missing: Sequence[str]
+
+
+@lru_cache(maxsize=1_024)
+def _netted(words: _Words) -> _Words:
+    """The words as the net leaves them: a rule's reason is somebody's text, a start source may be Twilio's newest."""
+    return _Words(*map(_redact_value, words))
 
 
 def _net_sid(sid: str | None) -> str | None:
-    """A SID as it is; what has not its shape goes through the net. No pattern finds anything in 34 letters and digits
-    that begin with capitals.
+    """A SID as it is; what has not its shape goes through the net.
+
+    No pattern finds anything in letters and digits alone, but in 32 of them.
     """
-    if sid is None or (len(sid) == 34 and sid.isalnum() and sid.isascii() and sid[:2].isupper()):
+    if sid is None or (len(sid) == 34 and sid.isalnum() and sid.isascii()):
         return sid
     return redact(sid)
-
-
-def _net_known(text: str | None) -> str | None:
-    return None if text is None else _netted(text)
 
 
 def _line_of(
@@ -384,43 +402,70 @@ def _line_of(
     previous: str | msgspec.UnsetType | None = msgspec.UNSET,
     latency_ms: int | None = None,
 ) -> _VerdictLine:
+    """The line of a verdict; instants, numbers and positions are of our own making and need no net."""
     generation, offset = verdict.at
+    words = _netted(
+        _Words(
+            verdict.kind,
+            verdict.outcome,
+            verdict.cause,
+            verdict.rule,
+            verdict.severity,
+            verdict.reason,
+            None if verdict.alert is None else verdict.alert.account,
+            verdict.start_source,
+            verdict.strength,
+            verdict.recording_status,
+            verdict.found_by,
+            verdict.mode,
+            verdict.policy,
+            verdict.missing,
+        )
+    )
     return _VerdictLine(
         at=at,
-        level="warning" if verdict.outcome == "disallowed" else "info",
+        level=_level_of(verdict),
         event=VERDICT_REACHED,
-        kind=_netted(verdict.kind),
+        kind=words.kind,
         recording_sid=_net_sid(verdict.recording_sid),
-        outcome=_netted(verdict.outcome),
-        cause=_net_known(verdict.cause),
-        rule=_netted(verdict.rule),
-        severity=_net_known(verdict.severity),
+        outcome=words.outcome,
+        cause=words.cause,
+        rule=words.rule,
+        severity=words.severity,
         revision=verdict.revision,
         final=verdict.final,
-        reason=_netted(verdict.reason),
-        account_sid=_net_sid(verdict.account_sid) or "",
-        account=_netted(verdict.alert.account) if verdict.alert is not None else None,
-        start_source=_net_known(verdict.start_source),
-        strength=_net_known(verdict.strength),
+        reason=words.reason,
+        account_sid=_net_sid(verdict.account_sid),
+        account=words.account,
+        start_source=words.start_source,
+        strength=words.strength,
         call_sid=_net_sid(verdict.call_sid),
         conference_sid=_net_sid(verdict.conference_sid),
-        recording_status=_net_known(verdict.recording_status),
-        started_at=_net_known(verdict.started_at),
-        ended_at=_net_known(verdict.ended_at),
-        first_seen_at=_netted(verdict.first_seen_at),
-        found_by=_net_known(verdict.found_by),
-        decided_at=_netted(verdict.decided_at),
-        disallowed_since=_net_known(verdict.disallowed_since),
-        mode=_netted(verdict.mode),
-        policy=_netted(verdict.policy),
+        recording_status=words.recording_status,
+        started_at=verdict.started_at,
+        ended_at=verdict.ended_at,
+        first_seen_at=verdict.first_seen_at,
+        found_by=words.found_by,
+        decided_at=verdict.decided_at,
+        disallowed_since=verdict.disallowed_since,
+        mode=words.mode,
+        policy=words.policy,
         backlog=verdict.backlog,
-        missing=[_netted(what) for what in verdict.missing] or None,
-        evidence=[redact(shown.position) for shown in verdict.evidence] or None,
+        missing=words.missing or None,
+        evidence=[shown.position for shown in verdict.evidence] or None,
         generation=generation,
         position=str(offset) if partition is None else f"{partition}:{offset}",
         previous=previous,
         latency_ms=latency_ms,
     )
+
+
+def _level_of(verdict: Verdict) -> Level:
+    return "warning" if verdict.outcome == "disallowed" else "info"
+
+
+# The lines of a batch are written within milliseconds.
+_instant: Final = lru_cache(maxsize=16)(render_instant)
 
 
 class _Direct:
@@ -471,13 +516,13 @@ def log_verdict(
     ``previous`` is the outcome that this one replaces, None where it is the first. As JSON the line may be held back
     until anything else is logged or ``flush_verdicts`` is called.
     """
-    level = "warning" if verdict.outcome == "disallowed" else "info"
+    level = _level_of(verdict)
     direct = _direct
     if direct is None or not direct.in_force:
         fields = verdict_fields(verdict, partition=partition, previous=previous, latency_ms=latency_ms)
         getattr(_log, level)(VERDICT_REACHED, **fields)
     elif direct.says(level):
-        at = render_instant(time.time_ns() // 1_000_000)
+        at = _instant(time.time_ns() // 1_000_000)
         direct.write(_line_of(verdict, at, partition=partition, previous=previous, latency_ms=latency_ms))
 
 
