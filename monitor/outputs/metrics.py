@@ -18,6 +18,7 @@ import time
 from bisect import bisect_left
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from importlib import metadata
 from typing import Final, NamedTuple
 
@@ -81,6 +82,8 @@ DURATION_BUCKETS_S: Final = (5.0, 15.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 1440
 AGE_BUCKETS_S: Final = tuple(bound_ms / 1000 for bound_ms in AGE_BOUNDS_MS)
 """Upper bounds of ``event_age_seconds``: those by which the pipeline counts."""
 
+# The instants of one verdict are mostly the same two, and those of the next are near.
+_ms: Final = lru_cache(maxsize=1_024)(read_instant)
 _ENDED: Final = frozenset({"stopped", "processing", "completed", "absent", "failed", "deleted"})
 
 
@@ -212,9 +215,12 @@ class _Position(msgspec.Struct):
 
 
 class _State(NamedTuple):
-    """What the gauges need of one published verdict that is not settled yet; there are only so many."""
+    """What the gauges need of one published verdict that is not settled yet."""
 
-    labels: tuple[str, str, str, str]
+    account: str
+    rule: str
+    start_source: str
+    severity: str
     outcome: str
     in_progress: bool
     has_case: bool
@@ -223,17 +229,19 @@ class _State(NamedTuple):
 class _OpenVerdicts:
     """The published verdicts that are in progress or have an open case, by partition and key.
 
-    Of each it keeps a number for its SID and which of the states it is in: about 130 bytes. How many are in each state
-    is counted as they change, since Prometheus must not wait for a walk through a hundred thousand.
+    Of each it keeps the number of its SID and the number of the state it is in: about 100 bytes. How many are in each
+    state is counted as they change, since Prometheus must not wait for a walk through a hundred thousand.
     """
 
     def __init__(self, hold_ms: int, resolve_on: str, overflowed: Callable[[], None]) -> None:
         self._hold_ms = hold_ms
         self._resolve_on = resolve_on
         self._overflowed = overflowed
-        self._partitions: dict[int, dict[int, _State]] = {}
-        self._counts: Tally[_State] = Tally()
-        self._states: dict[_State, _State] = {}  # One object of each: what is equal is the same.
+        self._partitions: dict[int, dict[int, int]] = {}
+        # Every state there ever was, by its number: all of it comes from closed sets.
+        self._states: list[_State] = []
+        self._numbers: dict[tuple[object, ...], int] = {}
+        self._counts: list[int] = []
         self._followed = 0
         # When cases close that have an end, and what is to be looked up then. A later verdict may have moved it.
         self._ends: dict[tuple[int, int], int] = {}
@@ -242,42 +250,52 @@ class _OpenVerdicts:
 
     def follow(self, partition: int, key: str, verdict: Verdict | None, account: str, now_ms: int) -> None:
         """Take in the last verdict of a key; None is a tombstone."""
-        number = _number_of(key)
+        sid = _number_of(key)
         state, until_ms = (None, None) if verdict is None else self._state(verdict, account)
         with self._lock:
-            verdicts = self._partitions.setdefault(partition, {})
-            before = verdicts.get(number)
+            verdicts = self._partitions.get(partition)
+            if verdicts is None:
+                verdicts = self._partitions[partition] = {}
+            before = verdicts.get(sid)
             if before is None and state is not None and self._followed >= FOLLOWED_MAX:
                 self._overflowed()
                 return
-            if before != state:
-                self._move(verdicts, number, before, state)
+            self._move(verdicts, sid, before, None if state is None else self._number(state))
             if self._ends:
-                self._ends.pop((partition, number), None)
+                self._ends.pop((partition, sid), None)
             if until_ms is not None:
-                self._ends[partition, number] = until_ms
-                heapq.heappush(self._closing, (until_ms, partition, number))
+                self._ends[partition, sid] = until_ms
+                heapq.heappush(self._closing, (until_ms, partition, sid))
             self._close(now_ms)  # Here too: perhaps nobody reads the gauges.
 
-    def _move(self, verdicts: dict[int, _State], number: int, before: _State | None, after: _State | None) -> None:
+    def _number(self, state: tuple[object, ...]) -> int:
+        number = self._numbers.get(state)
+        if number is None:
+            number = self._numbers[state] = len(self._states)
+            self._states.append(_State(*state))  # type: ignore[arg-type]  # Made by _state, in this order.
+            self._counts.append(0)
+        return number
+
+    def _move(self, verdicts: dict[int, int], sid: int, before: int | None, after: int | None) -> None:
+        if before == after:
+            return
         if before is not None:
             self._counts[before] -= 1
             self._followed -= 1
-            if not self._counts[before]:
-                del self._counts[before], self._states[before]
         if after is None:
-            verdicts.pop(number, None)
-            return
-        after = verdicts[number] = self._states.setdefault(after, after)
-        self._counts[after] += 1
-        self._followed += 1
+            del verdicts[sid]
+        else:
+            verdicts[sid] = after
+            self._counts[after] += 1
+            self._followed += 1
 
     def leave(self, partition: int) -> None:
         """Forget a partition: somebody else tells of it now."""
         with self._lock:
             verdicts = self._partitions.pop(partition, {})
-            for number, state in list(verdicts.items()):
-                self._move(verdicts, number, state, None)
+            for number, count in Tally(verdicts.values()).items():
+                self._counts[number] -= count
+            self._followed -= len(verdicts)
             self._ends = {place: until for place, until in self._ends.items() if place[0] != partition}
             self._closing = [closing for closing in self._closing if closing[1] != partition]
             heapq.heapify(self._closing)
@@ -286,28 +304,30 @@ class _OpenVerdicts:
         """How many are in each state at ``now_ms``, in progress or with an open case."""
         with self._lock:
             self._close(now_ms)
-            return list(self._counts.items())
+            return [(state, count) for state, count in zip(self._states, self._counts, strict=True) if count]
 
     def _close(self, now_ms: int) -> None:
         """Close the cases whose time has come."""
         while self._closing and self._closing[0][0] <= now_ms:
-            until_ms, partition, number = heapq.heappop(self._closing)
-            if self._ends.get((partition, number)) == until_ms:
-                del self._ends[partition, number]
+            until_ms, partition, sid = heapq.heappop(self._closing)
+            if self._ends.get((partition, sid)) == until_ms:
+                del self._ends[partition, sid]
                 verdicts = self._partitions[partition]
-                before = verdicts[number]
-                self._move(verdicts, number, before, before._replace(has_case=False) if before.in_progress else None)
+                before = verdicts[sid]
+                state = self._states[before]
+                after = self._number(state._replace(has_case=False)) if state.in_progress else None
+                self._move(verdicts, sid, before, after)
 
-    def _state(self, verdict: Verdict, account: str) -> tuple[_State | None, int | None]:
-        """The state a verdict is in, None where it is settled; and when its case closes, None while nothing says."""
+    def _state(self, verdict: Verdict, account: str) -> tuple[tuple[object, ...] | None, int | None]:
+        """The fields of ``_State``, None where the verdict is settled; and when its case closes, if that is known."""
         ended = verdict.ended_at is not None or verdict.recording_status in _ENDED
-        in_progress = verdict.kind == "recording" and not ended and not verdict.final
+        in_progress = not ended and not verdict.final and verdict.kind == "recording"
         has_case = verdict.outcome != "allowed"
         if not in_progress and not has_case:
             return None, None
-        labels = (account, verdict.rule, source_label(verdict.start_source), verdict.severity or NONE)
-        state = _State(labels, verdict.outcome, in_progress, has_case)
-        return state, self._case_until(verdict, ended=ended) if has_case else None
+        source, severity = source_label(verdict.start_source), verdict.severity or NONE
+        until_ms = self._case_until(verdict, ended=ended) if has_case else None
+        return (account, verdict.rule, source, severity, verdict.outcome, in_progress, has_case), until_ms
 
     def _case_until(self, verdict: Verdict, *, ended: bool) -> int | None:
         """When the case of a verdict that is not allowed closes; None while nothing has ended it.
@@ -317,17 +337,17 @@ class _OpenVerdicts:
         """
         if not ended and not verdict.final and self._resolve_on != "deleted":
             return None
-        opened_ms = read_instant(verdict.disallowed_since or verdict.decided_at)
+        opened_ms = _ms(verdict.disallowed_since or verdict.decided_at)
         closed_ms = None
         if self._resolve_on == "deleted":
             if verdict.recording_status == "deleted":
-                closed_ms = read_instant(verdict.decided_at)
+                closed_ms = _ms(verdict.decided_at)
             elif ended or verdict.final:
                 closed_ms = opened_ms + 86_400_000  # However strict: a day after, somebody must have seen it.
         elif ended:
-            closed_ms = read_instant(verdict.ended_at or verdict.decided_at)
+            closed_ms = _ms(verdict.ended_at or verdict.decided_at)
         elif verdict.final:
-            closed_ms = read_instant(verdict.decided_at)
+            closed_ms = _ms(verdict.decided_at)
         return None if closed_ms is None else max(closed_ms, opened_ms + self._hold_ms)
 
 
@@ -449,9 +469,6 @@ class Metrics(Collector):
             "series_overflow",
             "Times something was folded into 'other' or not followed, because a bound of the metrics was reached.",
         )
-        self._account_overflow = counter(
-            "account_overflow", "Verdicts about accounts without an alias in the settings; their account is 'other'."
-        )
         self._verdicts = _OpenVerdicts(hold_ms, resolve_on, self._overflow.inc)
 
         def labelled_counter(
@@ -467,6 +484,11 @@ class Metrics(Collector):
             self.registry.register(made)
             return made
 
+        self._account_overflow = labelled_counter(
+            "account_overflow",
+            "Verdicts about accounts without an alias in the settings; their account is 'other'.",
+            bound=1,
+        )
         self._messages = counter("messages", "Messages read from the events topic and judged.")
         self._entries = counter("entries", "Entries in those messages: events and notices, always.")
         self._replayed = counter("replayed_messages", "Messages read again to rebuild a partition's state.")
@@ -557,6 +579,7 @@ class Metrics(Collector):
             (self._log_messages, LEVELS),
         ):
             family.initialise((value,) for value in values)
+        self._account_overflow.initialise([()])
         self._revisions.initialise(itertools.product(OUTCOMES, OUTCOMES))
         # Sources before accounts: where not all fits, every account has those that matter most.
         self._recordings.initialise(
@@ -616,13 +639,13 @@ class Metrics(Collector):
             return
         account = self._account(verdict.account_sid)
         if account == OTHER:
-            self._account_overflow.inc()
+            self._account_overflow.add(())
         source = source_label(verdict.start_source)
         seen = _Seen(verdict.recording_sid, published_at_ms / 1000) if verdict.recording_sid else None
         if told.before is None:
             self._recordings.add((account, source, verdict.outcome))
             if verdict.started_at is not None:
-                unseen_ms = read_instant(verdict.first_seen_at) - read_instant(verdict.started_at)
+                unseen_ms = _ms(verdict.first_seen_at) - _ms(verdict.started_at)
                 self._unseen.observe(max(0, unseen_ms) / 1000)
         else:
             self._revisions.add((told.before, verdict.outcome))
@@ -638,7 +661,7 @@ class Metrics(Collector):
             and verdict.started_at is not None
             and verdict.ended_at is not None
         ):
-            lasted_ms = read_instant(verdict.ended_at) - read_instant(verdict.started_at)
+            lasted_ms = _ms(verdict.ended_at) - _ms(verdict.started_at)
             self._duration.observe(max(0, lasted_ms) / 1000)
 
     def follow(self, partition: int, key: str, verdict: Verdict | None) -> None:
@@ -814,9 +837,10 @@ class Metrics(Collector):
         in_progress = dict.fromkeys(itertools.product(self._accounts, OUTCOMES), 0)
         for state, count in self._verdicts.at(round(self._wall_clock() * 1000)):
             if state.has_case:
-                open_cases[state.labels] = open_cases.get(state.labels, 0) + count
+                case = state[:4]
+                open_cases[case] = open_cases.get(case, 0) + count
             if state.in_progress:
-                in_progress[state.labels[0], state.outcome] += count
+                in_progress[state.account, state.outcome] += count
         cases = _gauge("open_cases", "Recordings with an open case.", "account", "rule", "start_source", "severity")
         for labels, count in sorted(_within(open_cases, OPEN_CASES_MAX).items()):
             cases.add_metric(labels, count)
@@ -831,11 +855,9 @@ class Metrics(Collector):
 
 def _first_disallowed(before: str | None, verdict: Verdict) -> bool:
     """Whether this verdict is the first of its recording to be disallowed."""
-    return (
-        verdict.outcome == DISALLOWED
-        and before != DISALLOWED
-        and all(earlier.outcome != DISALLOWED for earlier in verdict.history)
-    )
+    if verdict.outcome != DISALLOWED or before == DISALLOWED:
+        return False
+    return not verdict.history or all(earlier.outcome != DISALLOWED for earlier in verdict.history)
 
 
 def _within(counts: Mapping[tuple[str, ...], int], bound: int) -> dict[tuple[str, ...], int]:
