@@ -242,7 +242,7 @@ class _OpenVerdicts:
         self._states: list[_State] = []
         self._numbers: dict[tuple[object, ...], int] = {}
         self._counts: list[int] = []
-        self._followed = 0
+        self.followed = 0
         # When cases close that have an end, and what is to be looked up then. A later verdict may have moved it.
         self._ends: dict[tuple[int, int], int] = {}
         self._closing: list[tuple[int, int, int]] = []
@@ -253,11 +253,12 @@ class _OpenVerdicts:
         sid = _number_of(key)
         state, until_ms = (None, None) if verdict is None else self._state(verdict, account)
         with self._lock:
+            self._close(now_ms)  # Here too: perhaps nobody reads the gauges.
             verdicts = self._partitions.get(partition)
             if verdicts is None:
                 verdicts = self._partitions[partition] = {}
             before = verdicts.get(sid)
-            if before is None and state is not None and self._followed >= FOLLOWED_MAX:
+            if before is None and state is not None and self.followed >= FOLLOWED_MAX:
                 self._overflowed()
                 return
             self._move(verdicts, sid, before, None if state is None else self._number(state))
@@ -266,7 +267,6 @@ class _OpenVerdicts:
             if until_ms is not None:
                 self._ends[partition, sid] = until_ms
                 heapq.heappush(self._closing, (until_ms, partition, sid))
-            self._close(now_ms)  # Here too: perhaps nobody reads the gauges.
 
     def _number(self, state: tuple[object, ...]) -> int:
         number = self._numbers.get(state)
@@ -281,13 +281,13 @@ class _OpenVerdicts:
             return
         if before is not None:
             self._counts[before] -= 1
-            self._followed -= 1
+            self.followed -= 1
         if after is None:
             del verdicts[sid]
         else:
             verdicts[sid] = after
             self._counts[after] += 1
-            self._followed += 1
+            self.followed += 1
 
     def leave(self, partition: int) -> None:
         """Forget a partition: somebody else tells of it now."""
@@ -295,7 +295,7 @@ class _OpenVerdicts:
             verdicts = self._partitions.pop(partition, {})
             for number, count in Tally(verdicts.values()).items():
                 self._counts[number] -= count
-            self._followed -= len(verdicts)
+            self.followed -= len(verdicts)
             self._ends = {place: until for place, until in self._ends.items() if place[0] != partition}
             self._closing = [closing for closing in self._closing if closing[1] != partition]
             heapq.heapify(self._closing)
@@ -357,7 +357,7 @@ _SID: Final = re.compile(r"(?:RE|CF)[0-9a-f]{32}")
 def _number_of(key: str) -> int:
     """A key as a number: a SID's takes 48 bytes where its text takes 96. Whatever is none gets one below 0."""
     if _SID.fullmatch(key) is None:
-        return -int.from_bytes(b"\x01" + key.encode(errors="replace"))
+        return -int.from_bytes(b"\x01" + key.encode(errors="surrogatepass"))
     return int(key[2:], 16) << 1 | (key[0] == "C")  # noqa: FURB166 - what is cut off is no "0x".
 
 
@@ -668,6 +668,11 @@ class Metrics(Collector):
         """Take in what stands on the verdict topic, for the gauges alone; None is a tombstone. Repeats do no harm."""
         account = OTHER if verdict is None else self._account(verdict.account_sid)
         self._verdicts.follow(partition, key, verdict, account, round(self._wall_clock() * 1000))
+
+    @property
+    def verdicts_followed(self) -> int:
+        """How many verdicts are kept in mind for the gauges."""
+        return self._verdicts.followed
 
     def quarantined(self, reason: str) -> None:
         """Bytes are safe in quarantine; ``reason`` is that of the core, or ``core-error``."""
