@@ -15,18 +15,22 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 import structlog
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitor.core.verdict import AlertLabels, Shown, Verdict
 from monitor.log import (
     _HARMLESS,
+    HELD_MAX,
     REDACTED,
     TEXT_MAX,
+    VERDICT_REACHED,
     Format,
     Level,
+    _net_sid,
     _redact_all,
     configure,
+    flush_verdicts,
     log_verdict,
     redact,
     verdict_fields,
@@ -349,7 +353,9 @@ def test_lines_of_many_threads_do_not_mix(log):
 
 
 def test_one_line_tells_a_verdicts_whole_story(log):
-    log_verdict(log(), a_verdict(), partition=3, latency_ms=12)
+    log()
+    log_verdict(a_verdict(), partition=3, latency_ms=12)
+    flush_verdicts()
 
     (line,) = log.lines()
     assert line["event"] == "verdict_reached"
@@ -367,9 +373,10 @@ def test_one_line_tells_a_verdicts_whole_story(log):
 
 
 def test_a_verdict_that_is_not_disallowed_is_no_warning(log):
-    logger = log()
-    log_verdict(logger, a_verdict(outcome="allowed", alert=None))
-    log_verdict(logger, a_verdict(outcome="undetermined", alert=None))
+    log()
+    log_verdict(a_verdict(outcome="allowed", alert=None))
+    log_verdict(a_verdict(outcome="undetermined", alert=None))
+    flush_verdicts()
 
     assert [line["level"] for line in log.lines()] == ["info", "info"]
 
@@ -381,3 +388,92 @@ def test_every_field_of_a_verdict_is_in_its_line_or_left_out_on_purpose():
     )
 
     assert set(Verdict.__struct_fields__) - left_out <= set(verdict_fields(given_all))
+
+
+_ANY_TEXT = st.text(max_size=9) | st.sampled_from([NUMBER, "RE" + SID, SID, "\ud800", "sip:alice@example.com", "a?b=c"])
+_TEXTS = [
+    name
+    for name in Verdict.__struct_fields__
+    if isinstance(getattr(a_verdict(call_sid="CA1"), name), str) and not name.endswith(("_at", "_since", "outcome"))
+]
+
+
+@settings(max_examples=60)
+@given(st.data(), st.sampled_from([None, "allowed"]), st.none() | st.integers(0, 10**9))
+def test_the_line_of_a_verdict_is_the_one_that_the_common_way_would_have_written(data, previous, latency_ms):
+    texts = data.draw(st.dictionaries(st.sampled_from(_TEXTS), _ANY_TEXT))
+    nothing = data.draw(st.sets(st.sampled_from(["cause", "severity", "call_sid", "started_at", "alert"])))
+    missing = data.draw(st.lists(_ANY_TEXT, max_size=2))
+    changes = {**texts, **dict.fromkeys(nothing), "missing": tuple(missing)}
+    verdict = a_verdict(**changes)
+    stream = io.StringIO()
+    counted: list[str] = []
+    configure("json", stream=stream, count=counted.append)
+    try:
+        log_verdict(verdict, partition=3, previous=previous, latency_ms=latency_ms)
+        fields = verdict_fields(verdict, partition=3, previous=previous, latency_ms=latency_ms)
+        structlog.get_logger().warning(VERDICT_REACHED, **fields)
+    finally:
+        structlog.reset_defaults()
+
+    direct, common = (list(json.loads(line).items()) for line in stream.getvalue().split("\n")[:-1])
+    assert direct[1:] == common[1:]
+    assert counted == ["warning", "warning"]
+
+
+@given(st.text("AZR09af+é", min_size=2, max_size=2), st.text("0123456789abcdefXYZ", min_size=32, max_size=32))
+def test_what_has_the_shape_of_a_sid_holds_nothing_the_net_would_find(letters, rest):
+    assert _net_sid(letters + rest) == _redact_all(letters + rest)
+
+
+def test_lines_of_verdicts_stand_where_they_were_said(log):
+    logger = log()
+    log_verdict(a_verdict(revision=1))
+    log_verdict(a_verdict(revision=2))
+    assert log.text() == ""
+    logger.info("stop_begun")
+    log_verdict(a_verdict(revision=3))
+    flush_verdicts()
+
+    assert [line.get("revision") for line in log.lines()] == [1, 2, None, 3]
+
+
+def test_verdicts_are_not_held_without_bound(log):
+    log()
+    for revision in range(HELD_MAX + 1):
+        log_verdict(a_verdict(revision=revision))
+
+    assert len(log.lines()) == HELD_MAX
+
+
+def test_the_line_of_a_verdict_obeys_the_level(log):
+    log(level="warning")
+    log_verdict(a_verdict(outcome="allowed"))
+    log_verdict(a_verdict())
+    flush_verdicts()
+
+    assert [line["level"] for line in log.lines()] == ["warning"]
+
+
+def test_on_a_terminal_a_verdict_is_shown_as_everything_else_is(log):
+    log("console")
+    log_verdict(a_verdict())
+
+    assert "verdict_reached" in log.text()
+    assert "{" not in log.text()
+
+
+def test_where_somebody_else_has_set_up_the_log_verdicts_go_the_way_of_all_lines(log):
+    log()
+    heard: list[dict[str, object]] = []
+
+    def hear(_logger: object, _method: str, event: dict[str, object]) -> dict[str, object]:
+        heard.append(event)
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[hear])  # type: ignore[list-item]
+    log_verdict(a_verdict())
+    flush_verdicts()
+
+    assert [event["recording_sid"] for event in heard] == ["RE" + SID]
+    assert log.text() == ""

@@ -29,6 +29,7 @@ from monitor.outputs.metrics import (
     TYPES,
     Build,
     Metrics,
+    _number_of,
     this_build,
     type_label,
 )
@@ -545,6 +546,29 @@ def test_recordings_in_progress_are_those_neither_ended_nor_given_up():
 
     assert value(metrics, "recordings_in_progress", account="main", outcome="allowed") == 3
     assert value(metrics, "recordings_in_progress", account="lab", outcome="allowed") == 0
+
+
+_keys = st.text(max_size=34) | st.from_regex(r"(RE|CF|CA)[0-9a-fA-F]{31,33}", fullmatch=True)
+
+
+@given(st.lists(_keys, unique=True, max_size=4))
+def test_every_key_has_a_number_of_its_own(keys):
+    related = {other for key in keys for other in (key, key.lower(), key.swapcase(), "CF" + key[2:], "RE" + key[2:])}
+
+    assert len({_number_of(key) for key in related}) == len(related)
+
+
+def test_cases_that_have_ended_are_let_go_though_nobody_reads_the_gauges():
+    clock = Clock(T0_MS)
+    metrics = fresh(clock)
+    ended = verdict(recording_status="completed", ended_at=at(10_000), final=True)
+    for number in range(3):
+        publish(metrics, ended, key=f"RE{number}")
+    assert metrics.verdicts_followed == 3
+    clock.ms += 60 * MINUTE
+    publish(metrics, verdict(), key="RE9")
+
+    assert metrics.verdicts_followed == 1
 
 
 def test_following_the_topic_counts_nothing():

@@ -37,7 +37,7 @@ from monitor.inputs.checkpoint import Resume, StartAt
 from monitor.inputs.kafka import Fold, Member, Times, Topics
 from monitor.inputs.policy_file import LoadedPolicy, PolicyError, load_policy
 from monitor.inputs.topics import Names, TopicAdmin
-from monitor.log import configure, log_verdict
+from monitor.log import configure, flush_verdicts, log_verdict
 from monitor.outputs.delivery import Delivery, producer_properties
 from monitor.outputs.metrics import Metrics
 from monitor.outputs.verdict_topic import VerdictTopic
@@ -272,9 +272,13 @@ class Running:
                 now_ms=lambda: time.time_ns() // 1_000_000,
             ),
             watch=listener,
-            between_batches=lambda idle: self._collector.between_batches(idle=idle),
+            between_batches=self._between_batches,
             tick_every_s=tick_every_s,
         )
+
+    def _between_batches(self, idle: bool) -> None:  # noqa: FBT001 - the reading calls it so.
+        flush_verdicts()
+        self._collector.between_batches(idle=idle)
 
     def _read(self) -> None:
         try:
@@ -287,6 +291,7 @@ class Running:
             self.failure = error
             log.error("reading_ended", error=type(error).__name__)
         finally:
+            flush_verdicts()
             self.ended.set()
 
     def _see_to_topics(self) -> None:
@@ -423,8 +428,8 @@ class _Listener:
         now_ms = time.time_ns() // 1_000_000
         self._metrics.verdict_published(partition, told, now_ms, replay_left=replay_left)
         if told.verdict is not None:
-            more = {} if replay_left else {"latency_ms": max(0, now_ms - told.due_ms)}
-            log_verdict(log, told.verdict, partition=partition, previous=told.before, **more)
+            latency_ms = None if replay_left else max(0, now_ms - told.due_ms)
+            log_verdict(told.verdict, partition=partition, previous=told.before, latency_ms=latency_ms)
         else:
             log.info("verdict_withdrawn", key=told.key, partition=partition)
         if self._on_verdict is not None:

@@ -15,10 +15,12 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from enum import Enum
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -66,6 +68,8 @@ CLOSE_S: Final = 2.0
 RETRY_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 # A commit may be refused once because a rebalance was under way, and the partition still be ours when it is over.
 REFUSALS_MAX: Final = 2
+
+_NO_END: Final = 1 << 62
 
 _REFUSED: Final = frozenset(
     {
@@ -349,18 +353,17 @@ class _Replay:
         self._from = checkpoint.replay_from
         self._end = checkpoint.offset
 
-    def message(self, message: Message) -> None:
-        held = self._held
-        offset = _offset(message)
-        if held.replayed or held.dropped:
+    def messages(self, run: list[Message]) -> None:
+        if self._held.replayed or self._held.dropped:
             return
+        held = self._held
         assert held.fold is not None
-        if offset < self._from:
-            held.fold.prime(message.timestamp()[1])
-        elif offset < self._end:
-            self._member._fold(held, message)
-        if offset >= self._end - 1:
-            self._member._replayed(held)
+        while run and _offset(run[0]) < self._from:
+            held.fold.prime(run.pop(0).timestamp()[1])
+        if run:
+            self._member._feed(held, iter(run), self._from, self._end)
+            if not held.dropped and _offset(run[-1]) >= self._end - 1:
+                self._member._replayed(held)
 
     def ended(self) -> None:
         if not self._held.replayed and not self._held.dropped:
@@ -376,14 +379,18 @@ class _Verdicts:
     def __init__(self, member: Member, held: _Held) -> None:
         self._member = member
         self._held = held
-        self._by = held.by.encode()
+        self._own = [(BY_HEADER, held.by.encode())]
 
-    def message(self, message: Message) -> None:
+    def messages(self, run: list[Message]) -> None:
+        own = self._own
+        for message in run:
+            if message.headers() != own:  # Else it is ours, and the acknowledgement has placed it.
+                self._message(message)
+
+    def _message(self, message: Message) -> None:
         held = self._held
         if held.dropped:
             return
-        if (BY_HEADER, self._by) in (headers_of(message) or ()):
-            return  # Our own; the acknowledgement has placed it.
         text = _key(message)
         if text is None:
             return
@@ -415,10 +422,11 @@ class _Settings:
         self._member = member
         self._partition = partition
 
-    def message(self, message: Message) -> None:
-        key = _key(message)
-        if key is not None:
-            self._member._setting(key, message.value())
+    def messages(self, run: list[Message]) -> None:
+        for message in run:
+            key = _key(message)
+            if key is not None:
+                self._member._setting(key, message.value())
 
     def ended(self) -> None:
         self._member._settings_ended(self._partition)
@@ -579,43 +587,68 @@ class Member:
         return IDLE_POLL_S
 
     def _take(self, batch: list[Message]) -> None:
-        fed: set[int] = set()
-        for message in batch:
-            partition = message.partition()
+        runs = groupby(batch, Message.partition)
+        fed = {partition for partition, run in runs if self._take_run(partition, run)}
+        for partition in fed:
+            held = self._live(partition)
+            if held is not None and held.fold is not None:
+                self._watch.folded(held.partition, held.fold, replayed=False)
+
+    def _take_run(self, partition: int | None, run: Iterator[Message]) -> bool:
+        """Take in messages and errors of one partition, or errors of none; whether any message was fed."""
+        fed = False
+        while (held := self._live(partition)) is not None:
+            before = held.next_offset
+            error = self._feed(held, run, before)
+            if held.next_offset != before:
+                held.heard = fed = True
+                held.at_end = False
+            if error is None:
+                break
+            self._read_error(partition, error)
+        # Of a partition that is not read from, or not any more, only errors are news: the messages were fetched before
+        # a pause or a seek, and come again when it is their turn.
+        for message in run:
             error = message.error()
             if error is not None:
                 self._read_error(partition, error)
-                continue
-            held = self._held.get(partition) if partition is not None else None
-            # Others were fetched before a pause or a seek, and come again when it is their turn.
-            if held is not None and held.stage is _Stage.LIVE and _offset(message) >= held.next_offset:
-                held.heard = True
-                held.at_end = False
-                self._fold(held, message)
-                fed.add(held.partition)
-        for partition in fed:
-            held = self._held.get(partition)
-            if held is not None and held.fold is not None:
-                self._watch.folded(partition, held.fold, replayed=False)
+        return fed
 
-    def _fold(self, held: _Held, message: Message) -> None:
-        """Feed one message, live or replayed, and send what it tells."""
+    def _live(self, partition: int | None) -> _Held | None:
+        held = self._held.get(partition) if partition is not None else None
+        return held if held is not None and held.stage is _Stage.LIVE else None
+
+    def _feed(self, held: _Held, run: Iterator[Message], offset: int, end: int = _NO_END) -> KafkaError | None:
+        """Feed messages of one partition from ``offset`` to before ``end``, live or replayed; send what they tell.
+
+        Stops at an error among them and returns it; stops where the state had to be dropped. All that the process does
+        a message outside the core is in this loop, so it asks nothing twice.
+        """
         fold = held.fold
         assert fold is not None
-        offset = _offset(message)
-        try:
-            told = fold.feed(offset, message.timestamp()[1], message.value(), headers_of(message))
-            for each in told:
-                self._emit(held, offset, each, fold.log_time_ms)
-            if offset in held.skip and offset >= held.committed_offset and offset not in held.aside:
-                self._quarantine(held, message)
-        except OutputUnavailable as error:
-            self._drop(held, str(error))
-            return
-        except Exception as error:
-            self._raised(held, offset, error)
-            return
-        held.next_offset = offset + 1
+        feed, skip = fold.feed, held.skip
+        for message in run:
+            error = message.error()
+            if error is not None:
+                return error
+            here = message.offset()
+            if here is None or not offset <= here < end:
+                continue
+            headers = headers_of(message) if message.headers() else None
+            try:
+                told = feed(here, message.timestamp()[1], message.value(), headers)
+                if told:
+                    self._emit(held, here, told, fold.log_time_ms)
+                if skip and here in skip and here >= held.committed_offset and here not in held.aside:
+                    self._quarantine(held, message)
+            except OutputUnavailable as why:
+                self._drop(held, str(why))
+                return None
+            except Exception as bug:
+                self._raised(held, here, bug)
+                return None
+            held.next_offset = offset = here + 1
+        return None
 
     def _raised(self, held: _Held, offset: int, error: Exception) -> None:
         """The core raised: a bug of ours. The message is left out, and the state, which may be broken, is rebuilt."""
@@ -630,31 +663,33 @@ class Member:
         )
         self._drop(held, "core_raised", skip=held.skip | {offset}, at_once=True)
 
-    def _emit(self, held: _Held, offset: int, told: Told, log_time_ms: int | None) -> None:
-        fence = held.pending.begin()
+    def _emit(self, held: _Held, offset: int, told: Sequence[Told], log_time_ms: int | None) -> None:
         outputs, partition = self._outputs, held.partition
+        for each in told:
+            fence = held.pending.begin()
+            done = partial(self._emitted, held, fence, offset, each)
+            try:
+                if isinstance(each, Publish):
+                    outputs.publish(partition, each, by=held.by, log_time_ms=log_time_ms or 0, done=done)
+                elif isinstance(each, SetAside):
+                    outputs.set_aside(partition, offset, each, done=done)
+                else:
+                    outputs.setting(partition, offset, each, done=done)
+            except OutputUnavailable:
+                held.pending.end(fence)
+                raise
 
-        def done(place: int | None) -> None:
-            held.pending.end(fence)
-            if place is None:
-                held.failed = held.failed or "not_delivered"
-            elif isinstance(told, Publish):
-                if held.ledger is not None and told.verdict is not None:
-                    held.ledger.placed(told.key, told.verdict.at, place)
-                self._watch.published(partition, told, replay_left=offset <= held.gate)
-            elif isinstance(told, SetAside):
-                self._watch.quarantined(partition, told.reason)
-
-        try:
-            if isinstance(told, Publish):
-                outputs.publish(partition, told, by=held.by, log_time_ms=log_time_ms or 0, done=done)
-            elif isinstance(told, SetAside):
-                outputs.set_aside(partition, offset, told, done=done)
-            else:
-                outputs.setting(partition, offset, told, done=done)
-        except OutputUnavailable:
-            held.pending.end(fence)
-            raise
+    def _emitted(self, held: _Held, fence: int, offset: int, told: Told, place: int | None) -> None:
+        """What was told is safe at ``place`` of its topic; None: it was not delivered."""
+        held.pending.end(fence)
+        if place is None:
+            held.failed = held.failed or "not_delivered"
+        elif isinstance(told, Publish):
+            if held.ledger is not None and told.verdict is not None:
+                held.ledger.placed(told.key, told.verdict.at, place)
+            self._watch.published(held.partition, told, replay_left=offset <= held.gate)
+        elif isinstance(told, SetAside):
+            self._watch.quarantined(held.partition, told.reason)
 
     def _quarantine(self, held: _Held, message: Message) -> None:
         """A message the core cannot fold, as a whole."""

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
 from typing import Any, Final, Protocol
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -148,11 +149,17 @@ def first_at(client: Consumer, at: TopicPartition, timeout_s: float) -> int | No
     return found.offset if found.error is None else None
 
 
+def _place(message: Message) -> tuple[str, int, bool]:
+    """Where a message is from, and whether it stands for an error there."""
+    topic, partition = message.topic(), message.partition()
+    return topic or "", -1 if partition is None else partition, message.error() is not None
+
+
 class Follower(Protocol):
     """Who is told what stands in one partition."""
 
-    def message(self, message: Message) -> None:
-        """One message, in order."""
+    def messages(self, run: list[Message]) -> None:
+        """What has arrived, in order; never none."""
 
     def ended(self) -> None:
         """Everything up to the end has been told; comes again after each time the end was left behind."""
@@ -194,26 +201,27 @@ class Reader:
             if not batch:
                 return False
             told += len(batch)
-            for message in batch:
-                self._tell(message)
+            self._tell(batch)
             if time.monotonic() >= until:
                 break
         return True
 
-    def _tell(self, message: Message) -> None:
-        topic, partition = message.topic(), message.partition()
-        if topic is None or partition is None:
-            return  # An error of the client at large; ``error_cb`` has been told.
-        follower = self._followers.get((topic, partition))
-        if follower is None:
-            return
-        error = message.error()
-        if error is None:
-            follower.message(message)
-        elif error.code() == KafkaError._PARTITION_EOF:
-            follower.ended()
-        else:
-            follower.failed(error)
+    def _tell(self, batch: list[Message]) -> None:
+        """Tell each follower its runs; one that has left in the meantime is not there any more."""
+        for (topic, partition, failed), run in groupby(batch, _place):
+            follower = self._followers.get((topic, partition))
+            if follower is None:
+                continue  # Fetched before it was left; or an error of the client at large, told to ``error_cb``.
+            if not failed:
+                follower.messages(list(run))
+                continue
+            for message in run:
+                error = message.error()
+                assert error is not None
+                if error.code() == KafkaError._PARTITION_EOF:
+                    follower.ended()
+                else:
+                    follower.failed(error)
 
     def close(self) -> None:
         """Leave everything."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 import structlog
@@ -18,7 +19,7 @@ from monitor.errors import OutputUnavailable
 logger: Final = logging.getLogger("librdkafka")
 log = structlog.get_logger(__name__)
 
-Headers = Sequence[tuple[str, bytes]]
+Headers = list[tuple[str, bytes]]
 Done = Callable[[int | None], None]
 """Called on the polling thread with the offset the message was placed at; None: it was not delivered."""
 
@@ -60,7 +61,7 @@ class Delivery:
         *,
         partition: int | None = None,
         key: str | None = None,
-        headers: Headers = (),
+        headers: Headers | None = None,
         done: Done,
     ) -> None:
         """Queue one message; without ``partition``, the key chooses it.
@@ -69,18 +70,8 @@ class Delivery:
         """
         if self._broken:
             self._reopen()
-
-        def delivered(error: KafkaError | None, message: Message) -> None:
-            self.outstanding -= 1
-            if error is None:
-                done(message.offset())
-                return
-            # Fatal: an idempotent producer that lost its sequence refuses all that follows. Another takes its place.
-            self._broken = self._broken or error.fatal() or error.code() == KafkaError._FATAL
-            log.warning("message_not_delivered", topic=topic, partition=partition, kind=error.name())
-            done(None)
-
-        until = time.monotonic() + self._full_timeout_s
+        delivered = partial(self._delivered, done)
+        until: float | None = None
         while True:
             try:
                 self._producer.produce(
@@ -88,12 +79,13 @@ class Delivery:
                     value,
                     key,
                     partition=-1 if partition is None else partition,  # -1: as the partitioner says.
-                    headers=list(headers) or None,
+                    headers=headers,  # type: ignore[arg-type]  # Its types want a list that may hold None and text.
                     on_delivery=delivered,
                 )
                 break
             except BufferError:
                 # The broker is slower than we are, or away: wait for room here, which holds the reading back too.
+                until = until or time.monotonic() + self._full_timeout_s
                 self._producer.poll(0.1)
                 if time.monotonic() > until:
                     raise OutputUnavailable(f"{topic}: the queue of messages to send stayed full") from None
@@ -102,6 +94,16 @@ class Delivery:
                 self._broken = self._broken or error.fatal() or error.code() == KafkaError._FATAL
                 raise OutputUnavailable(f"{topic}: {error.name()}") from failure
         self.outstanding += 1
+
+    def _delivered(self, done: Done, error: KafkaError | None, message: Message) -> None:
+        self.outstanding -= 1
+        if error is None:
+            done(message.offset())
+            return
+        # Fatal: an idempotent producer that lost its sequence refuses all that follows. Another takes its place.
+        self._broken = self._broken or error.fatal() or error.code() == KafkaError._FATAL
+        log.warning("message_not_delivered", topic=message.topic(), partition=message.partition(), kind=error.name())
+        done(None)
 
     def poll(self, for_s: float = 0.0) -> None:
         """Tell the senders what has been acknowledged, or refused, since."""

@@ -12,23 +12,32 @@ import heapq
 import itertools
 import json
 import platform
+import re
 import threading
 import time
+from bisect import bisect_left
+from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from importlib import metadata
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     GCCollector,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    Exemplar,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from monitor import __version__
@@ -73,6 +82,8 @@ DURATION_BUCKETS_S: Final = (5.0, 15.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 1440
 AGE_BUCKETS_S: Final = tuple(bound_ms / 1000 for bound_ms in AGE_BOUNDS_MS)
 """Upper bounds of ``event_age_seconds``: those by which the pipeline counts."""
 
+# The instants of one verdict are mostly the same two, and those of the next are near.
+_ms: Final = lru_cache(maxsize=1_024)(read_instant)
 _ENDED: Final = frozenset({"stopped", "processing", "completed", "absent", "failed", "deleted"})
 
 
@@ -117,53 +128,80 @@ def this_build() -> Build:
     return Build(__version__, revision, platform.python_version())
 
 
-class _Labelled:
-    """The children of one counter, made once each, at most ``bound`` of them; what is beyond goes to ``fold``.
+class _Labelled(Collector):
+    """A counter with labels: plain ints, at most ``bound`` label sets; what is beyond goes to ``fold``.
 
-    ``fold`` gives for a label set the coarser ones to try in turn; the last of them may always be made.
+    ``fold`` gives for a label set the coarser ones to try in turn; the last of them may always be made. The library's
+    own counter makes an object a label set and takes a microsecond an increment, five with an exemplar.
     """
 
     def __init__(
         self,
-        counter: Counter,
+        name: str,
+        documentation: str,
+        labels: Sequence[str],
         bound: int,
         fold: Callable[[tuple[str, ...]], tuple[tuple[str, ...], ...]],
         overflowed: Callable[[], None],
     ) -> None:
-        self._counter = counter
+        self._about = (name, documentation, labels)
         self._bound = bound
         self._fold = fold
         self._overflowed = overflowed
-        self._children: dict[tuple[str, ...], Counter] = {}
+        self._counts: dict[tuple[str, ...], float] = {}
+        self._exemplars: dict[tuple[str, ...], _Seen] = {}
+        self._lock = threading.Lock()
 
     def initialise(self, label_sets: Iterable[tuple[str, ...]], *, share: float = 1.0) -> None:
         """Make these at 0, in order, until ``share`` of the bound is used: a stop leaves room for what turns up."""
-        for labels in label_sets:
-            if len(self._children) >= self._bound * share:
-                return
-            self._child(labels)
+        with self._lock:
+            for labels in label_sets:
+                if len(self._counts) >= self._bound * share:
+                    return
+                self._counts.setdefault(labels, 0)
 
-    def add(self, labels: tuple[str, ...], amount: float = 1, exemplar: dict[str, str] | None = None) -> None:
-        child = self._children.get(labels)
-        if child is None:
-            child = self._make_room(labels)
-        child.inc(amount, exemplar)
+    def add(self, labels: tuple[str, ...], amount: float = 1, seen: _Seen | None = None) -> None:
+        """Count; ``seen`` is an example of what was counted."""
+        with self._lock:
+            if labels not in self._counts:
+                labels = self._make_room(labels)
+            self._counts[labels] += amount
+            if seen is not None:
+                self._exemplars[labels] = seen
 
-    def _make_room(self, labels: tuple[str, ...]) -> Counter:
-        if len(self._children) < self._bound:
-            return self._child(labels)
-        self._overflowed()
-        coarser = self._fold(labels)
-        for candidate in coarser:
-            if candidate in self._children:
-                return self._children[candidate]
-        return self._child(coarser[-1])
+    def _make_room(self, labels: tuple[str, ...]) -> tuple[str, ...]:
+        made = labels
+        if len(self._counts) >= self._bound:
+            self._overflowed()
+            coarser = self._fold(labels)
+            made = next((candidate for candidate in coarser if candidate in self._counts), coarser[-1])
+        self._counts.setdefault(made, 0)
+        return made
 
-    def _child(self, labels: tuple[str, ...]) -> Counter:
-        child = self._children.get(labels)
-        if child is None:
-            child = self._children[labels] = self._counter.labels(*labels)
-        return child
+    def describe(self) -> Iterable[Metric]:
+        """Name the family without its values."""
+        return [CounterMetricFamily(*self._about[:2], labels=self._about[2])]
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the counts now."""
+        name, documentation, names = self._about
+        family = CounterMetricFamily(name, documentation, labels=names)
+        with self._lock:
+            for labels, count in self._counts.items():
+                seen = self._exemplars.get(labels)
+                family.add_metric(labels, count, exemplar=None if seen is None else seen.exemplar(1.0))
+        yield family
+
+
+class _Seen(NamedTuple):
+    """A recording that something was counted for, and when, in seconds since 1970."""
+
+    recording_sid: str
+    at: float
+
+    def exemplar(self, value: float) -> Exemplar:
+        """As the library wants it."""
+        return Exemplar({"recording_sid": self.recording_sid}, value, self.at)
 
 
 class _Position(msgspec.Struct):
@@ -176,71 +214,120 @@ class _Position(msgspec.Struct):
     recordings: int = 0
 
 
-class _Followed(msgspec.Struct, frozen=True, gc=False):
-    """What the gauges need of one published verdict that is not settled yet.
+class _State(NamedTuple):
+    """What the gauges need of one published verdict that is not settled yet."""
 
-    ``case_until_ms``: None while its case has no end, 0 where it has no case, else when the case closes.
-    """
-
-    labels: tuple[str, str, str, str]
+    account: str
+    rule: str
+    start_source: str
+    severity: str
     outcome: str
     in_progress: bool
-    case_until_ms: int | None
+    has_case: bool
 
 
 class _OpenVerdicts:
-    """The published verdicts that are in progress or have an open case, by partition and key."""
+    """The published verdicts that are in progress or have an open case, by partition and key.
+
+    Of each it keeps the number of its SID and the number of the state it is in: about 100 bytes. How many are in each
+    state is counted as they change, since Prometheus must not wait for a walk through a hundred thousand.
+    """
 
     def __init__(self, hold_ms: int, resolve_on: str, overflowed: Callable[[], None]) -> None:
         self._hold_ms = hold_ms
         self._resolve_on = resolve_on
         self._overflowed = overflowed
-        self._verdicts: dict[tuple[int, str], _Followed] = {}
-        self._closing: list[tuple[int, tuple[int, str]]] = []
+        self._partitions: dict[int, dict[int, int]] = {}
+        # Every state there ever was, by its number: all of it comes from closed sets.
+        self._states: list[_State] = []
+        self._numbers: dict[tuple[object, ...], int] = {}
+        self._counts: list[int] = []
+        self.followed = 0
+        # When cases close that have an end, and what is to be looked up then. A later verdict may have moved it.
+        self._ends: dict[tuple[int, int], int] = {}
+        self._closing: list[tuple[int, int, int]] = []
         self._lock = threading.Lock()
 
-    def follow(self, partition: int, key: str, verdict: Verdict | None, account: str) -> None:
+    def follow(self, partition: int, key: str, verdict: Verdict | None, account: str, now_ms: int) -> None:
         """Take in the last verdict of a key; None is a tombstone."""
-        place = (partition, key)
-        followed = None if verdict is None else self._followed(verdict, account)
+        sid = _number_of(key)
+        state, until_ms = (None, None) if verdict is None else self._state(verdict, account)
         with self._lock:
-            if followed is None or (not followed.in_progress and followed.case_until_ms == 0):
-                self._verdicts.pop(place, None)
-            elif place not in self._verdicts and len(self._verdicts) >= FOLLOWED_MAX:
+            self._close(now_ms)  # Here too: perhaps nobody reads the gauges.
+            verdicts = self._partitions.get(partition)
+            if verdicts is None:
+                verdicts = self._partitions[partition] = {}
+            before = verdicts.get(sid)
+            if before is None and state is not None and self.followed >= FOLLOWED_MAX:
                 self._overflowed()
-            else:
-                self._verdicts[place] = followed
-                if followed.case_until_ms:
-                    heapq.heappush(self._closing, (followed.case_until_ms, place))
+                return
+            self._move(verdicts, sid, before, None if state is None else self._number(state))
+            if self._ends:
+                self._ends.pop((partition, sid), None)
+            if until_ms is not None:
+                self._ends[partition, sid] = until_ms
+                heapq.heappush(self._closing, (until_ms, partition, sid))
+
+    def _number(self, state: tuple[object, ...]) -> int:
+        number = self._numbers.get(state)
+        if number is None:
+            number = self._numbers[state] = len(self._states)
+            self._states.append(_State(*state))  # type: ignore[arg-type]  # Made by _state, in this order.
+            self._counts.append(0)
+        return number
+
+    def _move(self, verdicts: dict[int, int], sid: int, before: int | None, after: int | None) -> None:
+        if before == after:
+            return
+        if before is not None:
+            self._counts[before] -= 1
+            self.followed -= 1
+        if after is None:
+            del verdicts[sid]
+        else:
+            verdicts[sid] = after
+            self._counts[after] += 1
+            self.followed += 1
 
     def leave(self, partition: int) -> None:
         """Forget a partition: somebody else tells of it now."""
         with self._lock:
-            for place in [place for place in self._verdicts if place[0] == partition]:
-                del self._verdicts[place]
-            self._closing = [(until, place) for until, place in self._closing if place[0] != partition]
+            verdicts = self._partitions.pop(partition, {})
+            for number, count in Tally(verdicts.values()).items():
+                self._counts[number] -= count
+            self.followed -= len(verdicts)
+            self._ends = {place: until for place, until in self._ends.items() if place[0] != partition}
+            self._closing = [closing for closing in self._closing if closing[1] != partition]
             heapq.heapify(self._closing)
 
-    def at(self, now_ms: int) -> list[_Followed]:
-        """Those that are in progress or have an open case at ``now_ms``."""
+    def at(self, now_ms: int) -> list[tuple[_State, int]]:
+        """How many are in each state at ``now_ms``, in progress or with an open case."""
         with self._lock:
-            while self._closing and self._closing[0][0] <= now_ms:
-                until, place = heapq.heappop(self._closing)
-                followed = self._verdicts.get(place)
-                if followed is None or followed.case_until_ms != until:
-                    continue  # A later verdict has moved or ended it.
-                if followed.in_progress:
-                    self._verdicts[place] = msgspec.structs.replace(followed, case_until_ms=0)
-                else:
-                    del self._verdicts[place]
-            return list(self._verdicts.values())
+            self._close(now_ms)
+            return [(state, count) for state, count in zip(self._states, self._counts, strict=True) if count]
 
-    def _followed(self, verdict: Verdict, account: str) -> _Followed:
+    def _close(self, now_ms: int) -> None:
+        """Close the cases whose time has come."""
+        while self._closing and self._closing[0][0] <= now_ms:
+            until_ms, partition, sid = heapq.heappop(self._closing)
+            if self._ends.get((partition, sid)) == until_ms:
+                del self._ends[partition, sid]
+                verdicts = self._partitions[partition]
+                before = verdicts[sid]
+                state = self._states[before]
+                after = self._number(state._replace(has_case=False)) if state.in_progress else None
+                self._move(verdicts, sid, before, after)
+
+    def _state(self, verdict: Verdict, account: str) -> tuple[tuple[object, ...] | None, int | None]:
+        """The fields of ``_State``, None where the verdict is settled; and when its case closes, if that is known."""
         ended = verdict.ended_at is not None or verdict.recording_status in _ENDED
-        in_progress = verdict.kind == "recording" and not ended and not verdict.final
-        labels = (account, verdict.rule, source_label(verdict.start_source), verdict.severity or NONE)
-        until = 0 if verdict.outcome == "allowed" else self._case_until(verdict, ended=ended)
-        return _Followed(labels, verdict.outcome, in_progress, until)
+        in_progress = not ended and not verdict.final and verdict.kind == "recording"
+        has_case = verdict.outcome != "allowed"
+        if not in_progress and not has_case:
+            return None, None
+        source, severity = source_label(verdict.start_source), verdict.severity or NONE
+        until_ms = self._case_until(verdict, ended=ended) if has_case else None
+        return (account, verdict.rule, source, severity, verdict.outcome, in_progress, has_case), until_ms
 
     def _case_until(self, verdict: Verdict, *, ended: bool) -> int | None:
         """When the case of a verdict that is not allowed closes; None while nothing has ended it.
@@ -248,50 +335,87 @@ class _OpenVerdicts:
         It closes with the recording, at the latest with its conversation (whose verdict is final), and never before
         it was open for the hold: a case that opens and closes at once would reach nobody.
         """
-        opened_ms = read_instant(verdict.disallowed_since or verdict.decided_at)
+        if not ended and not verdict.final and self._resolve_on != "deleted":
+            return None
+        opened_ms = _ms(verdict.disallowed_since or verdict.decided_at)
         closed_ms = None
         if self._resolve_on == "deleted":
             if verdict.recording_status == "deleted":
-                closed_ms = read_instant(verdict.decided_at)
+                closed_ms = _ms(verdict.decided_at)
             elif ended or verdict.final:
                 closed_ms = opened_ms + 86_400_000  # However strict: a day after, somebody must have seen it.
         elif ended:
-            closed_ms = read_instant(verdict.ended_at or verdict.decided_at)
+            closed_ms = _ms(verdict.ended_at or verdict.decided_at)
         elif verdict.final:
-            closed_ms = read_instant(verdict.decided_at)
+            closed_ms = _ms(verdict.decided_at)
         return None if closed_ms is None else max(closed_ms, opened_ms + self._hold_ms)
 
 
-class _BatchHistogram:
-    """A histogram that takes whole batches: bucket counts that were made as plain ints, one list a label."""
+_SID: Final = re.compile(r"(?:RE|CF)[0-9a-f]{32}")
 
-    def __init__(self, bounds_s: Sequence[float]) -> None:
+
+def _number_of(key: str) -> int:
+    """A key as a number: a SID's takes 48 bytes where its text takes 96. Whatever is none gets one below 0."""
+    if _SID.fullmatch(key) is None:
+        return -int.from_bytes(b"\x01" + key.encode(errors="surrogatepass"))
+    return int(key[2:], 16) << 1 | (key[0] == "C")  # noqa: FURB166 - what is cut off is no "0x".
+
+
+class _Histogram(Collector):
+    """A histogram of plain ints, one list a label, or a single list without a label.
+
+    It takes single values, or whole batches that were counted elsewhere.
+    """
+
+    def __init__(self, name: str, documentation: str, bounds_s: Sequence[float], label: str | None = None) -> None:
+        self._about = (name, documentation, () if label is None else (label,))
         self._bounds_s = bounds_s
+        self._les = [*map(str, bounds_s), "+Inf"]
         self._counts: dict[str, list[int]] = {}
         self._sums: dict[str, float] = {}
+        self._exemplars: dict[int, tuple[float, _Seen]] = {}
         self._lock = threading.Lock()
+        if label is None:
+            self.add("", [0] * len(self._les), 0.0)
+
+    def observe(self, value_s: float, seen: _Seen | None = None) -> None:
+        """Take in one value; ``seen`` is an example of its bucket. Only without a label."""
+        index = bisect_left(self._bounds_s, value_s)
+        with self._lock:
+            self._counts[""][index] += 1
+            self._sums[""] += value_s
+            if seen is not None:
+                self._exemplars[index] = (value_s, seen)
 
     def add(self, label: str, counts: Sequence[int], sum_s: float) -> None:
         """Add what fell into each bucket (one count more than there are bounds), and the sum of the values."""
-        assert len(counts) == len(self._bounds_s) + 1
+        assert len(counts) == len(self._les)
         with self._lock:
             held = self._counts.setdefault(label, [0] * len(counts))
             for index, count in enumerate(counts):
                 held[index] += count
             self._sums[label] = self._sums.get(label, 0.0) + sum_s
 
-    def family(self, name: str, documentation: str, label: str) -> HistogramMetricFamily:
-        family = HistogramMetricFamily(name, documentation, labels=[label])
+    def describe(self) -> Iterable[Metric]:
+        """Name the family without its values."""
+        return [HistogramMetricFamily(*self._about[:2], labels=self._about[2])]
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the counts now."""
+        name, documentation, labels = self._about
+        family = HistogramMetricFamily(name, documentation, labels=labels)
         with self._lock:
-            for value, counts in self._counts.items():
-                cumulated = itertools.accumulate(counts)
-                bounds = [*map(str, self._bounds_s), "+Inf"]
-                family.add_metric(
-                    [value],
-                    [(bound, float(count)) for bound, count in zip(bounds, cumulated, strict=True)],
-                    self._sums[value],
-                )
-        return family
+            for label, counts in self._counts.items():
+                buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
+                for index, count in enumerate(itertools.accumulate(counts)):
+                    bucket = (self._les[index], float(count))
+                    if index in self._exemplars:
+                        value_s, seen = self._exemplars[index]
+                        buckets.append((*bucket, seen.exemplar(value_s)))
+                    else:
+                        buckets.append(bucket)
+                family.add_metric([label] if labels else [], buckets, self._sums[label])
+        yield family
 
 
 class Metrics(Collector):
@@ -336,57 +460,66 @@ class Metrics(Collector):
         def counter(name: str, documentation: str, *labels: str) -> Counter:
             return Counter(PREFIX + name, documentation, labels, registry=self.registry)
 
-        def histogram(name: str, documentation: str, buckets: Sequence[float]) -> Histogram:
-            return Histogram(PREFIX + name, documentation, buckets=buckets, registry=self.registry)
+        def histogram(name: str, documentation: str, buckets: Sequence[float]) -> _Histogram:
+            made = _Histogram(PREFIX + name, documentation, buckets)
+            self.registry.register(made)
+            return made
 
         self._overflow = counter(
             "series_overflow",
             "Times something was folded into 'other' or not followed, because a bound of the metrics was reached.",
         )
-        self._account_overflow = counter(
-            "account_overflow", "Verdicts about accounts without an alias in the settings; their account is 'other'."
-        )
         self._verdicts = _OpenVerdicts(hold_ms, resolve_on, self._overflow.inc)
 
-        def bounded(family: Counter, bound: int, *keep: int) -> _Labelled:
+        def labelled_counter(
+            name: str, documentation: str, *labels: str, bound: int, keep: tuple[int, ...] = ()
+        ) -> _Labelled:
             """Fold first the account (the first label), then every label but those at ``keep``."""
 
-            def fold(labels: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-                kept = tuple(label if index in keep else OTHER for index, label in enumerate(labels))
-                return ((OTHER, *labels[1:]), kept)
+            def fold(given: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+                kept = tuple(label if index in keep else OTHER for index, label in enumerate(given))
+                return ((OTHER, *given[1:]), kept)
 
-            return _Labelled(family, bound, fold, self._overflow.inc)
+            made = _Labelled(PREFIX + name, documentation, labels, bound, fold, self._overflow.inc)
+            self.registry.register(made)
+            return made
 
+        self._account_overflow = labelled_counter(
+            "account_overflow",
+            "Verdicts about accounts without an alias in the settings; their account is 'other'.",
+            bound=1,
+        )
         self._messages = counter("messages", "Messages read from the events topic and judged.")
         self._entries = counter("entries", "Entries in those messages: events and notices, always.")
         self._replayed = counter("replayed_messages", "Messages read again to rebuild a partition's state.")
         self._clamped = counter("arrival_clamped", "Messages whose Kafka timestamp was too far ahead to be believed.")
-        self._events = bounded(counter("events", "Entries that were events, by type.", "type"), len(TYPES) + 1)
-        self._notices = bounded(counter("notices", "Entries reported but not judged, by kind.", "kind"), len(NOTICES))
-        self._recordings = bounded(
-            counter(
-                "recordings",
-                "Recordings with a verdict, by the outcome of their first; verdict_revisions tells how it changed.",
-                "account",
-                "start_source",
-                "outcome",
-            ),
-            RECORDINGS_MAX,
-            2,
+        self._events = labelled_counter("events", "Entries that were events, by type.", "type", bound=len(TYPES) + 1)
+        self._notices = labelled_counter(
+            "notices", "Entries reported but not judged, by kind.", "kind", bound=len(NOTICES)
         )
-        self._disallowed = bounded(
-            counter(
-                "disallowed_recordings",
-                "Recordings that became disallowed, each once.",
-                "account",
-                "rule",
-                "start_source",
-            ),
-            DISALLOWED_MAX,
+        self._recordings = labelled_counter(
+            "recordings",
+            "Recordings with a verdict, by the outcome of their first; verdict_revisions tells how it changed.",
+            "account",
+            "start_source",
+            "outcome",
+            bound=RECORDINGS_MAX,
+            keep=(2,),
         )
-        self._revisions = bounded(
-            counter("verdict_revisions", "Verdicts that replaced one, by outcome before and after.", "from", "to"),
-            len(OUTCOMES) ** 2,
+        self._disallowed = labelled_counter(
+            "disallowed_recordings",
+            "Recordings that became disallowed, each once.",
+            "account",
+            "rule",
+            "start_source",
+            bound=DISALLOWED_MAX,
+        )
+        self._revisions = labelled_counter(
+            "verdict_revisions",
+            "Verdicts that replaced one, by outcome before and after.",
+            "from",
+            "to",
+            bound=len(OUTCOMES) ** 2,
         )
         self._detection = histogram(
             "detection_latency_seconds",
@@ -401,25 +534,40 @@ class Metrics(Collector):
             "How long disallowed recordings ran, told when their verdict is final.",
             DURATION_BUCKETS_S,
         )
-        self._ages = _BatchHistogram(AGE_BUCKETS_S)
-        self._closed = bounded(counter("window_closed", "Conversations closed, by what closed them.", "reason"), 2)
+        self._ages = _Histogram(
+            PREFIX + "event_age_seconds",
+            "From the occurrence of an event to its arrival in Kafka, by type.",
+            AGE_BUCKETS_S,
+            "type",
+        )
+        self._closed = labelled_counter(
+            "window_closed", "Conversations closed, by what closed them.", "reason", bound=2
+        )
         self._truncated = counter("truncated_conversations", "Conversations of which not all evidence is kept.")
         self._dropped = counter("evidence_dropped", "Events beyond a conversation's size bound: counted, not kept.")
         self._too_old = counter("recordings_too_old", "Recordings not judged, since they began too long ago.")
-        self._rebalances = bounded(counter("kafka_rebalances", "Changes of the assignment.", "event"), len(REBALANCES))
-        self._errors = bounded(counter("kafka_errors", "Errors the Kafka client reported.", "kind"), ERROR_KINDS_MAX)
-        self._commits = bounded(counter("offset_commits", "Checkpoints committed.", "result"), len(COMMITS))
-        self._foreign = bounded(
-            counter("foreign_checkpoints", "Commits that could not be taken as they stood.", "reason"),
-            len(FOREIGN_REASONS),
+        self._rebalances = labelled_counter(
+            "kafka_rebalances", "Changes of the assignment.", "event", bound=len(REBALANCES)
+        )
+        self._errors = labelled_counter(
+            "kafka_errors", "Errors the Kafka client reported.", "kind", bound=ERROR_KINDS_MAX
+        )
+        self._commits = labelled_counter("offset_commits", "Checkpoints committed.", "result", bound=len(COMMITS))
+        self._foreign = labelled_counter(
+            "foreign_checkpoints",
+            "Commits that could not be taken as they stood.",
+            "reason",
+            bound=len(FOREIGN_REASONS),
         )
         self._blind = counter("blind_intervals", "Takeovers at which messages still needed were gone from the log.")
         self._splits = counter("account_splits", "Times an account was found in a second partition.")
-        self._quarantined = bounded(
-            counter("quarantined", "Messages and entries set aside in the quarantine topic.", "reason"),
-            QUARANTINE_REASONS_MAX,
+        self._quarantined = labelled_counter(
+            "quarantined",
+            "Messages and entries set aside in the quarantine topic.",
+            "reason",
+            bound=QUARANTINE_REASONS_MAX,
         )
-        self._log_messages = bounded(counter("log_messages", "Lines logged, by level.", "level"), len(LEVELS))
+        self._log_messages = labelled_counter("log_messages", "Lines logged, by level.", "level", bound=len(LEVELS))
 
         for family, values in (
             (self._events, TYPES),
@@ -431,6 +579,7 @@ class Metrics(Collector):
             (self._log_messages, LEVELS),
         ):
             family.initialise((value,) for value in values)
+        self._account_overflow.initialise([()])
         self._revisions.initialise(itertools.product(OUTCOMES, OUTCOMES))
         # Sources before accounts: where not all fits, every account has those that matter most.
         self._recordings.initialise(
@@ -490,21 +639,21 @@ class Metrics(Collector):
             return
         account = self._account(verdict.account_sid)
         if account == OTHER:
-            self._account_overflow.inc()
+            self._account_overflow.add(())
         source = source_label(verdict.start_source)
-        exemplar = {"recording_sid": verdict.recording_sid} if verdict.recording_sid else None
+        seen = _Seen(verdict.recording_sid, published_at_ms / 1000) if verdict.recording_sid else None
         if told.before is None:
             self._recordings.add((account, source, verdict.outcome))
             if verdict.started_at is not None:
-                unseen_ms = read_instant(verdict.first_seen_at) - read_instant(verdict.started_at)
+                unseen_ms = _ms(verdict.first_seen_at) - _ms(verdict.started_at)
                 self._unseen.observe(max(0, unseen_ms) / 1000)
         else:
             self._revisions.add((told.before, verdict.outcome))
         if _first_disallowed(told.before, verdict):
-            self._disallowed.add((account, verdict.rule, source), 1, exemplar)
+            self._disallowed.add((account, verdict.rule, source), 1, seen)
         # A window that closes, or a late change, finds nothing out: it would only make the figure look better.
         if not replay_left and not told.late and not (verdict.final and told.before == verdict.outcome):
-            self._detection.observe(max(0, published_at_ms - told.due_ms) / 1000, exemplar)
+            self._detection.observe(max(0, published_at_ms - told.due_ms) / 1000, seen)
         if (
             verdict.final
             and not told.late
@@ -512,12 +661,18 @@ class Metrics(Collector):
             and verdict.started_at is not None
             and verdict.ended_at is not None
         ):
-            lasted_ms = read_instant(verdict.ended_at) - read_instant(verdict.started_at)
+            lasted_ms = _ms(verdict.ended_at) - _ms(verdict.started_at)
             self._duration.observe(max(0, lasted_ms) / 1000)
 
     def follow(self, partition: int, key: str, verdict: Verdict | None) -> None:
         """Take in what stands on the verdict topic, for the gauges alone; None is a tombstone. Repeats do no harm."""
-        self._verdicts.follow(partition, key, verdict, OTHER if verdict is None else self._account(verdict.account_sid))
+        account = OTHER if verdict is None else self._account(verdict.account_sid)
+        self._verdicts.follow(partition, key, verdict, account, round(self._wall_clock() * 1000))
+
+    @property
+    def verdicts_followed(self) -> int:
+        """How many verdicts are kept in mind for the gauges."""
+        return self._verdicts.followed
 
     def quarantined(self, reason: str) -> None:
         """Bytes are safe in quarantine; ``reason`` is that of the core, or ``core-error``."""
@@ -621,9 +776,7 @@ class Metrics(Collector):
         """Read the gauges now."""
         yield from self._positions_now()
         yield from self._verdicts_now()
-        yield self._ages.family(
-            PREFIX + "event_age_seconds", "From the occurrence of an event to its arrival in Kafka, by type.", "type"
-        )
+        yield from self._ages.collect()
         last_event = _gauge("last_event_timestamp_seconds", "When the newest event of a type occurred.", "type")
         for type_, latest_s in sorted(self._last_event_s.items()):
             last_event.add_metric([type_], latest_s)
@@ -687,11 +840,12 @@ class Metrics(Collector):
         if len(wanted) <= OPEN_CASES_MAX * 0.8:
             open_cases = dict.fromkeys(wanted, 0)
         in_progress = dict.fromkeys(itertools.product(self._accounts, OUTCOMES), 0)
-        for followed in self._verdicts.at(round(self._wall_clock() * 1000)):
-            if followed.case_until_ms != 0:
-                open_cases[followed.labels] = open_cases.get(followed.labels, 0) + 1
-            if followed.in_progress:
-                in_progress[followed.labels[0], followed.outcome] += 1
+        for state, count in self._verdicts.at(round(self._wall_clock() * 1000)):
+            if state.has_case:
+                case = state[:4]
+                open_cases[case] = open_cases.get(case, 0) + count
+            if state.in_progress:
+                in_progress[state.account, state.outcome] += count
         cases = _gauge("open_cases", "Recordings with an open case.", "account", "rule", "start_source", "severity")
         for labels, count in sorted(_within(open_cases, OPEN_CASES_MAX).items()):
             cases.add_metric(labels, count)
@@ -706,11 +860,9 @@ class Metrics(Collector):
 
 def _first_disallowed(before: str | None, verdict: Verdict) -> bool:
     """Whether this verdict is the first of its recording to be disallowed."""
-    return (
-        verdict.outcome == DISALLOWED
-        and before != DISALLOWED
-        and all(earlier.outcome != DISALLOWED for earlier in verdict.history)
-    )
+    if verdict.outcome != DISALLOWED or before == DISALLOWED:
+        return False
+    return not verdict.history or all(earlier.outcome != DISALLOWED for earlier in verdict.history)
 
 
 def _within(counts: Mapping[tuple[str, ...], int], bound: int) -> dict[tuple[str, ...], int]:

@@ -7,13 +7,14 @@ other topics an owner writes on behalf of the fold: quarantine and account setti
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 import msgspec
 
 from monitor.core.pipeline import Publish, SetAside, SettingSeen
 from monitor.core.verdict import Verdict, encode_verdict
-from monitor.outputs.delivery import Delivery, Done
+from monitor.outputs.delivery import Delivery, Done, Headers
 from monitor.outputs.quarantine import render_aside
 
 # Who wrote a verdict: an owner passes over its own writes when it follows its partition, and over nobody else's.
@@ -23,6 +24,11 @@ BY_HEADER: Final = "by"
 SETTING_BYTES_MAX: Final = 900_000
 
 BACKLOG_AFTER_MS: Final = 600_000
+
+
+@lru_cache(maxsize=256)  # An owner is one takeover of one partition; it writes many.
+def _written_by(by: str) -> Headers:
+    return [(BY_HEADER, by.encode())]
 
 
 def mark_backlog(verdict: Verdict, *, log_time_ms: int, now_ms: int) -> Verdict:
@@ -67,9 +73,7 @@ class VerdictTopic:
 
     def write_back(self, partition: int, key: str, value: bytes | None, *, by: str, done: Done) -> None:
         """Write the bytes that hold for ``key``, over a lesser verdict that somebody else wrote."""
-        self._delivery.send(
-            self._verdicts, value, partition=partition, key=key, headers=[(BY_HEADER, by.encode())], done=done
-        )
+        self._delivery.send(self._verdicts, value, partition=partition, key=key, headers=_written_by(by), done=done)
 
     def set_aside(self, partition: int, offset: int, told: SetAside, *, done: Done) -> None:
         """Put one entry of a message into quarantine."""
