@@ -323,11 +323,14 @@ class Running:
 
     def _take_setting(self, _key: str, value: bytes | None) -> Iterable[str]:
         """One message of the account settings. A setting is never taken back, so a tombstone says nothing."""
-        return [
+        forgotten = self._account_settings.forgotten
+        accounts = [
             entry.account
             for entry in decode(value)
             if isinstance(entry, Event) and entry.setting is not None and self._account_settings.observe(entry.setting)
         ]
+        self.metrics.settings_forgotten(self._account_settings.forgotten - forgotten)
+        return accounts
 
     def _missing(self) -> Mapping[str, str | None]:
         return {

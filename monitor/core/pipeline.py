@@ -421,11 +421,9 @@ class Pipeline:
         assert setting is not None
         if told is not None:
             told.append(SettingSeen(setting_key(event), render_setting(event)))
-        if self.settings.repeats(event.account, event.id):
-            return True
         if self.settings.observe(setting):
             self.change_settings(event.account)
-        return False
+        return self.settings.repeats(event.account, event.id)
 
     def _cut(self, offset: int, log_time_ms: int) -> list[Draft]:
         """Close every open conversation of the partition, judged as lacking evidence: one has become too old."""

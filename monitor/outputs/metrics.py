@@ -415,6 +415,7 @@ class Metrics(Collector):
         )
         self._blind = counter("blind_intervals", "Takeovers at which messages still needed were gone from the log.")
         self._splits = counter("account_splits", "Times an account was found in a second partition.")
+        self._forgotten = counter("account_settings_forgotten", "Changes of Flex beyond those kept for an account.")
         self._quarantined = bounded(
             counter("quarantined", "Messages and entries set aside in the quarantine topic.", "reason"),
             QUARANTINE_REASONS_MAX,
@@ -566,6 +567,10 @@ class Metrics(Collector):
     def account_split(self) -> None:
         """An account was found in a second partition."""
         self._splits.inc()
+
+    def settings_forgotten(self, number: int) -> None:
+        """So many changes of Flex were more than are kept for an account."""
+        self._forgotten.inc(number)
 
     def restored(self, seconds: float) -> None:
         """A partition was rebuilt, so long after it was assigned."""
