@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from monitor.cli import run
-from monitor.commands.export import Exported, render
+from monitor.commands.export import render
+from monitor.commands.stretch import TopicMessage
 from tests.monitors import PROGRAM, environment, program
 from tests.verify import FIELDS, Message, Verdict, verify_verdicts
 
@@ -251,13 +252,13 @@ def test_an_export_brings_partitions_offsets_and_arrivals(replay: Replaying, tmp
     start_ms = 1_793_640_669_000
     hours = 3_600_000
     messages = [
-        Exported("events", 3, 700, start_ms, (), recorded),
-        Exported("events", 4, 20, start_ms, (("note", b"\xff"),), again),
+        TopicMessage("events", 3, 700, start_ms, (), recorded),
+        TopicMessage("events", 4, 20, start_ms, (("note", b"\xff"),), again),
         # Two, because the first is more than an hour ahead of all before it and so not believed yet.
-        Exported("events", 3, 701, start_ms + 5 * hours, (), tick),
-        Exported("events", 3, 702, start_ms + 5 * hours, (), tick),
-        Exported("events", 3, 703, start_ms + 5 * hours, (), b"\xff\n\x00"),
-        Exported("events", 3, 704, start_ms + 5 * hours, (), None),
+        TopicMessage("events", 3, 701, start_ms + 5 * hours, (), tick),
+        TopicMessage("events", 3, 702, start_ms + 5 * hours, (), tick),
+        TopicMessage("events", 3, 703, start_ms + 5 * hours, (), b"\xff\n\x00"),
+        TopicMessage("events", 3, 704, start_ms + 5 * hours, (), None),
     ]
     path = tmp_path / "exported.jsonl"
     path.write_bytes(b"\n".join(render(message) for message in messages))

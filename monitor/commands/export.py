@@ -21,27 +21,12 @@ import msgspec
 import typer
 
 from monitor.commands.common import ConfigOption, read_settings
-from monitor.core.decode import decode
-from monitor.core.events import Event
+from monitor.commands.stretch import TopicMessage, accounts_of, connected, select, settings_of
 from monitor.inputs.mask import Mask
-from monitor.inputs.reader import headers_of
 from monitor.inputs.scan import Scan
 from monitor.settings import Problem, Settings, SettingsError, kafka_client, parse_duration
 
 _SID: Final = re.compile(r"[A-Z]{2}[0-9a-f]{32}")
-# A conversation of more calls than this is not one anybody wants to look at; the file says that it was cut off.
-MEMBERS_MAX: Final = 10_000
-
-
-class Exported(msgspec.Struct, frozen=True):
-    """One message as it goes into the file."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp_ms: int
-    headers: tuple[tuple[str, bytes], ...]
-    value: bytes | None
 
 
 def export(
@@ -101,7 +86,7 @@ def export(
             wanted = connected(scan, wanted, account_sid)
         with _opened(out) as file:
             if settings_too:
-                for value in _settings(settings, _accounts(scan, wanted, account_sid)):
+                for value in settings_of(settings, accounts_of(scan, wanted, account_sid)):
                     writer.bare(file, value)
             for message in select(scan, wanted, account_sid):
                 writer.message(file, message)
@@ -110,38 +95,6 @@ def export(
     typer.echo(writer.summary(), err=True)
     if not writer.written:
         raise typer.Exit(1)
-
-
-def connected(scan: Scan, sids: frozenset[str], account: str | None) -> frozenset[str]:
-    """The SIDs, and all that events of the stretch connect them to: their conversations.
-
-    Reads the stretch again until nothing is added; events name two members, so each pass goes one link further at
-    least, and mostly to the end.
-    """
-    while True:
-        grown = set(sids)
-        pattern = _naming(sids)
-        for message in _messages(scan):
-            if message.value is None or not pattern.search(message.value):
-                continue
-            for entry in decode(message.value, message.headers):
-                if isinstance(entry, Event) and (account is None or entry.account == account):
-                    members = {member for member in entry.members if _SID.fullmatch(member)}
-                    if members & grown:
-                        grown |= members
-        if len(grown) == len(sids) or len(grown) > MEMBERS_MAX:
-            return frozenset(grown)
-        sids = frozenset(grown)
-
-
-def select(scan: Scan, sids: frozenset[str], account: str | None) -> Iterator[Exported]:
-    """The messages of the stretch that name one of ``sids`` (if any) and are of ``account`` (if given)."""
-    by_sid = _naming(sids) if sids else None
-    by_account = _naming(frozenset({account})) if account is not None else None
-    for message in _messages(scan):
-        text = b" ".join([message.value or b"", *(value for _, value in message.headers)])
-        if (by_sid is None or by_sid.search(text)) and (by_account is None or by_account.search(text)):
-            yield message
 
 
 class Writer:
@@ -160,7 +113,7 @@ class Writer:
             file.write(line + b"\n")
             self.settings += 1
 
-    def message(self, file: IO[bytes], message: Exported) -> None:
+    def message(self, file: IO[bytes], message: TopicMessage) -> None:
         """One message with its place and its arrival."""
         line = render(message) if self._mask is None else self._masked(message, self._mask)
         if line is None:
@@ -175,7 +128,7 @@ class Writer:
         return said + (f"; {self.left_out} left out, which are not JSON and can't be masked" if self.left_out else "")
 
     @staticmethod
-    def _masked(message: Exported, mask: Mask) -> bytes | None:
+    def _masked(message: TopicMessage, mask: Mask) -> bytes | None:
         value = message.value
         if value is not None:
             lines = [line for line in value.splitlines() if line.strip()]
@@ -189,7 +142,7 @@ class Writer:
         return render(msgspec.structs.replace(message, value=value, headers=headers))
 
 
-def render(message: Exported) -> bytes:
+def render(message: TopicMessage) -> bytes:
     """One line of the file, without its end."""
     kafka = {
         "topic": message.topic,
@@ -217,45 +170,6 @@ def _one_line(value: bytes) -> bytes | None:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     return value
-
-
-def _messages(scan: Scan) -> Iterator[Exported]:
-    for message in scan.read():
-        topic, partition, offset = message.topic(), message.partition(), message.offset()
-        assert topic is not None
-        assert partition is not None
-        assert offset is not None
-        headers = tuple(headers_of(message) or ())
-        yield Exported(topic, partition, offset, message.timestamp()[1], headers, message.value())
-
-
-def _settings(settings: Settings, accounts: set[str]) -> Iterator[bytes]:
-    """What is known of the accounts, from the topic of account settings."""
-    scan = Scan(kafka_client(settings), settings.kafka.group_id, settings.topics.account_settings)
-    try:
-        for message in scan.read():
-            value = message.value()
-            if value is not None and any(
-                isinstance(entry, Event) and entry.setting is not None and entry.account in accounts
-                for entry in decode(value)
-            ):
-                yield value
-    finally:
-        scan.close()
-
-
-def _accounts(scan: Scan, sids: frozenset[str], account: str | None) -> set[str]:
-    """Whose events are going to be written. Read apart, because their settings stand first in the file."""
-    if account is not None:
-        return {account}
-    found: set[str] = set()
-    for message in select(scan, sids, account):
-        found |= {entry.account for entry in decode(message.value, message.headers) if isinstance(entry, Event)}
-    return found
-
-
-def _naming(sids: frozenset[str]) -> re.Pattern[bytes]:
-    return re.compile(b"|".join(sorted(sid.encode() for sid in sids)))
 
 
 def _checked_sid(text: str) -> str:
