@@ -10,7 +10,6 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from monitor.core import account_settings
 from monitor.core.account_settings import AccountSettings, FlexState
 from monitor.core.decode import decode
 from monitor.core.events import Event, FlexSetting, FlowSetting, WorkerSession
@@ -159,11 +158,10 @@ def test_a_compacted_topic_tells_what_the_whole_topic_tells(observations, at):
     assert state(*told, at=at) == state(*compacted.values(), at=at)
 
 
-def test_the_latest_changes_of_flex_are_kept_in_whatever_order_they_come(monkeypatch):
-    monkeypatch.setattr(account_settings, "FLEX_KEPT_MAX", 3)
+def test_the_latest_changes_of_flex_are_kept_in_whatever_order_they_come():
     changes = [seen(False, 0), seen(False, 10), seen(True, 20, False), seen(False, 30, True), seen(False, 40)]
     for order in permutations(changes):
-        settings = AccountSettings()
+        settings = AccountSettings(flex_kept_max=3)
         for observation in order:
             settings.observe(observation)
 
@@ -173,9 +171,8 @@ def test_the_latest_changes_of_flex_are_kept_in_whatever_order_they_come(monkeyp
         assert settings.flex(ACCOUNT, 15) == FlexState(False, None)  # As the first one kept says; since when is lost.
 
 
-def test_an_observation_before_all_that_are_kept_tells_nothing_new(monkeypatch):
-    monkeypatch.setattr(account_settings, "FLEX_KEPT_MAX", 1)
-    settings = AccountSettings()
+def test_an_observation_before_all_that_are_kept_tells_nothing_new():
+    settings = AccountSettings(flex_kept_max=1)
 
     assert settings.observe(seen(False, 10))
     assert not settings.observe(seen(True, 0))
@@ -223,9 +220,8 @@ def test_an_event_seen_again_is_known_by_its_id_and_account():
     assert not settings.repeats(ACCOUNT, None)
 
 
-def test_so_many_ids_are_remembered_and_at_most_twice_as_many(monkeypatch):
-    monkeypatch.setattr(account_settings, "IDS_KEPT", 10)
-    settings = AccountSettings()
+def test_so_many_ids_are_remembered_and_at_most_twice_as_many():
+    settings = AccountSettings(ids_kept=10)
     ids = [str(number) for number in range(100)]
     for event_id in ids:
         assert not settings.repeats(ACCOUNT, event_id)

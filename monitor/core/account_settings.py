@@ -45,8 +45,10 @@ class AccountSettings:
     one an instant, at most ``FLEX_KEPT_MAX`` an account; ``forgotten`` counts what fell to that bound.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, flex_kept_max: int = FLEX_KEPT_MAX, ids_kept: int = IDS_KEPT) -> None:
         self.forgotten = 0
+        self._flex_kept_max = flex_kept_max
+        self._ids_kept = ids_kept
         self._flex: dict[str, list[tuple[int, FlexSetting]]] = {}
         self._flows: dict[tuple[str, str, int], _Flow] = {}
         self._workers: dict[tuple[str, str], WorkerSession] = {}
@@ -64,7 +66,7 @@ class AccountSettings:
         if seen in self._ids:
             return True
         repeated = seen in self._older_ids
-        if len(self._ids) >= IDS_KEPT:
+        if len(self._ids) >= self._ids_kept:
             self._older_ids, self._ids = self._ids, set()
         self._ids.add(seen)
         return repeated
@@ -97,7 +99,7 @@ class AccountSettings:
             known[place] = (valid_ms, setting)
             return _said(setting) != _said(other)
         known.insert(place, (valid_ms, setting))
-        if len(known) <= FLEX_KEPT_MAX:
+        if len(known) <= self._flex_kept_max:
             return True
         self.forgotten += 1
         del known[0]  # Always the earliest: which are kept does not depend on the order they came in.
