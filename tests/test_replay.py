@@ -271,6 +271,35 @@ def test_an_export_brings_partitions_offsets_and_arrivals(replay: Replaying, tmp
     assert [shown["position"] for shown in still_open["evidence"]] == ["4:20"]
 
 
+@pytest.mark.parametrize("arrival", ["together", "time"])
+def test_the_account_settings_of_an_export_hold_from_the_beginning(
+    replay: Replaying, tmp_path: Path, arrival: str
+) -> None:
+    events = lines_of(BY_NUMBER[8])
+    setting = events.pop(1)
+    path = tmp_path / "exported.jsonl"
+    exported = [render(TopicMessage("events", 0, n, 1_793_640_000_000, (), line)) for n, line in enumerate(events)]
+    path.write_bytes(b"\n".join([setting, *exported]))
+    _, out, _ = replay("--arrival", arrival, "--no-end", path)
+    assert [verdict["cause"] for verdict in verdicts(out)] == ["flex_stale_session"]
+
+
+def test_lines_that_never_arrive_are_counted_and_tell_nothing(replay: Replaying, tmp_path: Path) -> None:
+    recorded = next(line for line in lines_of(BY_NUMBER[5]) if b"recording.processed" in line)
+    event = json.loads(recorded)
+    del event["time"]
+    path = tmp_path / "timeless.jsonl"
+    path.write_bytes(b"not json\n" + json.dumps(event).encode())
+    assert replay("--arrival", "time", "--no-end", path) == (0, b"", counted(2, malformed=1))
+
+
+@pytest.mark.parametrize("arguments", [(), ("--topic", "events.jsonl"), ("--since", "1h", "events.jsonl")])
+def test_files_or_the_topic_have_to_be_named_and_not_both(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    done = program("replay", *arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"--topic" in done.stderr
+
+
 def test_malformed_lines_are_counted_and_only_strictness_minds_them(replay: Replaying, tmp_path: Path) -> None:
     path = tmp_path / "some.jsonl"
     garbage = [b"not json", b"null", b'"text"', b"\xff\xfe", b"[" * 5000, b'{"type": "com.twilio.voice.x"}']
@@ -318,7 +347,7 @@ def test_secrets_that_a_replay_does_not_need_need_not_be_there(replay: Replaying
     [
         (["nowhere.jsonl"], "nowhere.jsonl: there is no such file. Name a file of events"),
         (["."], ".: is a directory. Name a file of events"),
-        ([], "Missing argument"),
+        ([], "name files of events"),
         (["-", "-"], "-: standard input can be read only once"),
         (["--arrival", "never", "-"], "never"),
         (["cut.gz"], "cut.gz: Compressed file ended before the end-of-stream marker"),

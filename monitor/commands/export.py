@@ -13,7 +13,7 @@ import contextlib
 import re
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Annotated, Final
 
@@ -21,10 +21,21 @@ import msgspec
 import typer
 
 from monitor.commands.common import ConfigOption, read_settings
-from monitor.commands.stretch import TopicMessage, accounts_of, connected, select, settings_of
+from monitor.commands.stretch import (
+    SinceOption,
+    TopicMessage,
+    UntilOption,
+    accounts_of,
+    connected,
+    instant_of,
+    reach_ms,
+    select,
+    settings_of,
+    wrong_usage,
+)
 from monitor.inputs.mask import Mask
 from monitor.inputs.scan import Scan
-from monitor.settings import Problem, Settings, SettingsError, kafka_client, parse_duration
+from monitor.settings import Settings, kafka_client
 
 _SID: Final = re.compile(r"[A-Z]{2}[0-9a-f]{32}")
 
@@ -46,10 +57,8 @@ def export(
     account: Annotated[
         str | None, typer.Option(help="All of an account, by SID or by its alias in the settings.")
     ] = None,
-    since: Annotated[
-        str | None, typer.Option(help="From then on: 2026-11-21T08:00:00Z, or how long ago: 4h.", metavar="WHEN")
-    ] = None,
-    until: Annotated[str | None, typer.Option(help="Until then, exclusively.", metavar="WHEN")] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     alone: Annotated[
         bool, typer.Option("--alone", help="Only messages that name the SID itself, not what is connected to it.")
     ] = False,
@@ -74,16 +83,16 @@ def export(
     now = datetime.now(UTC)
     wanted = frozenset(_checked_sid(each) for each in sid or ())
     account_sid = _account(settings, account)
-    since_ms, until_ms = _instant(since, "--since", now), _instant(until, "--until", now)
+    since_ms, until_ms = instant_of(since, "--since", now), instant_of(until, "--until", now)
     if not wanted and account_sid is None and since_ms is None and until_ms is None:
-        raise SettingsError([Problem("export", 0, "", "say what to export: --sid, --account, --since or --until")])
+        raise wrong_usage("", "say what to export: --sid, --account, --since or --until")
     scan = Scan(
         kafka_client(settings), settings.kafka.group_id, settings.topics.events, since_ms=since_ms, until_ms=until_ms
     )
     writer = Writer(Mask() if mask else None)
     try:
         if wanted and not alone:
-            wanted = connected(scan, wanted, account_sid)
+            wanted = connected(scan, wanted, account_sid, reach_ms=reach_ms(settings))
         with _opened(out) as file:
             if settings_too:
                 for value in settings_of(settings, accounts_of(scan, wanted, account_sid)):
@@ -108,10 +117,12 @@ class Writer:
 
     def bare(self, file: IO[bytes], value: bytes) -> None:
         """An account setting: no arrival, it holds by its own instants."""
-        line = self._mask.json(value) if self._mask is not None else _one_line(value)
-        if line is not None:
-            file.write(line + b"\n")
-            self.settings += 1
+        line = self._mask.json(value) if self._mask is not None else _compact(value)
+        if line is None:
+            self.left_out += 1
+            return
+        file.write(line + b"\n")
+        self.settings += 1
 
     def message(self, file: IO[bytes], message: TopicMessage) -> None:
         """One message with its place and its arrival."""
@@ -125,7 +136,7 @@ class Writer:
     def summary(self) -> str:
         """What was written, in a line."""
         said = f"{self.written} messages and {self.settings} account settings written"
-        return said + (f"; {self.left_out} left out, which are not JSON and can't be masked" if self.left_out else "")
+        return said + (f"; {self.left_out} left out, which are not JSON" if self.left_out else "")
 
     @staticmethod
     def _masked(message: TopicMessage, mask: Mask) -> bytes | None:
@@ -160,6 +171,14 @@ def render(message: TopicMessage) -> bytes:
     return head + b',"value_base64":"' + base64.b64encode(message.value) + b'"}'
 
 
+def _compact(value: bytes) -> bytes | None:
+    """JSON on one line, however many it stood on; None where it is none."""
+    try:
+        return msgspec.json.format(value, indent=-1)
+    except msgspec.DecodeError:
+        return None
+
+
 def _one_line(value: bytes) -> bytes | None:
     """The bytes, where they are one JSON value that fits on a line as it stands."""
     if b"\n" in value or b"\r" in value:
@@ -174,7 +193,7 @@ def _one_line(value: bytes) -> bytes | None:
 
 def _checked_sid(text: str) -> str:
     if _SID.fullmatch(text) is None:
-        raise SettingsError([Problem("export", 0, "--sid", "is not a SID: two letters and 32 digits of 0-9 a-f")])
+        raise wrong_usage("--sid", "is not a SID: two letters and 32 digits of 0-9 a-f")
     return text
 
 
@@ -185,23 +204,7 @@ def _account(settings: Settings, text: str | None) -> str | None:
         if account.alias == text:
             return account.sid
     known = ", ".join(account.alias for account in settings.accounts) or "none"
-    raise SettingsError([Problem("export", 0, "--account", f"is neither an account SID nor an alias. Known: {known}")])
-
-
-def _instant(text: str | None, option: str, now: datetime) -> int | None:
-    if text is None:
-        return None
-    with contextlib.suppress(ValueError):
-        return _ms(now - parse_duration(text))
-    with contextlib.suppress(ValueError):
-        instant = datetime.fromisoformat(text)
-        if instant.tzinfo is not None:
-            return _ms(instant)
-    raise SettingsError([Problem("export", 0, option, "is no instant. Write 2026-11-21T08:00:00Z, or 4h for 4 h ago")])
-
-
-def _ms(instant: datetime) -> int:
-    return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    raise wrong_usage("--account", f"is neither an account SID nor an alias. Known: {known}")
 
 
 @contextlib.contextmanager
