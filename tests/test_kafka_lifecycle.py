@@ -297,6 +297,21 @@ def test_a_message_on_which_the_core_raises_is_quarantined_and_blocks_nobody(bro
     assert len(told) == len(set(told))
 
 
+def test_what_is_heard_of_a_verdict_is_what_was_written_backlog_and_all(broker: RealBroker):
+    desk = Desk.on(broker, 1)
+    hour_ago_ms = now_ms() - 3_600_000
+    ended = recording_event(1, started_ms=hour_ago_ms).replace(
+        b'"RecordingStatus"', b'"RecordingDuration":"5","RecordingStatus"'
+    )
+    desk.send([ended, recording_event(2, started_ms=hour_ago_ms)], timestamp=hour_ago_ms)
+    with Running(desk) as running:
+        running.ready(1)
+        until(lambda: len(running.verdicts_told()) == 2)
+    written = desk.verdicts()
+    assert {verdict.recording_sid: verdict for verdict in running.verdicts_told()} == written
+    assert [written[recording_sid(number)].backlog for number in (1, 2)] == [True, False]
+
+
 def test_a_raised_generation_is_committed_before_anything_is_judged_in_it(broker: RealBroker):
     desk = Desk.on(broker, 1)
     desk.send([b"null"])

@@ -170,8 +170,8 @@ class Outputs(Protocol):
 
     def publish(
         self, partition: int, told: Publish, *, by: str, log_time_ms: int, done: Callable[[int | None], None]
-    ) -> None:
-        """Write a verdict or a tombstone into ``partition`` of the verdict topic."""
+    ) -> Publish:
+        """Write a verdict or a tombstone into ``partition`` of the verdict topic; what was written, for the watch."""
 
     def write_back(
         self, partition: int, key: str, value: bytes | None, *, by: str, done: Callable[[int | None], None]
@@ -647,7 +647,7 @@ class Member:
 
         try:
             if isinstance(told, Publish):
-                outputs.publish(partition, told, by=held.by, log_time_ms=log_time_ms or 0, done=done)
+                told = outputs.publish(partition, told, by=held.by, log_time_ms=log_time_ms or 0, done=done)
             elif isinstance(told, SetAside):
                 outputs.set_aside(partition, offset, told, done=done)
             else:

@@ -58,12 +58,16 @@ class VerdictTopic:
         """How many messages are on their way."""
         return self._delivery.outstanding
 
-    def publish(self, partition: int, told: Publish, *, by: str, log_time_ms: int, done: Done) -> None:
-        """Write one verdict, or the tombstone of one that is withdrawn or has had its time."""
+    def publish(self, partition: int, told: Publish, *, by: str, log_time_ms: int, done: Done) -> Publish:
+        """Write one verdict, or the tombstone of one that is withdrawn or has had its time; what was written."""
         value = None
         if told.verdict is not None:
-            value = encode_verdict(mark_backlog(told.verdict, log_time_ms=log_time_ms, now_ms=self._now_ms()))
+            verdict = mark_backlog(told.verdict, log_time_ms=log_time_ms, now_ms=self._now_ms())
+            if verdict is not told.verdict:
+                told = msgspec.structs.replace(told, verdict=verdict)
+            value = encode_verdict(verdict)
         self.write_back(partition, told.key, value, by=by, done=done)
+        return told
 
     def write_back(self, partition: int, key: str, value: bytes | None, *, by: str, done: Done) -> None:
         """Write the bytes that hold for ``key``, over a lesser verdict that somebody else wrote."""
