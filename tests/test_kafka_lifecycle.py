@@ -12,7 +12,9 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 
+from monitor.core.attribution import Attribution
 from monitor.core.pipeline import Pipeline, Told, Tuning
+from monitor.core.policy import Subject
 from monitor.core.verdict import Ledger, encode_verdict
 from tests.broker import RealBroker
 from tests.conftest import BrokerMaker
@@ -295,6 +297,23 @@ def test_a_message_on_which_the_core_raises_is_quarantined_and_blocks_nobody(bro
     assert set(desk.verdicts()) == {recording_sid(n) for n in (1, 2, 3)}
     told = [v.recording_sid for v in running.verdicts_told()]
     assert len(told) == len(set(told))
+
+
+def test_a_deadline_on_which_the_core_raises_costs_its_own_recording_a_verdict_and_no_message(broker: RealBroker):
+    desk = Desk.on(broker, 1)
+
+    def bug(attribution: Attribution, _: Subject) -> None:
+        if attribution.recording_sid == recording_sid(2):
+            raise ZeroDivisionError("a bug")
+
+    with Running(desk, watch=bug, tuning=Tuning(grace_ms=500, window_ms=3_000)) as running:
+        running.ready(1)
+        by_api = [recording_event(number, source="StartCallRecordingAPI") for number in (1, 2)]
+        desk.send([*by_api, recording_event(3, source="Conference")])
+        until(lambda: {v.recording_sid for v in running.verdicts_told() if v.final} == {*map(recording_sid, (1, 2, 3))})
+        assert len(running.heard.takeovers) == 1
+    assert desk.read(desk.quarantine) == []
+    assert [desk.verdicts()[recording_sid(n)].outcome for n in (1, 2, 3)] == ["allowed", "undetermined", "disallowed"]
 
 
 def test_what_is_heard_of_a_verdict_is_what_was_written_backlog_and_all(broker: RealBroker):

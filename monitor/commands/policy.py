@@ -17,10 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from monitor.commands.common import ConfigOption, PolicyOption, read_policy, read_settings, tuning_of
-from monitor.commands.replay import Arrival, Replay, render_line
+from monitor.commands.failure import EXIT_BUG
+from monitor.commands.replay import Arrival, Replay, render_line, say_not_judged
 from monitor.commands.stretch import SinceOption, UntilOption, stretch_of, wrong_usage
 from monitor.core.attribution import Attribution
-from monitor.core.pipeline import Publish, Told
+from monitor.core.pipeline import NotJudged, Publish, Told
 from monitor.core.policy import (
     CONDITIONS,
     MINUTES_OF_DAY,
@@ -300,6 +301,8 @@ def explain(
             sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")
         else:
             _print_explanation(verdicts.get(sid), explained.get(sid), out)
+    if job.counts().not_judged:
+        raise typer.Exit(EXIT_BUG)
     if missing:
         raise typer.Exit(EXIT_NO)
 
@@ -307,6 +310,8 @@ def explain(
 def _last_verdicts(told: Iterable[Told], sids: Sequence[str], verdicts: dict[str, Verdict]) -> None:
     """Note the last verdict of each of ``sids``."""
     for each in told:
+        if isinstance(each, NotJudged):
+            say_not_judged(each)
         if isinstance(each, Publish) and each.key in sids:
             if each.verdict is None:
                 verdicts.pop(each.key, None)

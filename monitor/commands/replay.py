@@ -17,12 +17,13 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from monitor.commands.common import ConfigOption, PolicyOption, read_policy, read_settings, tuning_of
+from monitor.commands.failure import EXIT_BUG
 from monitor.commands.stretch import SinceOption, UntilOption, stretch_of, wrong_usage
 from monitor.core.account_settings import AccountSettings
 from monitor.core.decode import decode
 from monitor.core.events import Event
 from monitor.core.judging import Watch
-from monitor.core.pipeline import Checkpoint, Counts, Pipeline, Publish, Told, Tuning
+from monitor.core.pipeline import Checkpoint, Counts, NotJudged, Pipeline, Publish, Told, Tuning
 from monitor.core.policy import Policy
 from monitor.core.values import instant_of
 from monitor.core.verdict import Ledger, Verdict, encode_verdict
@@ -102,7 +103,17 @@ class Replay:
         total = Counts()
         for pipeline in self._pipelines.values():
             counts = pipeline.take_counts()
-            for name in ("messages", "entries", "ignored", "malformed", "duplicate", "late", "too_old", "truncated"):
+            for name in (
+                "messages",
+                "entries",
+                "ignored",
+                "malformed",
+                "duplicate",
+                "late",
+                "too_old",
+                "truncated",
+                "not_judged",
+            ):
                 setattr(total, name, getattr(total, name) + getattr(counts, name))
             for kind, number in counts.events.items():
                 total.events[kind] = total.events.get(kind, 0) + number
@@ -198,6 +209,8 @@ def replay(
     last: dict[str, Publish] = {}
     with _source(settings, files, since, until, topic=topic) as source, _progress(source) as on_bytes:
         for told in job.run(source, end=end, on_bytes=on_bytes):
+            if isinstance(told, NotJudged):
+                say_not_judged(told)
             if not isinstance(told, Publish):
                 continue
             if told.verdict is None:
@@ -213,6 +226,8 @@ def replay(
             _print(verdict, output)
     counts = job.counts()
     _summary(verdicts, counts)
+    if counts.not_judged:
+        raise typer.Exit(EXIT_BUG)
     if strict and counts.malformed:
         raise typer.Exit(1)
 
@@ -276,6 +291,12 @@ def _print(verdict: Verdict, output: Format) -> None:
         sys.stdout.buffer.flush()
     else:
         typer.echo(render_line(verdict))
+
+
+def say_not_judged(told: NotJudged) -> None:
+    """Say on stderr that judging a conversation failed, and where."""
+    what = ", ".join(told.recordings) or told.account
+    typer.echo(f"{what}: judging failed ({told.error} at {told.where}); this is a bug, please report it", err=True)
 
 
 def render_line(verdict: Verdict) -> str:

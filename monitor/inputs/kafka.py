@@ -33,7 +33,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from monitor.core.pipeline import Checkpoint, Publish, SetAside, SettingSeen, Told
+from monitor.core.pipeline import Checkpoint, NotJudged, Publish, SetAside, SettingSeen, Told
 from monitor.core.verdict import Ledger
 from monitor.errors import OutOfReach, OutputUnavailable
 from monitor.inputs.checkpoint import (
@@ -66,6 +66,7 @@ CLOSE_S: Final = 2.0
 RETRY_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 # A commit may be refused once because a rebalance was under way, and the partition still be ours when it is over.
 REFUSALS_MAX: Final = 2
+SAID_MAX: Final = 10  # Of recordings in a log line.
 
 _REFUSED: Final = frozenset(
     {
@@ -631,6 +632,16 @@ class Member:
         self._drop(held, "core_raised", skip=held.skip | {offset}, at_once=True)
 
     def _emit(self, held: _Held, offset: int, told: Told, log_time_ms: int | None) -> None:
+        if isinstance(told, NotJudged):
+            self._say_sometimes(
+                "conversation_not_judged",
+                partition=held.partition,
+                kind=told.error,
+                where=told.where,
+                account_sid=told.account,
+                recordings=told.recordings[:SAID_MAX],
+            )
+            return
         fence = held.pending.begin()
         outputs, partition = self._outputs, held.partition
 

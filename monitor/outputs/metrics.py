@@ -406,6 +406,7 @@ class Metrics(Collector):
         self._truncated = counter("truncated_conversations", "Conversations of which not all evidence is kept.")
         self._dropped = counter("evidence_dropped", "Events beyond a conversation's size bound: counted, not kept.")
         self._too_old = counter("recordings_too_old", "Recordings not judged, since they began too long ago.")
+        self._not_judged = counter("conversations_not_judged", "Times judging a conversation failed: a bug.")
         self._rebalances = bounded(counter("kafka_rebalances", "Changes of the assignment.", "event"), len(REBALANCES))
         self._errors = bounded(counter("kafka_errors", "Errors the Kafka client reported.", "kind"), ERROR_KINDS_MAX)
         self._commits = bounded(counter("offset_commits", "Checkpoints committed.", "result"), len(COMMITS))
@@ -472,6 +473,7 @@ class Metrics(Collector):
         self._truncated.inc(counts.truncated)
         self._dropped.inc(counts.dropped)
         self._too_old.inc(counts.too_old)
+        self._not_judged.inc(counts.not_judged)
         for type_, latest_ms in counts.latest_event_ms.items():
             label = type_label(type_)
             self._last_event_s[label] = max(self._last_event_s.get(label, 0.0), latest_ms / 1000)
