@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -298,6 +299,13 @@ def test_files_or_the_topic_have_to_be_named_and_not_both(arguments: tuple[str, 
     done = program("replay", *arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"--topic" in done.stderr
+
+
+def test_a_topic_out_of_reach_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "monitor.yaml").write_text('kafka: {bootstrap_servers: "127.0.0.1:1"}')
+    done = program("replay", "--topic", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (3, b"")
+    assert re.fullmatch(rb"recording-monitor: twilio-events: no broker answers: \S+\n", done.stderr)
 
 
 def test_malformed_lines_are_counted_and_only_strictness_minds_them(replay: Replaying, tmp_path: Path) -> None:
