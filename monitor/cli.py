@@ -29,7 +29,7 @@ PROGRAM: Final = "recording-monitor"
 COMMANDS: Final[Mapping[str, str]] = {
     "run": "The monitor: judge every recording in the events topic, until stopped.",
     "demo": "The monitor on an embedded broker with simulated traffic.",
-    "replay": "Judge events from files, through the same core; no side effects.",
+    "replay": "Judge events from files or the topic, through the same core; no side effects.",
     "export": "Write events of the topic into a file for replay.",
     "simulate": "Write realistic traffic, and its truth beside it, into Kafka or a file.",
 }

@@ -22,7 +22,7 @@ import yaml
 
 from monitor.core.account_settings import AccountSettings
 from monitor.core.attribution import Starter
-from monitor.core.pipeline import Checkpoint, Counts, Pipeline, Publish, SetAside, SettingSeen, Told, Tuning
+from monitor.core.pipeline import Checkpoint, Counts, NotJudged, Pipeline, Publish, SetAside, SettingSeen, Told, Tuning
 from monitor.core.policy import Policy, compile_policy
 from monitor.core.verdict import Ledger, Verdict, read_instant
 from monitor.inputs.policy_file import load_policy, parse_policy
@@ -661,6 +661,8 @@ def play(messages: Sequence[Message], tuning: Tuning, policy: Policy) -> Played:
         told += pipeline.feed(message.offset, message.arrives_ms, message.value)
     conversations = pipeline.window.open_conversations
     at_the_end = pipeline.finish()
+    failures = [one for one in [*told, *at_the_end] if isinstance(one, NotJudged)]
+    assert not failures, failures
     return Played(
         [one for one in told if isinstance(one, Publish)],
         [one for one in at_the_end if isinstance(one, Publish)],

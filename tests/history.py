@@ -35,7 +35,7 @@ from monitor.core.attribution import Attribution, Background, attribute
 from monitor.core.decode import decode
 from monitor.core.events import Event, FlexSetting, FlowSetting
 from monitor.core.evidence import Evidence
-from monitor.core.pipeline import Checkpoint, Pipeline, Publish, SetAside, SettingSeen, Told, Tuning
+from monitor.core.pipeline import Checkpoint, NotJudged, Pipeline, Publish, SetAside, SettingSeen, Told, Tuning
 from monitor.core.policy import Policy, PolicyDocument, RuleDocument, Subject, Values, compile_policy
 from monitor.core.verdict import Ledger, Verdict, decode_verdict, encode_verdict, render_instant
 from monitor.core.window import RECORDINGS_KEPT_FACTOR, Conversation, Touched, Window, shows_recording
@@ -733,6 +733,7 @@ class _Owner:
                 self.verdicts.append(_Write(each.key, written, None if verdict is None else verdict.at))
                 self.sent[0] += 1
             else:
+                assert not isinstance(each, NotJudged), each
                 self.others.append((offset, each))
                 self.sent[1] += 1
         return told

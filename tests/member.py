@@ -15,6 +15,7 @@ import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
 
 from monitor.core.account_settings import AccountSettings
+from monitor.core.judging import Watch as JudgeWatch
 from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
 from monitor.core.policy import built_in_policy
 from monitor.core.verdict import Ledger, Verdict, decode_verdict
@@ -250,6 +251,7 @@ class Running:
         tuning: Tuning | None = None,
         start_at: StartAt = "earliest",
         wrap: Callable[[Pipeline], Fold] = lambda pipeline: pipeline,
+        watch: JudgeWatch | None = None,
         tick_every_s: float = 0.5,
         commit_every_s: float = 1.0,
         full_timeout_s: float = 20.0,
@@ -274,7 +276,15 @@ class Running:
 
         def build(partition: int, checkpoint: Checkpoint, skip: frozenset[int]) -> Fold:
             return wrap(
-                Pipeline(self.tuning, policy, self.settings, partition=partition, checkpoint=checkpoint, skip=skip)
+                Pipeline(
+                    self.tuning,
+                    policy,
+                    self.settings,
+                    partition=partition,
+                    checkpoint=checkpoint,
+                    skip=skip,
+                    watch=watch,
+                )
             )
 
         self.member = Member(

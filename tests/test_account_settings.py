@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from itertools import permutations
 from typing import Final
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from monitor.core.account_settings import AccountSettings, FlexState
 from monitor.core.decode import decode
 from monitor.core.events import Event, FlexSetting, FlowSetting, WorkerSession
-from monitor.core.pipeline import SettingSeen
+from monitor.core.pipeline import Checkpoint, Pipeline, SettingSeen
 from monitor.core.policy import built_in_policy
+from monitor.core.verdict import Ledger
 from tests.builders import Message, build_messages, play, read_tuning, sid
 
 ACCOUNT: Final = sid("AC1")
@@ -140,7 +142,41 @@ def test_an_observation_told_twice_tells_nothing_new():
 
     assert settings.observe(seen(True, 0, observed=3))
     assert not settings.observe(seen(True, 0, observed=3))
-    assert settings.observe(seen(True, 0, observed=4))
+    assert not settings.observe(seen(True, 0, observed=4))  # Seen later, but it says the same.
+    assert settings.observe(seen(True, 0, True, observed=5))
+
+
+@given(OBSERVATIONS, st.integers(-1, 7))
+def test_a_compacted_topic_tells_what_the_whole_topic_tells(observations, at):
+    told = sorted(observations, key=lambda o: o.observed_ms)
+    assume(
+        len({o.observed_ms for o in told}) == len(told)
+    )  # No two written at one instant: which of them came last, their set can't tell.
+
+    compacted = {o.observed_ms if o.since_ms is None else o.since_ms: o for o in told}
+
+    assert state(*told, at=at) == state(*compacted.values(), at=at)
+
+
+def test_the_latest_changes_of_flex_are_kept_in_whatever_order_they_come():
+    changes = [seen(False, 0), seen(False, 10), seen(True, 20, False), seen(False, 30, True), seen(False, 40)]
+    for order in permutations(changes):
+        settings = AccountSettings(flex_kept_max=3)
+        for observation in order:
+            settings.observe(observation)
+
+        assert settings.forgotten == 2
+        assert settings.flex(ACCOUNT, 45) == FlexState(False, 30)
+        assert settings.flex(ACCOUNT, 25) == ON
+        assert settings.flex(ACCOUNT, 15) == FlexState(False, None)  # As the first one kept says; since when is lost.
+
+
+def test_an_observation_before_all_that_are_kept_tells_nothing_new():
+    settings = AccountSettings(flex_kept_max=1)
+
+    assert settings.observe(seen(False, 10))
+    assert not settings.observe(seen(True, 0))
+    assert settings.observe(seen(True, 20))
 
 
 def test_widgets_are_looked_up_by_account_flow_and_revision():
@@ -182,6 +218,33 @@ def test_an_event_seen_again_is_known_by_its_id_and_account():
     assert not settings.repeats(OTHER, "one")
     assert not settings.repeats(ACCOUNT, None)
     assert not settings.repeats(ACCOUNT, None)
+
+
+def test_so_many_ids_are_remembered_and_at_most_twice_as_many():
+    settings = AccountSettings(ids_kept=10)
+    ids = [str(number) for number in range(100)]
+    for event_id in ids:
+        assert not settings.repeats(ACCOUNT, event_id)
+
+    assert all(settings.repeats(ACCOUNT, event_id) for event_id in ids[-10:])
+    assert not any(settings.repeats(ACCOUNT, event_id) for event_id in ids[:80])
+
+
+def test_what_is_known_does_not_rest_on_the_memory_of_ids():
+    """A restart remembers no ids: what repeats one, but says something else, counts as repeated and is heard."""
+    lines = (
+        {"at": 0, "flow": "FW1", "revision": 7, "widgets": {"a": "record-call"}, "id": "same"},
+        {"at": 1, "flow": "FW1", "revision": 7, "widgets": {"b": "record-call"}, "id": "same"},
+    )
+    settings = AccountSettings()
+    start = Checkpoint(offset=0, generation=0, replay_from=0, log_time_ms=None)
+    pipeline = Pipeline(read_tuning({}), built_in_policy(), settings, partition=None, checkpoint=start)
+    pipeline.open(Ledger())
+    for message in build_messages(lines):
+        pipeline.feed(message.offset, message.arrives_ms, message.value)
+
+    assert pipeline.take_counts().duplicate == 1
+    assert settings.recording_widgets(ACCOUNT, FLOW, 7) == ("b",)
 
 
 # --------------------------------------------------------------------------- settings among the events

@@ -12,7 +12,9 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 
+from monitor.core.attribution import Attribution
 from monitor.core.pipeline import Pipeline, Told, Tuning
+from monitor.core.policy import Subject
 from monitor.core.verdict import Ledger, encode_verdict
 from tests.broker import RealBroker
 from tests.conftest import BrokerMaker
@@ -317,6 +319,38 @@ def test_a_message_on_which_the_core_raises_is_quarantined_and_blocks_nobody(bro
     assert set(desk.verdicts()) == {recording_sid(n) for n in (1, 2, 3)}
     told = [v.recording_sid for v in running.verdicts_told()]
     assert len(told) == len(set(told))
+
+
+def test_a_deadline_on_which_the_core_raises_costs_its_own_recording_a_verdict_and_no_message(broker: RealBroker):
+    desk = Desk.on(broker, 1)
+
+    def bug(attribution: Attribution, _: Subject) -> None:
+        if attribution.recording_sid == recording_sid(2):
+            raise ZeroDivisionError("a bug")
+
+    with Running(desk, watch=bug, tuning=Tuning(grace_ms=500, window_ms=3_000)) as running:
+        running.ready(1)
+        by_api = [recording_event(number, source="StartCallRecordingAPI") for number in (1, 2)]
+        desk.send([*by_api, recording_event(3, source="Conference")])
+        until(lambda: {v.recording_sid for v in running.verdicts_told() if v.final} == {*map(recording_sid, (1, 2, 3))})
+        assert len(running.heard.takeovers) == 1
+    assert desk.read(desk.quarantine) == []
+    assert [desk.verdicts()[recording_sid(n)].outcome for n in (1, 2, 3)] == ["allowed", "undetermined", "disallowed"]
+
+
+def test_what_is_heard_of_a_verdict_is_what_was_written_backlog_and_all(broker: RealBroker):
+    desk = Desk.on(broker, 1)
+    hour_ago_ms = now_ms() - 3_600_000
+    ended = recording_event(1, started_ms=hour_ago_ms).replace(
+        b'"RecordingStatus"', b'"RecordingDuration":"5","RecordingStatus"'
+    )
+    desk.send([ended, recording_event(2, started_ms=hour_ago_ms)], timestamp=hour_ago_ms)
+    with Running(desk) as running:
+        running.ready(1)
+        until(lambda: len(running.verdicts_told()) == 2)
+    written = desk.verdicts()
+    assert {verdict.recording_sid: verdict for verdict in running.verdicts_told()} == written
+    assert [written[recording_sid(number)].backlog for number in (1, 2)] == [True, False]
 
 
 def test_a_raised_generation_is_committed_before_anything_is_judged_in_it(broker: RealBroker):

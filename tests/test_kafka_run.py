@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from monitor.settings import Address, Kafka, Settings, SettingsError, Web
 from monitor.simulator.broker import EmbeddedBroker
 from tests.broker import RealBroker, unique_name
 from tests.conftest import BrokerMaker
-from tests.member import WAIT_S, Desk, recording_event, recording_sid, until
+from tests.member import WAIT_S, Desk, account_sid, recording_event, recording_sid, until
 
 BROKER = pytest.mark.broker
 TOPICS = ("twilio-events", "recording-monitor.verdicts", "recording-monitor.account-settings")
@@ -104,6 +105,30 @@ class Process:
     ) -> None:
         self._process.kill()
         self._process.wait()
+
+
+def owns(monitor: Process, partitions: int) -> bool:
+    """Whether it owns so many partitions, as its metrics say."""
+    line = r"^recording_monitor_kafka_assigned_partitions{.*} (.*)$"
+    return [float(value) for value in re.findall(line, monitor.get("/metrics")[1], re.MULTILINE)] == [partitions]
+
+
+def splits(monitor: Process) -> list[tuple[str, list[int]]]:
+    return [(said["account_sid"], said["partitions"]) for said in monitor.said() if said["event"] == "account_split"]
+
+
+@BROKER
+def test_an_account_of_which_two_processes_have_a_part_each_is_noticed_by_both(broker: RealBroker, tmp_path: Path):
+    desk = Desk.on(broker, 2)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    with Process(tmp_path / "one", desk) as one, Process(tmp_path / "two", desk) as two:
+        one.ready()
+        two.ready()
+        until(lambda: owns(one, 1) and owns(two, 1))
+        desk.send([recording_event(1)], partition=0)
+        desk.send([recording_event(2)], partition=1)
+        until(lambda: splits(one) == splits(two) == [(account_sid(1), [0, 1])])
 
 
 @BROKER

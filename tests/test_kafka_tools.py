@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -244,6 +245,76 @@ def test_a_masked_export_holds_no_number_and_no_name(broker: RealBroker, tmp_pat
     assert "5550001234" not in text
     assert recording_sid(1) in text
     assert "1 left out" in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------- replay, explain
+
+
+# The sample streams are of one day, and what began 7 days before it arrives is not judged.
+THEIR_DAY = {"timestamp": 1_793_640_669_000}
+
+
+def scenario(number: int) -> list[bytes]:
+    [path] = (Path(__file__).parent / "samples" / "scenarios").glob(f"{number:02}_*.jsonl")
+    return path.read_bytes().splitlines()
+
+
+def test_a_verdict_is_explained_from_the_topic_with_the_account_settings_and_the_windows_left_open(
+    broker: RealBroker, tmp_path: Path
+):
+    desk = Desk.on(broker, 2, retention_ms=-1)
+    events = scenario(8)
+    setting = events.pop(1)
+    desk.send([recording_event(1), *events, recording_event(2)], partition=1, **THEIR_DAY)
+    desk.fill(desk.topics.account_settings, [("flex", setting)])
+    [recording] = {sid.decode() for sid in re.findall(rb"RE[0-9a-f]{32}", b"".join(events))}
+    told = command(tmp_path, desk, broker, "policy", "explain", recording, "--format", "json")
+    assert told.returncode == 0, told.stderr
+    answer = json.loads(told.stdout)
+    verdict = answer["verdict"]
+    assert (verdict["cause"], verdict["final"]) == ("flex_stale_session", False)
+    assert {shown["position"].partition(":")[0] for shown in verdict["evidence"]} == {"1"}
+    assert [rule["rule"] for rule in answer["rules"]] == ["explicit-api-start", "no-media-kept"]
+    ended = command(tmp_path, desk, broker, "policy", "explain", recording, "--format", "json", "--end")
+    assert json.loads(ended.stdout)["verdict"]["final"]
+    nowhere = command(tmp_path, desk, broker, "policy", "explain", recording_sid(99))
+    assert (nowhere.returncode, "not in the topic" in nowhere.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("told_of", ["export", "explain"])
+def test_what_only_the_name_of_a_conference_connects_belongs_to_it_too(
+    broker: RealBroker, tmp_path: Path, told_of: str
+):
+    """The TwiML of a call whose participant events were never seen is bound to its conference by name alone."""
+    desk = Desk.on(broker, 1, retention_ms=-1)
+    events = [line for line in scenario(2) if not re.search(rb"CF[0-9a-f]{32}", line) or b"CA0" not in line]
+    desk.send([recording_event(1), *events], **THEIR_DAY)
+    [recording] = {sid.decode() for sid in re.findall(rb"RE[0-9a-f]{32}", b"".join(events))}
+    if told_of == "export":
+        out = tmp_path / "out.jsonl"
+        assert command(tmp_path, desk, broker, "export", "--sid", recording, "--out", str(out)).returncode == 0
+        told = command(tmp_path, desk, broker, "replay", "--format", "jsonl", str(out))
+        verdict = json.loads(told.stdout)
+    else:
+        told = command(tmp_path, desk, broker, "policy", "explain", recording, "--format", "json")
+        verdict = json.loads(told.stdout)["verdict"]
+    assert (verdict["recording_sid"], verdict["cause"]) == (recording, "conference_twiml")
+
+
+def test_the_topic_replayed_tells_what_an_export_of_it_tells(broker: RealBroker, tmp_path: Path):
+    desk = Desk.on(broker, 2, retention_ms=-1)
+    desk.send([*scenario(1), b"\xff", *scenario(4)[1:]], partition=0, **THEIR_DAY)
+    desk.send(scenario(15), partition=1, **THEIR_DAY)
+    desk.fill(desk.topics.account_settings, [("flow", scenario(4)[0])])
+    out = tmp_path / "out.jsonl"
+    assert (
+        command(tmp_path, desk, broker, "export", "--since", "2026-11-01T00:00:00Z", "--out", str(out)).returncode == 0
+    )
+    from_file = command(tmp_path, desk, broker, "replay", "--format", "jsonl", str(out))
+    from_topic = command(tmp_path, desk, broker, "replay", "--format", "jsonl", "--topic")
+    assert from_topic.returncode == 0, from_topic.stderr
+    assert len(from_topic.stdout.splitlines()) == 4
+    assert sorted(from_topic.stdout.splitlines()) == sorted(from_file.stdout.splitlines())
 
 
 def test_an_export_that_finds_nothing_exits_with_1(broker: RealBroker, tmp_path: Path):

@@ -248,6 +248,7 @@ def play(metrics: Metrics) -> None:
     metrics.foreign_checkpoint("no_metadata")
     metrics.blind_interval()
     metrics.account_split()
+    metrics.settings_forgotten(2)
     metrics.quarantined("core-error")
     metrics.log_message("info")
 

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from monitor.core.account_settings import AccountSettings
-from monitor.core.judging import Tuning
-from monitor.core.pipeline import Checkpoint, Pipeline, Publish, SetAside, SettingSeen, Told
-from monitor.core.policy import PolicyDocument, RuleDocument, compile_policy
+from monitor.core.attribution import Attribution
+from monitor.core.judging import Tuning, Watch
+from monitor.core.pipeline import Checkpoint, NotJudged, Pipeline, Publish, SetAside, SettingSeen, Told
+from monitor.core.policy import PolicyDocument, RuleDocument, Subject, compile_policy
 from monitor.core.verdict import Ledger, Verdict, encode_verdict
 from monitor.core.window import Cut
 from tests.history import FAR_AHEAD_MS, GRACE_MS, LOG_BASE_MS, SIDS, WINDOW_MS, message
@@ -37,10 +38,11 @@ class Fold:
         ledger: Ledger | None = None,
         skip: frozenset[int] = frozenset(),
         opened: bool = True,
+        watch: Watch | None = None,
     ) -> None:
         compiled = compile_policy(policy, policy.name.encode())
         settings = AccountSettings()
-        self.pipeline = Pipeline(tuning, compiled, settings, partition=3, checkpoint=checkpoint, skip=skip)
+        self.pipeline = Pipeline(tuning, compiled, settings, partition=3, checkpoint=checkpoint, skip=skip, watch=watch)
         self.offset = checkpoint.replay_from
         self.ledger = Ledger() if ledger is None else ledger
         if opened:
@@ -216,6 +218,93 @@ def test_the_end_of_a_file_closes_whatever_is_open():
         ("disallowed", True)
     ]
     assert fold.log_time == 2 + WINDOW_MS
+
+
+# --------------------------------------------------------------------------- the fence
+
+
+class Bug:
+    """Judging recording r raises, while ``there``: a bug that what is known of that recording brings out."""
+
+    def __init__(self, *, there: bool = True) -> None:
+        self.there = there
+
+    def __call__(self, attribution: Attribution, _: Subject) -> None:
+        if self.there and attribution.recording_sid == SIDS["r"]:
+            raise ZeroDivisionError("a bug, and +15550001234 is a number it quotes")
+
+
+WHEN_OPEN_ALLOWED = msgspec.structs.replace(API_ALONE, when_open="allowed")
+
+
+def test_a_conversation_that_cannot_be_judged_is_undetermined_and_no_other_suffers():
+    fold = Fold(watch=Bug(), policy=WHEN_OPEN_ALLOWED)
+    told = list(fold.feed(0, "rec(r,a)"))
+    assert [type(one) for one in told] == [NotJudged]  # In its grace nothing is said of it.
+    assert isinstance(told[0], NotJudged)
+    assert (told[0].recordings, told[0].error) == ((SIDS["r"],), "ZeroDivisionError")
+    assert told[0].where.startswith("test_pipeline.py:")
+    assert [v.recording_sid for v in fold.verdicts(1, "rec(s,b)")] == [SIDS["s"]]
+
+    [open_] = fold.verdicts(GRACE_MS)
+    assert (open_.recording_sid, open_.outcome, open_.rule) == (SIDS["r"], "undetermined", "when_open")
+    assert (open_.missing, open_.final, open_.started_at) == (("judgement",), False, None)
+    assert fold.verdicts(GRACE_MS + 1) == []
+
+    ends = fold.verdicts(WINDOW_MS + 1)
+    assert [(v.recording_sid, v.outcome, v.final) for v in ends] == [
+        (SIDS["r"], "undetermined", True),
+        (SIDS["s"], "allowed", True),
+    ]
+    assert fold.pipeline.take_counts().not_judged >= 3
+
+
+@pytest.mark.parametrize(
+    ("entries", "outcome", "at_the_end"),
+    [("rec(r,c)", "disallowed", "disallowed"), ("rec(r,a)", "allowed", "undetermined")],
+)
+def test_what_was_disallowed_stays_so_where_judging_fails_and_what_was_allowed_does_not(
+    entries: str, outcome: str, at_the_end: str
+):
+    bug = Bug(there=False)
+    fold = Fold(watch=bug)
+    told = [*fold.verdicts(0, entries), *fold.verdicts(GRACE_MS)][-1]
+    bug.there = True
+    [last] = fold.verdicts(WINDOW_MS)
+    assert (told.outcome, last.outcome, last.final) == (outcome, at_the_end, True)
+    assert last.cause == (told.cause if outcome == "disallowed" else None)
+
+
+def test_it_is_tried_again_and_the_fault_is_forgotten_once_judging_succeeds():
+    bug = Bug()
+    fold = Fold(watch=bug)
+    fold.feed(0, "rec(r,a)")
+    assert outcomes(fold.verdicts(GRACE_MS)) == [("undetermined", False)]
+    bug.there = False
+    assert outcomes(fold.verdicts(WINDOW_MS)) == [("allowed", True)]
+
+
+def test_a_new_policy_that_cannot_be_applied_to_a_recording_leaves_its_verdict_and_the_next_message_alone():
+    bug = Bug(there=False)
+    fold = Fold(watch=bug)
+    fold.feed(0, "rec(r,a) rec(s,b)")
+    bug.there = True
+    fold.pipeline.change_policy(compile_policy(PolicyDocument(name="nothing", mode="enforce"), b"nothing"))
+    assert [(v.recording_sid, v.outcome) for v in fold.verdicts(1, "tick()")] == [(SIDS["s"], "disallowed")]
+
+
+def test_a_restart_ends_a_conversation_that_cannot_be_judged_as_a_long_run_does():
+    messages = [(0, "rec(r,a)"), (1, "rec(s,b)"), (GRACE_MS + 1, "tick()"), (WINDOW_MS + 2, "tick()")]
+    whole = Fold(watch=Bug())
+    expected = [verdict for stamp, entries in messages for verdict in whole.verdicts(stamp, entries)][-2:]
+    for crash in range(1, 4):
+        first = Fold(watch=Bug())
+        for stamp, entries in messages[:crash]:
+            first.feed(stamp, entries)
+        second = Fold(ledger=first.ledger, opened=False, watch=Bug())
+        second.pipeline.open(first.ledger)
+        ends = [verdict for stamp, entries in messages for verdict in second.verdicts(stamp, entries)]
+        assert outcomes(ends[-2:]) == outcomes(expected) == [("undetermined", True), ("allowed", True)]
 
 
 # --------------------------------------------------------------------------- the gate

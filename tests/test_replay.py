@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -16,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from monitor.cli import run
-from monitor.commands.export import Exported, render
+from monitor.commands.export import render
+from monitor.commands.stretch import TopicMessage
 from tests.monitors import PROGRAM, environment, program
 from tests.verify import FIELDS, Message, Verdict, verify_verdicts
 
@@ -251,13 +253,13 @@ def test_an_export_brings_partitions_offsets_and_arrivals(replay: Replaying, tmp
     start_ms = 1_793_640_669_000
     hours = 3_600_000
     messages = [
-        Exported("events", 3, 700, start_ms, (), recorded),
-        Exported("events", 4, 20, start_ms, (("note", b"\xff"),), again),
+        TopicMessage("events", 3, 700, start_ms, (), recorded),
+        TopicMessage("events", 4, 20, start_ms, (("note", b"\xff"),), again),
         # Two, because the first is more than an hour ahead of all before it and so not believed yet.
-        Exported("events", 3, 701, start_ms + 5 * hours, (), tick),
-        Exported("events", 3, 702, start_ms + 5 * hours, (), tick),
-        Exported("events", 3, 703, start_ms + 5 * hours, (), b"\xff\n\x00"),
-        Exported("events", 3, 704, start_ms + 5 * hours, (), None),
+        TopicMessage("events", 3, 701, start_ms + 5 * hours, (), tick),
+        TopicMessage("events", 3, 702, start_ms + 5 * hours, (), tick),
+        TopicMessage("events", 3, 703, start_ms + 5 * hours, (), b"\xff\n\x00"),
+        TopicMessage("events", 3, 704, start_ms + 5 * hours, (), None),
     ]
     path = tmp_path / "exported.jsonl"
     path.write_bytes(b"\n".join(render(message) for message in messages))
@@ -268,6 +270,42 @@ def test_an_export_brings_partitions_offsets_and_arrivals(replay: Replaying, tmp
     assert (closed["at"], still_open["at"]) == ([0, 702], [0, 20])
     assert [shown["position"] for shown in closed["evidence"]] == ["3:700"]
     assert [shown["position"] for shown in still_open["evidence"]] == ["4:20"]
+
+
+@pytest.mark.parametrize("arrival", ["together", "time"])
+def test_the_account_settings_of_an_export_hold_from_the_beginning(
+    replay: Replaying, tmp_path: Path, arrival: str
+) -> None:
+    events = lines_of(BY_NUMBER[8])
+    setting = events.pop(1)
+    path = tmp_path / "exported.jsonl"
+    exported = [render(TopicMessage("events", 0, n, 1_793_640_000_000, (), line)) for n, line in enumerate(events)]
+    path.write_bytes(b"\n".join([setting, *exported]))
+    _, out, _ = replay("--arrival", arrival, "--no-end", path)
+    assert [verdict["cause"] for verdict in verdicts(out)] == ["flex_stale_session"]
+
+
+def test_lines_that_never_arrive_are_counted_and_tell_nothing(replay: Replaying, tmp_path: Path) -> None:
+    recorded = next(line for line in lines_of(BY_NUMBER[5]) if b"recording.processed" in line)
+    event = json.loads(recorded)
+    del event["time"]
+    path = tmp_path / "timeless.jsonl"
+    path.write_bytes(b"not json\n" + json.dumps(event).encode())
+    assert replay("--arrival", "time", "--no-end", path) == (0, b"", counted(2, malformed=1))
+
+
+@pytest.mark.parametrize("arguments", [(), ("--topic", "events.jsonl"), ("--since", "1h", "events.jsonl")])
+def test_files_or_the_topic_have_to_be_named_and_not_both(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    done = program("replay", *arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"--topic" in done.stderr
+
+
+def test_a_topic_out_of_reach_is_said_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "monitor.yaml").write_text('kafka: {bootstrap_servers: "127.0.0.1:1"}')
+    done = program("replay", "--topic", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (3, b"")
+    assert re.fullmatch(rb"recording-monitor: twilio-events: no broker answers: \S+\n", done.stderr)
 
 
 def test_malformed_lines_are_counted_and_only_strictness_minds_them(replay: Replaying, tmp_path: Path) -> None:
@@ -317,7 +355,7 @@ def test_secrets_that_a_replay_does_not_need_need_not_be_there(replay: Replaying
     [
         (["nowhere.jsonl"], "nowhere.jsonl: there is no such file. Name a file of events"),
         (["."], ".: is a directory. Name a file of events"),
-        ([], "Missing argument"),
+        ([], "name files of events"),
         (["-", "-"], "-: standard input can be read only once"),
         (["--arrival", "never", "-"], "never"),
         (["cut.gz"], "cut.gz: Compressed file ended before the end-of-stream marker"),

@@ -13,7 +13,7 @@ import contextlib
 import re
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Annotated, Final
 
@@ -21,27 +21,23 @@ import msgspec
 import typer
 
 from monitor.commands.common import ConfigOption, read_settings
-from monitor.core.decode import decode
-from monitor.core.events import Event
+from monitor.commands.stretch import (
+    SinceOption,
+    TopicMessage,
+    UntilOption,
+    accounts_of,
+    connected,
+    instant_of,
+    reach_ms,
+    select,
+    settings_of,
+    wrong_usage,
+)
 from monitor.inputs.mask import Mask
-from monitor.inputs.reader import headers_of
 from monitor.inputs.scan import Scan
-from monitor.settings import Problem, Settings, SettingsError, kafka_client, parse_duration
+from monitor.settings import Settings, kafka_client
 
 _SID: Final = re.compile(r"[A-Z]{2}[0-9a-f]{32}")
-# A conversation of more calls than this is not one anybody wants to look at; the file says that it was cut off.
-MEMBERS_MAX: Final = 10_000
-
-
-class Exported(msgspec.Struct, frozen=True):
-    """One message as it goes into the file."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp_ms: int
-    headers: tuple[tuple[str, bytes], ...]
-    value: bytes | None
 
 
 def export(
@@ -61,10 +57,8 @@ def export(
     account: Annotated[
         str | None, typer.Option(help="All of an account, by SID or by its alias in the settings.")
     ] = None,
-    since: Annotated[
-        str | None, typer.Option(help="From then on: 2026-11-21T08:00:00Z, or how long ago: 4h.", metavar="WHEN")
-    ] = None,
-    until: Annotated[str | None, typer.Option(help="Until then, exclusively.", metavar="WHEN")] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     alone: Annotated[
         bool, typer.Option("--alone", help="Only messages that name the SID itself, not what is connected to it.")
     ] = False,
@@ -89,19 +83,19 @@ def export(
     now = datetime.now(UTC)
     wanted = frozenset(_checked_sid(each) for each in sid or ())
     account_sid = _account(settings, account)
-    since_ms, until_ms = _instant(since, "--since", now), _instant(until, "--until", now)
+    since_ms, until_ms = instant_of(since, "--since", now), instant_of(until, "--until", now)
     if not wanted and account_sid is None and since_ms is None and until_ms is None:
-        raise SettingsError([Problem("export", 0, "", "say what to export: --sid, --account, --since or --until")])
+        raise wrong_usage("", "say what to export: --sid, --account, --since or --until")
     scan = Scan(
         kafka_client(settings), settings.kafka.group_id, settings.topics.events, since_ms=since_ms, until_ms=until_ms
     )
     writer = Writer(Mask() if mask else None)
     try:
         if wanted and not alone:
-            wanted = connected(scan, wanted, account_sid)
+            wanted = connected(scan, wanted, account_sid, reach_ms=reach_ms(settings))
         with _opened(out) as file:
             if settings_too:
-                for value in _settings(settings, _accounts(scan, wanted, account_sid)):
+                for value in settings_of(settings, accounts_of(scan, wanted, account_sid)):
                     writer.bare(file, value)
             for message in select(scan, wanted, account_sid):
                 writer.message(file, message)
@@ -110,38 +104,6 @@ def export(
     typer.echo(writer.summary(), err=True)
     if not writer.written:
         raise typer.Exit(1)
-
-
-def connected(scan: Scan, sids: frozenset[str], account: str | None) -> frozenset[str]:
-    """The SIDs, and all that events of the stretch connect them to: their conversations.
-
-    Reads the stretch again until nothing is added; events name two members, so each pass goes one link further at
-    least, and mostly to the end.
-    """
-    while True:
-        grown = set(sids)
-        pattern = _naming(sids)
-        for message in _messages(scan):
-            if message.value is None or not pattern.search(message.value):
-                continue
-            for entry in decode(message.value, message.headers):
-                if isinstance(entry, Event) and (account is None or entry.account == account):
-                    members = {member for member in entry.members if _SID.fullmatch(member)}
-                    if members & grown:
-                        grown |= members
-        if len(grown) == len(sids) or len(grown) > MEMBERS_MAX:
-            return frozenset(grown)
-        sids = frozenset(grown)
-
-
-def select(scan: Scan, sids: frozenset[str], account: str | None) -> Iterator[Exported]:
-    """The messages of the stretch that name one of ``sids`` (if any) and are of ``account`` (if given)."""
-    by_sid = _naming(sids) if sids else None
-    by_account = _naming(frozenset({account})) if account is not None else None
-    for message in _messages(scan):
-        text = b" ".join([message.value or b"", *(value for _, value in message.headers)])
-        if (by_sid is None or by_sid.search(text)) and (by_account is None or by_account.search(text)):
-            yield message
 
 
 class Writer:
@@ -155,12 +117,14 @@ class Writer:
 
     def bare(self, file: IO[bytes], value: bytes) -> None:
         """An account setting: no arrival, it holds by its own instants."""
-        line = self._mask.json(value) if self._mask is not None else _one_line(value)
-        if line is not None:
-            file.write(line + b"\n")
-            self.settings += 1
+        line = self._mask.json(value) if self._mask is not None else _compact(value)
+        if line is None:
+            self.left_out += 1
+            return
+        file.write(line + b"\n")
+        self.settings += 1
 
-    def message(self, file: IO[bytes], message: Exported) -> None:
+    def message(self, file: IO[bytes], message: TopicMessage) -> None:
         """One message with its place and its arrival."""
         line = render(message) if self._mask is None else self._masked(message, self._mask)
         if line is None:
@@ -172,10 +136,10 @@ class Writer:
     def summary(self) -> str:
         """What was written, in a line."""
         said = f"{self.written} messages and {self.settings} account settings written"
-        return said + (f"; {self.left_out} left out, which are not JSON and can't be masked" if self.left_out else "")
+        return said + (f"; {self.left_out} left out, which are not JSON" if self.left_out else "")
 
     @staticmethod
-    def _masked(message: Exported, mask: Mask) -> bytes | None:
+    def _masked(message: TopicMessage, mask: Mask) -> bytes | None:
         value = message.value
         if value is not None:
             lines = [line for line in value.splitlines() if line.strip()]
@@ -189,7 +153,7 @@ class Writer:
         return render(msgspec.structs.replace(message, value=value, headers=headers))
 
 
-def render(message: Exported) -> bytes:
+def render(message: TopicMessage) -> bytes:
     """One line of the file, without its end."""
     kafka = {
         "topic": message.topic,
@@ -207,6 +171,14 @@ def render(message: Exported) -> bytes:
     return head + b',"value_base64":"' + base64.b64encode(message.value) + b'"}'
 
 
+def _compact(value: bytes) -> bytes | None:
+    """JSON on one line, however many it stood on; None where it is none."""
+    try:
+        return msgspec.json.format(value, indent=-1)
+    except msgspec.DecodeError:
+        return None
+
+
 def _one_line(value: bytes) -> bytes | None:
     """The bytes, where they are one JSON value that fits on a line as it stands."""
     if b"\n" in value or b"\r" in value:
@@ -219,48 +191,9 @@ def _one_line(value: bytes) -> bytes | None:
     return value
 
 
-def _messages(scan: Scan) -> Iterator[Exported]:
-    for message in scan.read():
-        topic, partition, offset = message.topic(), message.partition(), message.offset()
-        assert topic is not None
-        assert partition is not None
-        assert offset is not None
-        headers = tuple(headers_of(message) or ())
-        yield Exported(topic, partition, offset, message.timestamp()[1], headers, message.value())
-
-
-def _settings(settings: Settings, accounts: set[str]) -> Iterator[bytes]:
-    """What is known of the accounts, from the topic of account settings."""
-    scan = Scan(kafka_client(settings), settings.kafka.group_id, settings.topics.account_settings)
-    try:
-        for message in scan.read():
-            value = message.value()
-            if value is not None and any(
-                isinstance(entry, Event) and entry.setting is not None and entry.account in accounts
-                for entry in decode(value)
-            ):
-                yield value
-    finally:
-        scan.close()
-
-
-def _accounts(scan: Scan, sids: frozenset[str], account: str | None) -> set[str]:
-    """Whose events are going to be written. Read apart, because their settings stand first in the file."""
-    if account is not None:
-        return {account}
-    found: set[str] = set()
-    for message in select(scan, sids, account):
-        found |= {entry.account for entry in decode(message.value, message.headers) if isinstance(entry, Event)}
-    return found
-
-
-def _naming(sids: frozenset[str]) -> re.Pattern[bytes]:
-    return re.compile(b"|".join(sorted(sid.encode() for sid in sids)))
-
-
 def _checked_sid(text: str) -> str:
     if _SID.fullmatch(text) is None:
-        raise SettingsError([Problem("export", 0, "--sid", "is not a SID: two letters and 32 digits of 0-9 a-f")])
+        raise wrong_usage("--sid", "is not a SID: two letters and 32 digits of 0-9 a-f")
     return text
 
 
@@ -271,23 +204,7 @@ def _account(settings: Settings, text: str | None) -> str | None:
         if account.alias == text:
             return account.sid
     known = ", ".join(account.alias for account in settings.accounts) or "none"
-    raise SettingsError([Problem("export", 0, "--account", f"is neither an account SID nor an alias. Known: {known}")])
-
-
-def _instant(text: str | None, option: str, now: datetime) -> int | None:
-    if text is None:
-        return None
-    with contextlib.suppress(ValueError):
-        return _ms(now - parse_duration(text))
-    with contextlib.suppress(ValueError):
-        instant = datetime.fromisoformat(text)
-        if instant.tzinfo is not None:
-            return _ms(instant)
-    raise SettingsError([Problem("export", 0, option, "is no instant. Write 2026-11-21T08:00:00Z, or 4h for 4 h ago")])
-
-
-def _ms(instant: datetime) -> int:
-    return (instant - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    raise wrong_usage("--account", f"is neither an account SID nor an alias. Known: {known}")
 
 
 @contextlib.contextmanager

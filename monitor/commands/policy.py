@@ -17,9 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from monitor.commands.common import ConfigOption, PolicyOption, read_policy, read_settings, tuning_of
-from monitor.commands.replay import Replay, render_line
+from monitor.commands.failure import EXIT_BUG
+from monitor.commands.replay import Arrival, Replay, render_line, say_not_judged
+from monitor.commands.stretch import SinceOption, UntilOption, stretch_of, wrong_usage
 from monitor.core.attribution import Attribution
-from monitor.core.pipeline import Publish
+from monitor.core.pipeline import NotJudged, Publish, Told
 from monitor.core.policy import (
     CONDITIONS,
     MINUTES_OF_DAY,
@@ -233,23 +235,36 @@ def explain(
         typer.Argument(metavar="SID…", help="Recordings (RE…) or suspected conferences (CF…).", show_default=False),
     ],
     files: Annotated[
-        list[Path],
-        typer.Option("--from", metavar="FILE", help="A file with events; may be given several times. - reads stdin."),
-    ],
+        list[Path] | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="A file with events, in place of the topic; may be given several times. - reads stdin.",
+        ),
+    ] = None,
     config: ConfigOption = None,
     policy: PolicyOption = None,
     *,
+    since: SinceOption = None,
+    until: UntilOption = None,
     end: Annotated[
-        bool, typer.Option("--end/--no-end", help="Take time past every window at the end; or leave the windows open.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--end/--no-end",
+            help="Take time past every window at the end, as for files; or leave them as they are, as for the topic.",
+        ),
+    ] = None,
     format_: Annotated[Format, typer.Option("--format", "-f", help="How to print it.")] = Format.TEXT,
 ) -> None:
     """Say why a recording got its verdict: rule by rule and condition by condition, with what was open.
 
-    The events are judged again from files, by the policy named or by that of the settings. Exit code 1: one of the
-    recordings is not in the files.
+    The events of its conversation are judged again, by the policy named or by that of the settings: those that are in
+    the topic, or those of files. Exit code 1: one of the recordings is not there.
 
-    Example: recording-monitor policy explain RE… --from events.jsonl --policy policy.yaml
+    Examples:
+      recording-monitor policy explain RE…
+
+      recording-monitor policy explain RE… --from events.jsonl --policy policy.yaml
     """
     out, err = Console(highlight=False), Console(stderr=True, highlight=False)
     if not all(map(_SID.fullmatch, sids)):
@@ -257,7 +272,9 @@ def explain(
             Text("that is not the SID of a recording or conference. Give --from before each file"), soft_wrap=True
         )
         raise typer.Exit(EXIT_WRONG)
-    settings = read_settings(config, secrets=False)
+    if files and (since is not None or until is not None):
+        raise wrong_usage("--since" if until is None else "--until", "is for the topic: a file is read whole")
+    settings = read_settings(config, secrets=not files)
     judging = read_policy(settings, policy).policy
     explained: dict[str, Explanation] = {}
 
@@ -265,25 +282,41 @@ def explain(
         if attribution.recording_sid in sids:
             explained[attribution.recording_sid] = explanation(judging, subject)
 
-    job = Replay(tuning_of(settings), judging, watch=watch)
     verdicts: dict[str, Verdict] = {}
-    for told in job.run(Files(files), end=end):
-        if isinstance(told, Publish) and told.key in sids:
-            if told.verdict is None:
-                verdicts.pop(told.key, None)
-            else:
-                verdicts[told.key] = told.verdict
+    if files:
+        where = "files"
+        job = Replay(tuning_of(settings), judging, watch=watch)
+        _last_verdicts(job.run(Files(files), end=end is not False), sids, verdicts)
+    else:
+        where = "topic"
+        job = Replay(tuning_of(settings), judging, arrival=Arrival.TIME, watch=watch)
+        with stretch_of(settings, sids, since=since, until=until) as stretch:
+            _last_verdicts(job.run(stretch, end=end is True), sids, verdicts)
     missing = [sid for sid in sids if sid not in verdicts and sid not in explained]
     for sid in sids:
         if sid in missing:
-            err.print(Text(f"{sid}: not in the files"), soft_wrap=True)
+            err.print(Text(f"{sid}: not in the {where}"), soft_wrap=True)
         elif format_ is Format.JSON:
             answer = _as_json(sid, verdicts.get(sid), explained.get(sid))
             sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")
         else:
             _print_explanation(verdicts.get(sid), explained.get(sid), out)
+    if job.counts().not_judged:
+        raise typer.Exit(EXIT_BUG)
     if missing:
         raise typer.Exit(EXIT_NO)
+
+
+def _last_verdicts(told: Iterable[Told], sids: Sequence[str], verdicts: dict[str, Verdict]) -> None:
+    """Note the last verdict of each of ``sids``."""
+    for each in told:
+        if isinstance(each, NotJudged):
+            say_not_judged(each)
+        if isinstance(each, Publish) and each.key in sids:
+            if each.verdict is None:
+                verdicts.pop(each.key, None)
+            else:
+                verdicts[each.key] = each.verdict
 
 
 def _as_json(sid: str, verdict: Verdict | None, explained: Explanation | None) -> dict[str, Any]:

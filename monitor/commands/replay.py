@@ -1,13 +1,14 @@
-"""``replay``: events from files through the same core as ``run``, without side effects."""
+"""``replay``: events from files, or from the topic, through the same core as ``run``, without side effects."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Protocol
 
 import msgspec
 import typer
@@ -16,15 +17,18 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from monitor.commands.common import ConfigOption, PolicyOption, read_policy, read_settings, tuning_of
+from monitor.commands.failure import EXIT_BUG
+from monitor.commands.stretch import SinceOption, UntilOption, stretch_of, wrong_usage
 from monitor.core.account_settings import AccountSettings
 from monitor.core.decode import decode
 from monitor.core.events import Event
 from monitor.core.judging import Watch
-from monitor.core.pipeline import Checkpoint, Counts, Pipeline, Publish, Told, Tuning
+from monitor.core.pipeline import Checkpoint, Counts, NotJudged, Pipeline, Publish, Told, Tuning
 from monitor.core.policy import Policy
 from monitor.core.values import instant_of
 from monitor.core.verdict import Ledger, Verdict, encode_verdict
 from monitor.inputs.files import Files, Line
+from monitor.settings import Settings
 
 NO_INSTANT_MS: Final = 0
 
@@ -43,8 +47,15 @@ class Format(StrEnum):
     JSONL = "jsonl"
 
 
+class Source(Protocol):
+    """Where lines come from; it may be read more than once."""
+
+    def read(self, on_bytes: Callable[[int], None] | None = None) -> Iterator[Line]:
+        """Yield every line; ``on_bytes`` is told how many bytes have been read."""
+
+
 class Replay:
-    """Files through the core: one pipeline for lines, one for each partition of an export.
+    """Lines through the core: one pipeline for plain lines, one for each partition of a topic or an export.
 
     ``watch`` is told of every recording that is judged, each time.
     """
@@ -60,29 +71,30 @@ class Replay:
         self._pipelines: dict[int | None, Pipeline] = {}
         self._now_ms: int | None = None  # The arrival of plain lines: fixed, or the running maximum of `time`.
 
-    def run(self, files: Files, *, end: bool = True, on_bytes: Callable[[int], None] | None = None) -> Iterator[Told]:
+    def run(self, source: Source, *, end: bool = True, on_bytes: Callable[[int], None] | None = None) -> Iterator[Told]:
         """Yield what is told, message by message; with ``end`` time is then taken past every window."""
         if self._arrival is Arrival.TOGETHER:
-            self._now_ms = greatest_time_ms(files.read())
+            self._now_ms = greatest_time_ms(source.read())
         waiting: list[Line] = []
-        for line in files.read(on_bytes):
-            if line.timestamp_ms is not None:
-                yield from self._feed(line, line.timestamp_ms)
-                continue
-            if self._arrival is Arrival.TIME:
+        for line in source.read(on_bytes):
+            time_ms = line.timestamp_ms
+            if time_ms is None and self._arrival is Arrival.TIME:
                 time_ms = _time_ms(line)
                 if time_ms is not None and (self._now_ms is None or time_ms > self._now_ms):
                     self._now_ms = time_ms
-                if self._now_ms is None:
+                time_ms = self._now_ms
+                if time_ms is None:
                     waiting.append(line)
                     continue
-                for early in waiting:
-                    yield from self._feed(early, self._now_ms)
-                waiting.clear()
-            yield from self._feed(line, self._now_ms or NO_INSTANT_MS)
-        if end:
             for early in waiting:
-                yield from self._feed(early, NO_INSTANT_MS)
+                yield from self._feed(early, time_ms or NO_INSTANT_MS)
+            waiting.clear()
+            yield from self._feed(line, self._now_ms or NO_INSTANT_MS if time_ms is None else time_ms)
+        for early in waiting:
+            told = self._feed(early, NO_INSTANT_MS)
+            if end:  # Else it is counted and no more: had there been a line with a time, it would have arrived with it.
+                yield from told
+        if end:
             for pipeline in self._pipelines.values():
                 yield from pipeline.finish()
 
@@ -91,7 +103,17 @@ class Replay:
         total = Counts()
         for pipeline in self._pipelines.values():
             counts = pipeline.take_counts()
-            for name in ("messages", "entries", "ignored", "malformed", "duplicate", "late", "too_old", "truncated"):
+            for name in (
+                "messages",
+                "entries",
+                "ignored",
+                "malformed",
+                "duplicate",
+                "late",
+                "too_old",
+                "truncated",
+                "not_judged",
+            ):
                 setattr(total, name, getattr(total, name) + getattr(counts, name))
             for kind, number in counts.events.items():
                 total.events[kind] = total.events.get(kind, 0) + number
@@ -140,8 +162,13 @@ def greatest_time_ms(lines: Iterable[Line]) -> int | None:
 
 
 def replay(
-    files: Annotated[list[Path], typer.Argument(help="Files with events; - reads standard input.", metavar="FILE…")],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Files with events; - reads standard input.", metavar="FILE…")
+    ] = None,
     *,
+    topic: Annotated[bool, typer.Option("--topic", help="Read the events topic of the settings, not files.")] = False,
+    since: SinceOption = None,
+    until: UntilOption = None,
     config: ConfigOption = None,
     policy: PolicyOption = None,
     output: Annotated[
@@ -162,10 +189,10 @@ def replay(
     recordings_only: Annotated[bool, typer.Option("--recordings-only", help="Leave suspicions out.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 where an entry was malformed.")] = False,
 ) -> None:
-    """Judge events from files: the same core as `run`, no Kafka, no side effects.
+    """Judge events from files, or from the topic: the same core as `run`, no side effects.
 
     A file holds one JSON event a line (or an array of them; or one JSON document), plain or gzipped; what `export`
-    wrote brings Kafka's own timestamps. Verdicts go to stdout, what was counted to stderr.
+    wrote, and the topic, bring Kafka's own timestamps. Verdicts go to stdout, what was counted to stderr.
 
     Examples:
       recording-monitor replay events.jsonl
@@ -173,14 +200,17 @@ def replay(
       recording-monitor replay --format jsonl --policy policy.yaml monday.jsonl.gz tuesday.jsonl.gz
 
       recording-monitor export --call CA… --out call.jsonl && recording-monitor replay --revisions call.jsonl
+
+      recording-monitor replay --topic --since 24h --policy stricter.yaml
     """
-    settings = read_settings(config, secrets=False)
+    settings = read_settings(config, secrets=topic)
     loaded = read_policy(settings, policy)
-    source = Files(files)
-    job = Replay(tuning_of(settings), loaded.policy, arrival=arrival)
+    job = Replay(tuning_of(settings), loaded.policy, arrival=Arrival.TIME if topic else arrival)
     last: dict[str, Publish] = {}
-    with _progress(source) as on_bytes:
+    with _source(settings, files, since, until, topic=topic) as source, _progress(source) as on_bytes:
         for told in job.run(source, end=end, on_bytes=on_bytes):
+            if isinstance(told, NotJudged):
+                say_not_judged(told)
             if not isinstance(told, Publish):
                 continue
             if told.verdict is None:
@@ -196,6 +226,8 @@ def replay(
             _print(verdict, output)
     counts = job.counts()
     _summary(verdicts, counts)
+    if counts.not_judged:
+        raise typer.Exit(EXIT_BUG)
     if strict and counts.malformed:
         raise typer.Exit(1)
 
@@ -215,6 +247,21 @@ class _Silent:
         return None
 
 
+@contextlib.contextmanager
+def _source(
+    settings: Settings, files: list[Path] | None, since: str | None, until: str | None, *, topic: bool
+) -> Iterator[Source]:
+    if topic and not files:
+        with stretch_of(settings, since=since, until=until) as stretch:
+            yield stretch
+        return
+    if topic or not files:
+        raise wrong_usage("", "name files of events, or --topic for what is in Kafka; one of them")
+    if since is not None or until is not None:
+        raise wrong_usage("--since" if until is None else "--until", "is for --topic: a file is read whole")
+    yield Files(files)
+
+
 class _Bar:
     """A progress bar on stderr, over the bytes of the files."""
 
@@ -231,8 +278,8 @@ class _Bar:
         self._progress.stop()
 
 
-def _progress(source: Files) -> _Bar | _Silent:
-    total = source.bytes_total
+def _progress(source: Source) -> _Bar | _Silent:
+    total = source.bytes_total if isinstance(source, Files) else None
     if total is None or not sys.stderr.isatty() or sys.stdout.isatty():
         return _Silent()
     return _Bar(total)
@@ -244,6 +291,12 @@ def _print(verdict: Verdict, output: Format) -> None:
         sys.stdout.buffer.flush()
     else:
         typer.echo(render_line(verdict))
+
+
+def say_not_judged(told: NotJudged) -> None:
+    """Say on stderr that judging a conversation failed, and where."""
+    what = ", ".join(told.recordings) or told.account
+    typer.echo(f"{what}: judging failed ({told.error} at {told.where}); this is a bug, please report it", err=True)
 
 
 def render_line(verdict: Verdict) -> str:

@@ -32,9 +32,10 @@ from monitor.core.events import Event
 from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
 from monitor.core.policy import Policy
 from monitor.core.verdict import Ledger, decode_verdict
-from monitor.errors import OutOfReach
+from monitor.errors import OutOfReach, OutputUnavailable
 from monitor.inputs.checkpoint import Resume, StartAt
 from monitor.inputs.kafka import Fold, Member, Times, Topics
+from monitor.inputs.places import SAY_EVERY_MS, Places
 from monitor.inputs.policy_file import LoadedPolicy, PolicyError, load_policy
 from monitor.inputs.topics import Names, TopicAdmin
 from monitor.log import configure, flush_verdicts, log_verdict
@@ -138,6 +139,7 @@ class Running:
         self._stopping = threading.Event()
         self._tuning = tuning_of(settings)
         self._account_settings = AccountSettings()
+        self._places = Places(settings.topics.events, lasts_ms=self._tuning.window_ms + SAY_EVERY_MS)
         self.metrics = Metrics(
             aliases=self._tuning.aliases,
             events_topic=settings.topics.events,
@@ -245,7 +247,14 @@ class Running:
     def _make_member(self, on_verdict: OnVerdict | None, tick_every_s: float) -> Member:
         settings, tuning = self.settings, self._tuning
         listener = _Listener(
-            self.metrics, self.health, settings.topics.events, on_verdict, self._missing, self._collector.restored
+            self.metrics,
+            self.health,
+            settings.topics.events,
+            on_verdict,
+            self._missing,
+            self._collector.restored,
+            self._places,
+            self._say_place,
         )
         return Member(
             client=self._client,
@@ -326,13 +335,28 @@ class Running:
             skip=skip,
         )
 
-    def _take_setting(self, _key: str, value: bytes | None) -> Iterable[str]:
+    def _say_place(self, partition: int, account: str, key: str, value: bytes) -> None:
+        def done(place: int | None) -> None:
+            if place is None:
+                self._places.unsaid(account, partition)
+
+        try:
+            self._delivery.send(self.settings.topics.account_settings, value, key=key, done=done)
+        except OutputUnavailable:
+            done(None)  # Whatever is in the way is in the way of verdicts too, which say so.
+
+    def _take_setting(self, key: str, value: bytes | None) -> Iterable[str]:
         """One message of the account settings. A setting is never taken back, so a tombstone says nothing."""
-        return [
+        if self._places.hear(key, value, time.time_ns() // 1_000_000):
+            return ()
+        forgotten = self._account_settings.forgotten
+        accounts = [
             entry.account
             for entry in decode(value)
             if isinstance(entry, Event) and entry.setting is not None and self._account_settings.observe(entry.setting)
         ]
+        self.metrics.settings_forgotten(self._account_settings.forgotten - forgotten)
+        return accounts
 
     def _missing(self) -> Mapping[str, str | None]:
         return {
@@ -376,6 +400,8 @@ class _Listener:
         on_verdict: OnVerdict | None,
         missing: Callable[[], Mapping[str, str | None]],
         restored: Callable[[], None],
+        places: Places,
+        say_place: Callable[[int, str, str, bytes], None],
     ) -> None:
         self._metrics = metrics
         self._health = health
@@ -386,8 +412,8 @@ class _Listener:
         self._said: dict[str, str | None] = {}
         self._look_after = 0.0
         self._pipelines: dict[int, Pipeline] = {}
-        self._places: dict[str, int] = {}
-        self._split: set[str] = set()
+        self._places = places
+        self._say_place = say_place
         self._splits_after = 0.0
 
     def polled(self) -> None:
@@ -416,13 +442,15 @@ class _Listener:
 
     def _look_for_splits(self) -> None:
         """An account in two partitions is judged twice, each time on half of the evidence."""
+        now_ms = time.time_ns() // 1_000_000
+        self._places.forget(now_ms)
         for partition, pipeline in self._pipelines.items():
-            for account in pipeline.window.accounts:
-                other = self._places.setdefault(account, partition)
-                if other != partition and account not in self._split:
-                    self._split.add(account)
-                    self._metrics.account_split()
-                    log.error("account_split", account_sid=account, partitions=sorted((other, partition)))
+            accounts = pipeline.window.accounts
+            for split in self._places.look(partition, accounts, now_ms):
+                self._metrics.account_split()
+                log.error("account_split", account_sid=split.account, partitions=split.partitions)
+            for account, key, value in self._places.to_say(partition, accounts, now_ms):
+                self._say_place(partition, account, key, value)
 
     def published(self, partition: int, told: Publish, *, replay_left: bool) -> None:
         now_ms = time.time_ns() // 1_000_000
@@ -471,8 +499,7 @@ class _Listener:
     def forgotten(self, partition: int) -> None:
         self._metrics.partition_gone(partition)
         self._pipelines.pop(partition, None)
-        for account in [account for account, place in self._places.items() if place == partition]:
-            del self._places[account]
+        self._places.leave(partition)
 
     def taken_over(self, partition: int, resumed: Resume) -> None:  # noqa: ARG002 - logged where it happens.
         if resumed.foreign is not None:

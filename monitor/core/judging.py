@@ -17,7 +17,7 @@ from monitor.core.attribution import ABOUT_CALLS, Attribution, Background, Start
 from monitor.core.evidence import Evidence, Proof
 from monitor.core.policy import ABSENT, ALLOWED, OPEN, Judgement, Policy, Subject, Values, matcher
 from monitor.core.verdict import Finding, Ledger, RuledOut, Shown, Verdict, render_instant
-from monitor.core.window import Conversation, Kept, Seen
+from monitor.core.window import EVERY_KIND, Conversation, Kept, Seen
 
 NO_ALIAS: Final = "other"
 
@@ -122,6 +122,24 @@ class Judge:
                 drafts.append(self._draft(conversation, suspected, verdict, digest, due_ms))
         conversation.waiting = waiting
         conversation.relevant, conversation.focus = relevance(evidence, attributions, self._conditions)
+        return drafts
+
+    def failed(self, conversation: Conversation, moment: Moment, due_ms: int, *, closed: bool) -> list[Draft]:
+        """What there is to say of a conversation on which ``findings`` raised: open to the end, whatever was lost.
+
+        Of recordings in their grace, nothing yet. Whatever happens to the conversation next, it is judged anew.
+        """
+        conversation.waiting, conversation.relevant, conversation.focus = True, EVERY_KIND, None
+        judgement = self.policy.settle(truncated=True)
+        drafts: list[Draft] = []
+        for recording, seen in (conversation.recordings or {}).items():
+            if closed or moment.log_time_ms >= seen.arrived_ms + self._tuning.grace_ms:
+                verdict = self._failure(conversation, recording, seen, judgement, moment, closed=closed)
+                digest = hash(("failed", closed, conversation.birth.offset, seen, self.policy.hash)) or 1
+                draft = self._draft(conversation, seen, verdict, digest, due_ms)
+                assert draft.finding is not None
+                draft.finding = msgspec.structs.replace(draft.finding, failed=True)
+                drafts.append(draft)
         return drafts
 
     def _too_old(self, seen: Seen, attribution: Attribution) -> bool:
@@ -251,6 +269,52 @@ class Judge:
             evidence=tuple(self._show(proof) for proof in attribution.evidence),
             ruled_out=tuple(RuledOut(cause, by) for cause, by in attribution.ruled_out),
             missing=attribution.missing,
+            history=(),
+        )
+
+    def _failure(
+        self,
+        conversation: Conversation,
+        recording: str,
+        seen: Seen,
+        judgement: Judgement,
+        moment: Moment,
+        *,
+        closed: bool,
+    ) -> Verdict:
+        """A recording of which nothing is known but that it is there: judging it raised."""
+        assert judgement.outcome is not None
+        return Verdict(
+            kind="recording",
+            recording_sid=recording,
+            account_sid=conversation.account,
+            revision=0,
+            final=closed,
+            at=moment.at,
+            rests_from=conversation.birth.offset,
+            outcome=judgement.outcome,
+            rule=judgement.rule,
+            severity=judgement.severity,
+            mode=self.policy.mode,
+            policy=self.policy.hash,
+            cause=None,
+            strength=None,
+            start_source=None,
+            call_sid=None,
+            conference_sid=None,
+            recording_status=None,
+            started_at=None,
+            ended_at=None,
+            first_seen_at=render_instant(seen.arrived_ms),
+            found_by=None,
+            backlog=False,
+            decided_at=render_instant(moment.log_time_ms),
+            disallowed_since=None,
+            alert=None,
+            reason="The monitor failed to judge it, by a fault of its own; its log says where.",
+            evidence=(),
+            ruled_out=(),
+            missing=("judgement",),
             history=(),
         )
 

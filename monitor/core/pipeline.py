@@ -86,7 +86,19 @@ class SettingSeen(msgspec.Struct, frozen=True, gc=False):
     data: bytes
 
 
-Told = Publish | SetAside | SettingSeen
+class NotJudged(msgspec.Struct, frozen=True, gc=False):
+    """Judging a conversation raised, which is a bug of ours: the error's type, the place it was raised at, whose it is.
+
+    The error's own text may quote numbers and names. What is told of the recordings stands in their verdicts.
+    """
+
+    account: str
+    recordings: tuple[str, ...]
+    error: str
+    where: str
+
+
+Told = Publish | SetAside | SettingSeen | NotJudged
 _SILENCE: Final[tuple[Told, ...]] = ()
 _APPEARANCE: Final = attrgetter("appearance")
 _RECORDING: Final = KIND[RecordingFact]
@@ -121,6 +133,7 @@ class Counts(msgspec.Struct):
     truncated: int = 0
     dropped: int = 0
     too_old: int = 0
+    not_judged: int = 0
     latest_event_ms: dict[str, int] = msgspec.field(default_factory=dict)
     ages: dict[str, EventAges] = msgspec.field(default_factory=dict)
 
@@ -173,6 +186,7 @@ class Pipeline:
         self.judge = Judge(tuning, policy, settings, position=position, watch=watch)
         self._stamped_before_ms: int | None = None
         self._kept_back: list[Draft] = []  # Decided between commit and gate, to be compared once it opens.
+        self._failures: list[Told] = []  # To be told with the message at hand.
         self._overtaken: list[Draft] = []  # Final, but somebody has published what was decided later.
         self._all_dirty = False
         self._by_policy = False
@@ -285,7 +299,7 @@ class Pipeline:
             drafts = self._cut(offset, log_time_ms)
             if not safe:
                 self._kept_back += drafts
-        return told  # No verdicts, but what else its entries tell.
+        return told + self._take_failures()  # No verdicts, but what else its entries tell.
 
     def _tell(self, offset: int, log_time_ms: int, entries: list[Entry]) -> Sequence[Told]:
         """Fold a message and tell what differs from what is published after it."""
@@ -350,7 +364,7 @@ class Pipeline:
             told += [Publish(key, None, None, log_time_ms, late=False) for key in self.ledger.ended(log_time_ms)]
         if self._overtaken or self._safe is not None:
             self._safe = None if not self._overtaken else self._safe or before
-        return told
+        return told + self._take_failures() if self._failures else told
 
     def _left_over(self, offset: int) -> list[Draft]:
         """What was kept back until now, and what somebody else's writes make necessary."""
@@ -367,7 +381,8 @@ class Pipeline:
             return _SILENCE
         self.log_time_ms = max(log_time_ms, self.log_time_ms or log_time_ms)
         closed = list(self.window.advance(self.log_time_ms))
-        return self._publish(self._conclude(closed, self.next_offset - 1, self.log_time_ms))
+        told = self._publish(self._conclude(closed, self.next_offset - 1, self.log_time_ms))
+        return told + self._take_failures()
 
     def _arrive(self, timestamp_ms: int) -> int:
         """Log time: the timestamp made monotonic; one far ahead counts only if its neighbour agrees."""
@@ -424,11 +439,9 @@ class Pipeline:
         assert setting is not None
         if told is not None:
             told.append(SettingSeen(setting_key(event), render_setting(event)))
-        if self.settings.repeats(event.account, event.id):
-            return True
         if self.settings.observe(setting):
             self.change_settings(event.account)
-        return False
+        return self.settings.repeats(event.account, event.id)
 
     def _cut(self, offset: int, log_time_ms: int) -> list[Draft]:
         """Close every open conversation of the partition, judged as lacking evidence: one has become too old."""
@@ -454,8 +467,27 @@ class Pipeline:
         drafts: list[Draft] = []
         for conversation, due_ms in dirty.values():
             if conversation.open:
-                drafts += self.judge.findings(conversation, moment, due_ms, self.ledger, closed=False)
+                drafts += self._judge(conversation, moment, due_ms, closed=False)
         return drafts
+
+    def _judge(self, conversation: Conversation, moment: Moment, due_ms: int, *, closed: bool) -> list[Draft]:
+        """What there is to say of a conversation. A fence: where judging it raises, it alone is not judged.
+
+        It need not be the message at hand that is at fault: judged is also what a deadline, another policy or another
+        setting concerns, and to leave out one message after the other would help nobody. It is tried again whenever
+        the conversation is to be judged, so that how it ends follows from what it holds and from nothing before.
+        """
+        try:
+            return self.judge.findings(conversation, moment, due_ms, self.ledger, closed=closed)
+        except Exception as error:
+            self.counts.not_judged += 1
+            recordings = tuple(conversation.recordings or ())
+            self._failures.append(NotJudged(conversation.account, recordings, type(error).__name__, _place(error)))
+            return self.judge.failed(conversation, moment, due_ms, closed=closed)
+
+    def _take_failures(self) -> list[Told]:
+        failures, self._failures = self._failures, []
+        return failures
 
     def _conclude(self, conversations: Iterable[Conversation], offset: int, log_time_ms: int) -> list[Draft]:
         """Judge conversations that have closed for the last time: nothing more of them is awaited."""
@@ -464,7 +496,7 @@ class Pipeline:
         for conversation in conversations:
             if conversation.recordings or conversation.suspects:
                 due_ms = min(conversation.last_ms + self.tuning.window_ms, log_time_ms)
-                found = self.judge.findings(conversation, moment, due_ms, self.ledger, closed=True)
+                found = self._judge(conversation, moment, due_ms, closed=True)
                 concluded = {draft.key for draft in found}
                 # Nothing is left to conclude the others from: what is published of them ends as it would after a loss.
                 self._unsettled += [
@@ -553,6 +585,15 @@ class Pipeline:
         return told
 
 
+def _place(error: Exception) -> str:
+    """Where an error was raised: file and line."""
+    trace = error.__traceback__
+    assert trace is not None
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}"
+
+
 def setting_key(event: Event) -> str:
     """The key of an account setting in its topic: account, kind, and flow and revision, instant or worker."""
     setting = event.setting
@@ -600,6 +641,7 @@ __all__ = [
     "Counts",
     "Cut",
     "EventAges",
+    "NotJudged",
     "Pipeline",
     "Publish",
     "SetAside",

@@ -133,12 +133,16 @@ RESTS_ON_LOST: Final = -1
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """A verdict without what depends on what is published; ``team`` and ``account`` go into the alert's identity."""
+    """A verdict without what depends on what is published; ``team`` and ``account`` go into the alert's identity.
+
+    ``failed``: judging raised, so that it says only that there is a recording.
+    """
 
     verdict: Verdict
     first_offset: int
     team: str | None
     account: str
+    failed: bool = False
 
 
 def differs(published: Verdict, other: Verdict) -> bool:
@@ -163,6 +167,8 @@ def revise(published: Verdict | None, finding: Finding) -> Verdict | None:
         return _dated(msgspec.structs.replace(found, revision=1, rests_from=finding.first_offset), None, finding)
     if published.final:
         new = _amended(published, found, final=True)
+    elif finding.failed and (published.outcome == "disallowed" or not found.final):
+        new = _amended(published, found, final=found.final)  # It stands; at the end only if nothing could lift it.
     else:
         rests_from = _rests_from(published, found, finding.first_offset)
         if (

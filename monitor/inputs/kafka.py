@@ -35,7 +35,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from monitor.core.pipeline import Checkpoint, Publish, SetAside, SettingSeen, Told
+from monitor.core.pipeline import Checkpoint, NotJudged, Publish, SetAside, SettingSeen, Told
 from monitor.core.verdict import Ledger
 from monitor.errors import OutOfReach, OutputUnavailable
 from monitor.inputs.checkpoint import (
@@ -68,6 +68,7 @@ CLOSE_S: Final = 2.0
 RETRY_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 # A commit may be refused once because a rebalance was under way, and the partition still be ours when it is over.
 REFUSALS_MAX: Final = 2
+SAID_MAX: Final = 10  # Of recordings in a log line.
 
 _NO_END: Final = 1 << 62
 
@@ -172,9 +173,10 @@ class Outputs(Protocol):
     def outstanding(self) -> int:
         """How many messages are on their way."""
 
-    def publish(
-        self, partition: int, told: Publish, *, by: str, log_time_ms: int, done: Callable[[int | None], None]
-    ) -> None:
+    def as_written(self, told: Publish, *, log_time_ms: int) -> Publish:
+        """A verdict as it is to be written, and as the watch is to hear of it."""
+
+    def publish(self, partition: int, told: Publish, *, by: str, done: Callable[[int | None], None]) -> None:
         """Write a verdict or a tombstone into ``partition`` of the verdict topic."""
 
     def write_back(
@@ -666,11 +668,23 @@ class Member:
     def _emit(self, held: _Held, offset: int, told: Sequence[Told], log_time_ms: int | None) -> None:
         outputs, partition = self._outputs, held.partition
         for each in told:
+            if isinstance(each, NotJudged):
+                self._say_sometimes(
+                    "conversation_not_judged",
+                    partition=partition,
+                    kind=each.error,
+                    where=each.where,
+                    account_sid=each.account,
+                    recordings=each.recordings[:SAID_MAX],
+                )
+                continue
+            if isinstance(each, Publish):
+                each = outputs.as_written(each, log_time_ms=log_time_ms or 0)
             fence = held.pending.begin()
             done = partial(self._emitted, held, fence, offset, each)
             try:
                 if isinstance(each, Publish):
-                    outputs.publish(partition, each, by=held.by, log_time_ms=log_time_ms or 0, done=done)
+                    outputs.publish(partition, each, by=held.by, done=done)
                 elif isinstance(each, SetAside):
                     outputs.set_aside(partition, offset, each, done=done)
                 else:

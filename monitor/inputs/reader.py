@@ -82,6 +82,9 @@ _PRODUCING: Final = frozenset(
 )
 
 logger: Final = logging.getLogger("librdkafka")
+# Where no log is set up (a command that reads a topic once), Python would print its warnings raw: dozens a second while
+# a broker is away. The command says in the end what was the matter.
+logger.addHandler(logging.NullHandler())
 
 
 def shared_properties(client: Mapping[str, object], *, consumes: bool) -> dict[str, object]:

@@ -43,7 +43,9 @@ class Scan:
             self._bounds = self._ask(partitions)
         except KafkaException as failure:
             self._consumer.close()
-            raise OutOfReach(f"{topic}: {_name(failure)}") from failure
+            name = _name(failure)
+            silent = name in ("_TRANSPORT", "_TIMED_OUT", "_ALL_BROKERS_DOWN")
+            raise OutOfReach(f"{topic}: {'no broker answers: ' if silent else ''}{name}") from failure
 
     @property
     def messages(self) -> int:

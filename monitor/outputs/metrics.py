@@ -546,6 +546,7 @@ class Metrics(Collector):
         self._truncated = counter("truncated_conversations", "Conversations of which not all evidence is kept.")
         self._dropped = counter("evidence_dropped", "Events beyond a conversation's size bound: counted, not kept.")
         self._too_old = counter("recordings_too_old", "Recordings not judged, since they began too long ago.")
+        self._not_judged = counter("conversations_not_judged", "Times judging a conversation failed: a bug.")
         self._rebalances = labelled_counter(
             "kafka_rebalances", "Changes of the assignment.", "event", bound=len(REBALANCES)
         )
@@ -561,6 +562,7 @@ class Metrics(Collector):
         )
         self._blind = counter("blind_intervals", "Takeovers at which messages still needed were gone from the log.")
         self._splits = counter("account_splits", "Times an account was found in a second partition.")
+        self._forgotten = counter("account_settings_forgotten", "Changes of Flex beyond those kept for an account.")
         self._quarantined = labelled_counter(
             "quarantined",
             "Messages and entries set aside in the quarantine topic.",
@@ -620,6 +622,7 @@ class Metrics(Collector):
         self._truncated.inc(counts.truncated)
         self._dropped.inc(counts.dropped)
         self._too_old.inc(counts.too_old)
+        self._not_judged.inc(counts.not_judged)
         for type_, latest_ms in counts.latest_event_ms.items():
             label = type_label(type_)
             self._last_event_s[label] = max(self._last_event_s.get(label, 0.0), latest_ms / 1000)
@@ -721,6 +724,10 @@ class Metrics(Collector):
     def account_split(self) -> None:
         """An account was found in a second partition."""
         self._splits.inc()
+
+    def settings_forgotten(self, number: int) -> None:
+        """So many changes of Flex were more than are kept for an account."""
+        self._forgotten.inc(number)
 
     def restored(self, seconds: float) -> None:
         """A partition was rebuilt, so long after it was assigned."""

@@ -64,11 +64,16 @@ class VerdictTopic:
         """How many messages are on their way."""
         return self._delivery.outstanding
 
-    def publish(self, partition: int, told: Publish, *, by: str, log_time_ms: int, done: Done) -> None:
+    def as_written(self, told: Publish, *, log_time_ms: int) -> Publish:
+        """A verdict as it is to be written: marked where it comes long after, for metrics and log as for readers."""
+        if told.verdict is None:
+            return told
+        verdict = mark_backlog(told.verdict, log_time_ms=log_time_ms, now_ms=self._now_ms())
+        return told if verdict is told.verdict else msgspec.structs.replace(told, verdict=verdict)
+
+    def publish(self, partition: int, told: Publish, *, by: str, done: Done) -> None:
         """Write one verdict, or the tombstone of one that is withdrawn or has had its time."""
-        value = None
-        if told.verdict is not None:
-            value = encode_verdict(mark_backlog(told.verdict, log_time_ms=log_time_ms, now_ms=self._now_ms()))
+        value = None if told.verdict is None else encode_verdict(told.verdict)
         self.write_back(partition, told.key, value, by=by, done=done)
 
     def write_back(self, partition: int, key: str, value: bytes | None, *, by: str, done: Done) -> None:
