@@ -27,7 +27,7 @@ from monitor.core.events import (
     TaskFact,
     TwimlFact,
 )
-from monitor.core.evidence import BY_OFFSET, FAR, Evidence, Proof
+from monitor.core.evidence import FAR, Evidence, Proof
 from monitor.core.window import KIND, PLACES, Focus, Kept
 
 PROOF_SLACK_MS: Final = 10_000  # Evidence of a start may be stamped this much after the recording's start.
@@ -106,6 +106,8 @@ class Attribution(msgspec.Struct, frozen=True, kw_only=True):
     cause: str | None
     strength: str | None
     open_to_end: bool  # The cause is held open by evidence that is incomplete, whatever the grace says.
+    conference_stated: bool  # It is said of the recording itself; where its call was plays no part.
+    cause_stated: bool  # Its start source, or who asked for it, says the cause by itself.
     evidence: tuple[Proof, ...]
     ruled_out: tuple[tuple[str, str], ...]
     missing: tuple[str, ...]
@@ -119,12 +121,12 @@ def _arrival(proof: Proof) -> int:
     return proof.kept.offset
 
 
-class _Cause(msgspec.Struct, frozen=True):
-    """An answer about the cause: a name, or None while ``wait`` says how long it stays open."""
+class _Cause(msgspec.Struct, frozen=True, gc=False):
+    """An answer about the cause: a name, or None while it is open; what is missing then."""
 
     name: str | None
     strength: str | None
-    proofs: tuple[Proof, ...] = ()
+    proofs: tuple[Proof, ...]
     ruled_out: tuple[tuple[str, str], ...] = ()
     missing: tuple[str, ...] = ()
     open_to_end: bool = False
@@ -138,7 +140,7 @@ class Background(msgspec.Struct, frozen=True):
     session_max_ms: int
 
 
-class _Asked(msgspec.Struct, frozen=True, kw_only=True):
+class _Asked(msgspec.Struct, frozen=True, gc=False):
     """One recording whose cause is asked for. ``absence_false``: what was not seen by now counts as not there."""
 
     evidence: Evidence
@@ -148,7 +150,6 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
     call: str | None
     conference: str | None  # Its own; else the one its call was in.
     started_ms: int
-    urls: tuple[str, ...]
     absence_false: bool
 
 
@@ -163,62 +164,146 @@ def attribute(evidence: Evidence, recording: str, background: Background, *, gra
     ``grace_over``: what has not been seen of it by now counts as not there, unless evidence was lost.
     """
     sights = evidence.recordings[recording]
-    source, source_kept = _source(sights)
-    call = _first((kept, fact.call) for kept, fact in sights)
-    own_conference = _first((kept, fact.conference) for kept, fact in sights)
-    started_ms = _started_ms(sights)
-    duration_ms = max((fact.duration_ms for _, fact in sights if fact.duration_ms is not None), default=None)
-    urls = tuple(sorted({fact.callback_url for _, fact in sights if fact.callback_url is not None}))
-    conference = own_conference or (evidence.conference_of(call, started_ms) if call is not None else None)
-    stated = f"Twilio states start source {source}" if source else "The recording exists; no start source is stated"
-    sight = Proof(source_kept, stated)
-    cause = _decide(
-        _Asked(
-            evidence=evidence,
-            background=background,
-            sight=sight,
-            source=source,
-            call=call,
-            conference=conference,
-            started_ms=started_ms,
-            urls=urls,
-            absence_false=grace_over and not evidence.truncated,
-        )
-    )
+    stated = _gather(sights)
+    source, call, started_ms = stated.source, stated.call, stated.started_ms
+    conference = stated.conference
+    if conference is None and call is not None:
+        conference = evidence.conference_of(call, started_ms)
+    sight = Proof(stated.source_kept, stated.shows)
+    cause = _stated_cause(stated, sight, background)
+    cause_stated = cause is not None
+    if cause is None:
+        absence_false = grace_over and not evidence.truncated
+        cause = _decide(_Asked(evidence, background, sight, source, call, conference, started_ms, absence_false))
     return Attribution(
         recording_sid=recording,
         call_sid=call,
         conference_sid=conference,
         start_source=source,
-        status=_merged_status(sights),
-        found_by=max((fact.found_by for _, fact in sights), key=lambda found_by: _FOUND_BY_RANK[found_by]),
+        status=stated.status,
+        found_by=stated.found_by,
         started_ms=started_ms,
-        ended_ms=None if duration_ms is None else started_ms + duration_ms,
-        callback_urls=urls,
+        ended_ms=None if stated.duration_ms is None else started_ms + stated.duration_ms,
+        callback_urls=stated.urls,
         cause=cause.name,
         strength=cause.strength,
         open_to_end=cause.open_to_end,
-        evidence=cause.proofs or (sight,),
+        conference_stated=stated.conference is not None,
+        cause_stated=cause_stated,
+        evidence=cause.proofs,
         ruled_out=cause.ruled_out,
         missing=cause.missing,
     )
 
 
-def _decide(asked: _Asked) -> _Cause:
-    source, sight = asked.source, asked.sight
-    if source in _CAUSE_OF_SOURCE:
-        return _Cause(_CAUSE_OF_SOURCE[source], "implied", (sight,))
+class _Stated(msgspec.Struct, frozen=True, gc=False):
+    """What the events of a recording say of it, taken together."""
+
+    source: str | None
+    source_kept: Kept
+    call: str | None
+    conference: str | None
+    started_ms: int
+    duration_ms: int | None
+    status: str | None
+    found_by: str
+    urls: tuple[str, ...]
+
+    @property
+    def shows(self) -> str:
+        """What its earliest event shows of how it was started."""
+        if not self.source:
+            return "The recording exists; no start source is stated"
+        return f"Twilio states start source {self.source}"
+
+
+def _gather(sights: list[tuple[Kept, RecordingFact]]) -> _Stated:
+    """Take together what the events of a recording say, in one walk over them: they come in order of time.
+
+    Of call, conference and start source stands what the earliest event says; of several within one instant the least,
+    whatever came first. A source that Twilio states beats one that a verb implies, one that is known beats others. Of
+    the status the highest rank stands, and of one rank the later.
+    """
+    source: str | None = None
+    call: str | None = None
+    conference: str | None = None
+    status: str | None = None
+    started_ms: int | None = None
+    duration_ms: int | None = None
+    source_rank = source_ms = call_ms = conference_ms = 0
+    status_rank = (-1, 0, "")
+    earliest_ms = sights[0][0].occurred_ms
+    reckoned_ms = earliest_ms  # The start, where nothing states it.
+    first = source_kept = sights[0][0]
+    found_by = sights[0][1].found_by
+    urls: set[str] = set()
+    for kept, fact in sights:
+        at_ms = kept.occurred_ms
+        if kept.offset < first.offset:
+            first = kept
+        if fact.source is not None:
+            canonical = _CANONICAL_SOURCE.get(fact.source.lower())
+            rank = (2 if fact.found_by == FOUND_BY_VERB else 0) + (1 if canonical is None else 0)
+            canonical = canonical or fact.source
+            if source is None or (rank, at_ms, canonical) < (source_rank, source_ms, source):
+                source, source_rank, source_ms, source_kept = canonical, rank, at_ms, kept
+            elif rank == source_rank and canonical == source and kept.offset < source_kept.offset:
+                source_kept = kept
+        value = fact.call
+        if value is not None and (call is None or (at_ms == call_ms and value < call)):
+            call, call_ms = value, at_ms
+        value = fact.conference
+        if value is not None and (conference is None or (at_ms == conference_ms and value < conference)):
+            conference, conference_ms = value, at_ms
+        length_ms = fact.duration_ms
+        if fact.started_ms is not None and (started_ms is None or fact.started_ms < started_ms):
+            started_ms = fact.started_ms
+        if length_ms is not None:
+            if duration_ms is None or length_ms > duration_ms:
+                duration_ms = length_ms
+            if at_ms == earliest_ms:
+                reckoned_ms = min(reckoned_ms, at_ms - length_ms)
+        if fact.status is not None:
+            ranked = (STATUS_RANK.get(fact.status, 0), at_ms, fact.status)
+            if ranked > status_rank:
+                status_rank, status = ranked, fact.status
+        if fact.found_by != found_by and _FOUND_BY_RANK[fact.found_by] > _FOUND_BY_RANK[found_by]:
+            found_by = fact.found_by
+        if fact.callback_url is not None:
+            urls.add(fact.callback_url)
+    return _Stated(
+        source,
+        first if source is None else source_kept,
+        call,
+        conference,
+        reckoned_ms if started_ms is None else started_ms,
+        duration_ms,
+        status,
+        found_by,
+        tuple(sorted(urls)) if urls else (),
+    )
+
+
+def _stated_cause(stated: _Stated, sight: Proof, background: Background) -> _Cause | None:
+    """The cause where its start source, or who asked for it, says it; None where evidence has to be weighed."""
+    source = stated.source
+    cause = _CAUSE_OF_SOURCE.get(source or "")
+    if cause is not None:
+        return _Cause(cause, "implied", (sight,))
     if source in ("StartCallRecordingAPI", "Conference"):
-        starter = _starter(asked.urls, asked.background.starters)
-        if starter is not None:
-            shows = f"Its callback address is that of starter {starter.name!r}"
-            return _Cause(starter.cause, "observed", (Proof(sight.kept, shows),))
-    if source == "StartCallRecordingAPI":
+        starter = _starter(stated.urls, background.starters)
+        if starter is None:
+            return None
+        shows = f"Its callback address is that of starter {starter.name!r}"
+        return _Cause(starter.cause, "observed", (Proof(sight.kept, shows),))
+    return None if source is None else _Cause("unknown_source", "implied", (sight,))
+
+
+def _decide(asked: _Asked) -> _Cause:
+    if asked.source == "StartCallRecordingAPI":
         return _call_recording_cause(asked)
-    if source == "Conference":
+    if asked.source == "Conference":
         return _conference_cause(asked)
-    if source is not None:
-        return _Cause("unknown_source", "implied", (sight,))
     return _without_evidence(asked, "start source")
 
 
@@ -250,29 +335,27 @@ def other_causes(attribution: Attribution) -> tuple[str, ...]:
 
 def _conference_cause(asked: _Asked) -> _Cause:
     """API request over TwiML over Flex naming; open or unattributed where the evidence shows none of them."""
-    evidence, conference, sight = asked.evidence, asked.conference, asked.sight
+    evidence, conference = asked.evidence, asked.conference
     if conference is None:
         return _without_evidence(asked, "cause")
-    latest_ms = asked.started_ms + PROOF_SLACK_MS
     ruled_out: list[tuple[str, str]] = []
     found: list[_Cause] = []
     requests = [
-        Proof(kept, f"An API request added a participant to conference {conference} with ConferenceRecord")
+        kept
         for kept, request in evidence.requests
         if conference
         == (request.conference or evidence.bound_conference(request.call, request.name or "", kept.occurred_ms))
     ]
+    if requests:
+        shows = f"An API request added a participant to conference {conference} with ConferenceRecord"
+        _weigh("conference_api", [Proof(kept, shows) for kept in requests], asked, found, ruled_out)
     twiml = [
         Proof(kept, f"TwiML of call {ran.call} joined conference {conference} with recording on")
         for kept, ran in evidence.twiml
         if conference == evidence.bound_conference(ran.call, ran.name, kept.occurred_ms)
     ]
-    for cause, proofs in (("conference_api", requests), ("conference_twiml", twiml)):
-        in_time = [proof for proof in proofs if proof.kept.occurred_ms <= latest_ms]
-        if in_time:
-            found.append(_Cause(cause, "observed", (min(in_time, key=_arrival), sight)))
-        elif proofs:
-            ruled_out.append((cause, "what would have started it came after the recording had started"))
+    if twiml:
+        _weigh("conference_twiml", twiml, asked, found, ruled_out)
     known = evidence.conferences.get(conference)
     naming = (known.named or known.in_task) if known else None
     if naming is not None:
@@ -280,8 +363,22 @@ def _conference_cause(asked: _Asked) -> _Cause:
     if not found:
         return _without_evidence(asked, "cause", ruled_out)
     first = found[0]
-    beaten = [(cause.name, f"{first.name} is stronger evidence") for cause in found[1:] if cause.name is not None]
-    return msgspec.structs.replace(first, ruled_out=tuple(dict.fromkeys([*ruled_out, *beaten])))
+    ruled_out += [(cause.name, f"{first.name} is stronger evidence") for cause in found[1:] if cause.name is not None]
+    if not ruled_out:
+        return first
+    return msgspec.structs.replace(first, ruled_out=tuple(dict.fromkeys(ruled_out)))
+
+
+def _weigh(
+    cause: str, proofs: list[Proof], asked: _Asked, found: list[_Cause], ruled_out: list[tuple[str, str]]
+) -> None:
+    """Put a cause among those found, or those ruled out: what proves a start must not come after it."""
+    latest_ms = asked.started_ms + PROOF_SLACK_MS
+    in_time = [proof for proof in proofs if proof.kept.occurred_ms <= latest_ms]
+    if in_time:
+        found.append(_Cause(cause, "observed", (min(in_time, key=_arrival), asked.sight)))
+    else:
+        ruled_out.append((cause, "what would have started it came after the recording had started"))
 
 
 def _flex_cause(asked: _Asked, naming: Proof) -> _Cause:
@@ -380,42 +477,6 @@ def _first(stated: Iterable[tuple[Kept, T | None]]) -> T | None:
     return min(known)[1] if known else None
 
 
-def _source(sights: list[tuple[Kept, RecordingFact]]) -> tuple[str | None, Kept]:
-    """The start source and the event that says so; one that Twilio states beats one that a verb implies."""
-    for implied in (False, True):
-        for known in (True, False):
-            stating = [
-                (kept, canonical_source(fact.source))
-                for kept, fact in sights
-                if fact.source is not None
-                and (fact.found_by == FOUND_BY_VERB) is implied
-                and (fact.source.lower() in _CANONICAL_SOURCE) is known
-            ]
-            source = _first(stating)
-            if source is not None:
-                return source, min((kept for kept, stated in stating if stated == source), key=BY_OFFSET)
-    return None, min((kept for kept, _ in sights), key=BY_OFFSET)
-
-
-def _started_ms(sights: list[tuple[Kept, RecordingFact]]) -> int:
-    """The start that is stated; else the earliest event less its duration."""
-    stated = [fact.started_ms for _, fact in sights if fact.started_ms is not None]
-    if stated:
-        return min(stated)
-    earliest_ms = sights[0][0].occurred_ms
-    return min(kept.occurred_ms - (fact.duration_ms or 0) for kept, fact in sights if kept.occurred_ms == earliest_ms)
-
-
-def _merged_status(sights: list[tuple[Kept, RecordingFact]]) -> str | None:
-    """The status of the highest rank; of one rank the later stands."""
-    stated = [
-        (STATUS_RANK.get(fact.status, 0), kept.occurred_ms, fact.status)
-        for kept, fact in sights
-        if fact.status is not None
-    ]
-    return max(stated)[2] if stated else None
-
-
 # --------------------------------------------------------------------------- what can still change a conclusion
 
 ABOUT_CALLS: Final = frozenset({"direction", "from", "to", "queue", "worker"})
@@ -439,13 +500,15 @@ def relevance(
         kinds |= PLACES
     for attribution in attributions:
         call = attribution.call_sid
-        if call is not None:
+        if call is not None and not attribution.conference_stated:
             kinds |= PLACES
             calls.add(call)
             stay = evidence.inside(call, attribution.started_ms)
             until_ms = max(until_ms, FAR if stay is None else attribution.started_ms)
             if not evidence.entered(call):
                 kinds |= KIND[TaskFact]
+        if attribution.cause_stated:
+            continue
         if attribution.start_source == "StartCallRecordingAPI":
             kinds |= KIND[StepFact] | KIND[ExecutionFact]
         if attribution.start_source == "Conference":

@@ -8,6 +8,7 @@ for one thing: what would say the same again is not rendered at all.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -17,7 +18,7 @@ from monitor.core.attribution import ABOUT_CALLS, Attribution, Background, Start
 from monitor.core.evidence import Evidence, Proof
 from monitor.core.policy import ABSENT, ALLOWED, OPEN, Judgement, Policy, Subject, Values, matcher
 from monitor.core.verdict import Finding, Ledger, RuledOut, Shown, Verdict, render_instant
-from monitor.core.window import EVERY_KIND, Conversation, Kept, Seen
+from monitor.core.window import EVERY_KIND, Conversation, Seen
 
 NO_ALIAS: Final = "other"
 
@@ -75,6 +76,8 @@ class Judge:
         self._position = position
         self._watch = watch
         self._conditions = frozenset(name for rule in policy.rules for name in rule.document.when)
+        self._asks_names = "conference_name" in self._conditions
+        self._asks_about_calls = bool(self._conditions & ABOUT_CALLS)
         starters = tuple((matcher("callback_url", [starter.callback_url]), starter) for starter in tuning.starters)
         self._background = Background(settings, starters, tuning.session_max_ms)
 
@@ -103,23 +106,30 @@ class Judge:
             judgement = self.judgement(conversation, evidence, attribution, grace_over=grace_over)
             waiting = waiting or judgement is None or attribution.cause is None
             if judgement is not None:
-                # hash() differs from process to process: the number never leaves this one.
-                what = (closed, attribution, judgement, conversation.birth.offset, seen, conversation.truncated)
-                digest = hash((what, self.policy.hash)) or 1
+                digest = self._digest(conversation, seen, attribution, judgement, closed=closed)
                 if not ledger.unchanged(recording, digest):
                     verdict = self._verdict(conversation, seen, attribution, judgement, moment, closed=closed)
                     too_old = self._too_old(seen, attribution)
                     drafts.append(
                         self._draft(conversation, seen, verdict, digest, due_ms, team=judgement.team, too_old=too_old)
                     )
-            stated = {fact.conference for _, fact in evidence.recordings[recording] if fact.conference is not None}
-            drafts += [Draft(conference, seen, None, 0, due_ms) for conference in sorted(stated)]
-        for conference, kept in evidence.suspected.items():
-            suspected = (conversation.suspects or {}).get(conference)
-            if suspected is not None and not _recorded(evidence, conference):
-                verdict = self._suspicion(conversation, conference, suspected, kept, moment, closed=closed)
-                digest = hash((closed, kept, conversation.birth.offset, suspected, self.policy.hash)) or 1
-                drafts.append(self._draft(conversation, suspected, verdict, digest, due_ms))
+            if attribution.conference_stated:
+                stated = {fact.conference for _, fact in evidence.recordings[recording] if fact.conference is not None}
+                drafts += [
+                    Draft(conference, seen, None, 0, due_ms)
+                    for conference in sorted(stated)
+                    if not ledger.owned or ledger.is_suspicion(conference)
+                ]
+        if conversation.suspects:
+            for conference, kept in evidence.suspected.items():
+                suspected = conversation.suspects.get(conference)
+                if suspected is None or _recorded(evidence, conference):
+                    continue
+                proof = Proof(kept, f"Voice Insights says that conference {conference} had recording on")
+                digest = _digest(conversation, suspected, self.policy, [proof], closed=closed)
+                if not ledger.unchanged(conference, digest):
+                    verdict = self._suspicion(conversation, conference, suspected, proof, moment, closed=closed)
+                    drafts.append(self._draft(conversation, suspected, verdict, digest, due_ms))
         conversation.waiting = waiting
         conversation.relevant, conversation.focus = relevance(evidence, attributions, self._conditions)
         return drafts
@@ -141,6 +151,35 @@ class Judge:
                 draft.finding = msgspec.structs.replace(draft.finding, failed=True)
                 drafts.append(draft)
         return drafts
+
+    def _digest(
+        self,
+        conversation: Conversation,
+        seen: Seen,
+        attribution: Attribution,
+        judgement: Judgement,
+        *,
+        closed: bool,
+    ) -> int:
+        return _digest(
+            conversation,
+            seen,
+            self.policy,
+            attribution.evidence,
+            judgement,
+            attribution.call_sid,
+            attribution.conference_sid,
+            attribution.start_source,
+            attribution.status,
+            attribution.found_by,
+            attribution.started_ms,
+            attribution.ended_ms,
+            attribution.cause,
+            attribution.strength,
+            attribution.ruled_out,
+            attribution.missing,
+            closed=closed,
+        )
 
     def _too_old(self, seen: Seen, attribution: Attribution) -> bool:
         too_old_ms = self._tuning.recordings_too_old_ms
@@ -181,49 +220,49 @@ class Judge:
         """A recording as the policy may ask about it; what is absent stays open until the grace ends."""
         complete = grace_over and not conversation.truncated
         absent = ABSENT if complete else OPEN
-        started = absent if attribution.start_source is None else Values((attribution.start_source,), True)
-        subject = Subject(
+        about = self._about_calls(evidence, attribution, absent) if self._asks_about_calls else _NOTHING_ASKED
+        direction, from_, to, queue, worker = about
+        urls = attribution.callback_urls
+        return Subject(
             account=conversation.account,
             alias=self._tuning.aliases.get(conversation.account),
             started_ms=attribution.started_ms,
-            cause=Values((attribution.cause,), True) if attribution.cause is not None else OPEN,
-            start_source=started,
-            conference_name=OPEN,
-            callback_url=Values(attribution.callback_urls, True) if attribution.callback_urls else absent,
-            direction=OPEN,
-            from_=OPEN,
-            to=OPEN,
-            queue=OPEN,
-            worker=OPEN,
-            status=Values((attribution.status,), True) if attribution.status is not None else absent,
-            found_by=Values((attribution.found_by,), True),
+            cause=_one(attribution.cause, OPEN),
+            start_source=_one(attribution.start_source, absent),
+            conference_name=self._names(evidence, attribution.conference_sid, absent) if self._asks_names else OPEN,
+            callback_url=Values(urls, True) if urls else absent,
+            direction=direction,
+            from_=from_,
+            to=to,
+            queue=queue,
+            worker=worker,
+            status=_one(attribution.status, absent),
+            found_by=_one(attribution.found_by, OPEN),
         )
-        conference = attribution.conference_sid
-        if "conference_name" in self._conditions and conference is not None:
-            known = evidence.conferences.get(conference)
-            names = Values(tuple(sorted(known.rooms)), True) if known is not None and known.rooms else absent
-            subject = msgspec.structs.replace(subject, conference_name=names)
-        elif "conference_name" in self._conditions:
-            subject = msgspec.structs.replace(subject, conference_name=absent)
-        if self._conditions & ABOUT_CALLS:
-            subject = self._with_calls(subject, evidence, attribution, absent)
-        return subject
 
-    def _with_calls(self, subject: Subject, evidence: Evidence, attribution: Attribution, absent: Values) -> Subject:
-        """What the policy may ask about the calls a recording is of, and about the task they belong to."""
+    @staticmethod
+    def _names(evidence: Evidence, conference: str | None, absent: Values) -> Values:
+        known = None if conference is None else evidence.conferences.get(conference)
+        return Values(tuple(sorted(known.rooms)), True) if known is not None and known.rooms else absent
+
+    @staticmethod
+    def _about_calls(evidence: Evidence, attribution: Attribution, absent: Values) -> tuple[Values, ...]:
+        """What the policy may ask about the calls a recording is of, and about the task they belong to.
+
+        Direction, from, to, queue and worker.
+        """
         call, conference = attribution.call_sid, attribution.conference_sid
         own = {call} if call is not None else set(evidence.calls_in(conference)) if conference is not None else set()
         calls = evidence.calls(own)
         tasks = [t for t in evidence.tasks if own.intersection(t.calls) or (conference and t.conference == conference)]
         # Of a call's own recording the call says all; a conference may yet turn out to have had other calls.
         settled = absent is ABSENT or call is not None
-        return msgspec.structs.replace(
-            subject,
-            direction=_known((fact.direction for fact in calls), absent, complete=settled),
-            from_=_known((fact.from_ for fact in calls), absent, complete=settled),
-            to=_known((fact.to for fact in calls), absent, complete=settled),
-            queue=_known((value for task in tasks for value in task.queue), absent, complete=absent is ABSENT),
-            worker=_known((value for task in tasks for value in task.worker), absent, complete=absent is ABSENT),
+        return (
+            _known((fact.direction for fact in calls), absent, complete=settled),
+            _known((fact.from_ for fact in calls), absent, complete=settled),
+            _known((fact.to for fact in calls), absent, complete=settled),
+            _known((value for task in tasks for value in task.queue), absent, complete=absent is ABSENT),
+            _known((value for task in tasks for value in task.worker), absent, complete=absent is ABSENT),
         )
 
     def _verdict(
@@ -265,9 +304,16 @@ class Judge:
             decided_at=render_instant(moment.log_time_ms),
             disallowed_since=None,
             alert=None,
-            reason=judgement.reason or _reason(attribution, judgement, truncated=conversation.truncated),
-            evidence=tuple(self._show(proof) for proof in attribution.evidence),
-            ruled_out=tuple(RuledOut(cause, by) for cause, by in attribution.ruled_out),
+            reason=judgement.reason
+            or _reason(
+                attribution.cause,
+                judgement.outcome,
+                judgement.rule,
+                studio="studio" in attribution.missing,
+                truncated=conversation.truncated,
+            ),
+            evidence=tuple([self._show(proof) for proof in attribution.evidence]),
+            ruled_out=tuple([RuledOut(cause, by) for cause, by in attribution.ruled_out]),
             missing=attribution.missing,
             history=(),
         )
@@ -323,13 +369,12 @@ class Judge:
         conversation: Conversation,
         conference: str,
         seen: Seen,
-        kept: Kept,
+        proof: Proof,
         moment: Moment,
         *,
         closed: bool,
     ) -> Verdict:
         """Voice Insights says that a conference had recording on, and no recording of it is known."""
-        shows = f"Voice Insights says that conference {conference} had recording on"
         return Verdict(
             kind="suspicion",
             recording_sid=None,
@@ -358,7 +403,7 @@ class Judge:
             disallowed_since=None,
             alert=None,
             reason="Voice Insights says that this conference had recording on, but no recording of it has been seen.",
-            evidence=(self._show(Proof(kept, shows)),),
+            evidence=(self._show(proof),),
             ruled_out=(),
             missing=("recording",),
             history=(),
@@ -395,6 +440,42 @@ def _recorded(evidence: Evidence, conference: str) -> bool:
     return any(fact.conference == conference for sights in evidence.recordings.values() for _, fact in sights)
 
 
+def _digest(
+    conversation: Conversation, seen: Seen, policy: Policy, proofs: Iterable[Proof], *said: object, closed: bool
+) -> int:
+    """A number for all that a verdict is made of, but the moment of its making; never 0.
+
+    Of an event only what a verdict shows of it counts: its facts need not be looked at. ``hash()`` differs from process
+    to process: the number never leaves this one.
+    """
+    what: list[object] = [
+        closed,
+        conversation.truncated,
+        conversation.birth.offset,
+        seen.arrived_ms,
+        seen.offset,
+        seen.index,
+    ]
+    what += [policy.hash, *said]
+    for proof in proofs:
+        kept = proof.kept
+        what += (kept.offset, kept.occurred_ms, kept.event_id, kept.type, proof.shows)
+    return hash(tuple(what)) or 1
+
+
+@lru_cache(maxsize=1024)
+def _value(value: str) -> Values:
+    return Values((value,), True)
+
+
+def _one(value: str | None, absent: Values) -> Values:
+    """An attribute that has one value, from a small set: such are not built anew for every recording."""
+    return absent if value is None else _value(value)
+
+
+_NOTHING_ASKED: Final = (OPEN,) * 5
+
+
 def _known(values: Iterable[str | None], absent: Values, *, complete: bool) -> Values:
     """What is known of an attribute of which several calls or tasks may speak."""
     known = tuple(dict.fromkeys([value for value in values if value is not None]))
@@ -421,22 +502,22 @@ _CAUSE_WORDS: Final = {
     "unattributed": "Nothing that was seen says what started it",
 }
 _OUTCOME_WORDS: Final = {
-    "allowed": "which {rule} allows",
-    "disallowed": "which {rule} does not allow",
-    "undetermined": "which {rule} leaves undetermined",
+    "allowed": "allows",
+    "disallowed": "does not allow",
+    "undetermined": "leaves undetermined",
 }
 
 
-def _reason(attribution: Attribution, judgement: Judgement, *, truncated: bool) -> str:
-    """One sentence for a person on call, where the rule has none of its own."""
-    if attribution.cause is None:
+@lru_cache(maxsize=1024)
+def _reason(cause: str | None, outcome: str, rule: str, *, studio: bool, truncated: bool) -> str:
+    """One sentence for a person on call, where the rule has none of its own; ``studio``: what is missing is that."""
+    if cause is None:
         what = "What started it can't be told"
         if truncated:
             what += ": evidence was lost"
-        elif "studio" in attribution.missing:
+        elif studio:
             what = "The API or a Studio widget started it, and the Studio flow or its steps are not known"
     else:
-        what = _CAUSE_WORDS.get(attribution.cause, "Something started it")
-    rule = "the policy" if judgement.rule in ("default", "when_open") else f"rule {judgement.rule!r}"
-    assert judgement.outcome is not None
-    return f"{what}, {_OUTCOME_WORDS[judgement.outcome].format(rule=rule)}."
+        what = _CAUSE_WORDS.get(cause, "Something started it")
+    decided = "the policy" if rule in ("default", "when_open") else f"rule {rule!r}"
+    return f"{what}, which {decided} {_OUTCOME_WORDS[outcome]}."
