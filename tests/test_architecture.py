@@ -64,6 +64,7 @@ PURE: Final[dict[str, frozenset[str] | None]] = {
     "types": None,
     "typing": None,
     "urllib.parse": None,
+    "zlib": None,
 }
 PURE_IN_ONE: Final[dict[str, dict[str, frozenset[str] | None]]] = {
     "twiml": {"xml.parsers": frozenset({"expat"}), "xml.parsers.expat": None},  # Hardened there, and only there.
