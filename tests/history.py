@@ -37,7 +37,7 @@ from monitor.core.events import Event, FlexSetting, FlowSetting
 from monitor.core.evidence import Evidence
 from monitor.core.pipeline import Checkpoint, NotJudged, Pipeline, Publish, SetAside, SettingSeen, Told, Tuning
 from monitor.core.policy import Policy, PolicyDocument, RuleDocument, Subject, Values, compile_policy
-from monitor.core.verdict import Ledger, Verdict, decode_verdict, encode_verdict, render_instant
+from monitor.core.verdict import Ledger, Published, Verdict, decode_verdict, encode_verdict, render_instant
 from monitor.core.window import RECORDINGS_KEPT_FACTOR, Conversation, Touched, Window, shows_recording
 from monitor.inputs.checkpoint import Committed, encode_metadata, resume
 
@@ -1570,9 +1570,9 @@ class FinalReplaced(_OtherLedger):
     name, refuted_by = "final may be replaced", "P1"
 
     class ledger_type(Ledger):  # noqa: N801
-        def published(self, key: str) -> Verdict | None:
-            verdict = super().published(key)
-            return verdict and msgspec.structs.replace(verdict, final=False)
+        def last(self, key: str) -> Published | None:
+            last = super().last(key)
+            return last and msgspec.structs.replace(last, final=False)
 
 
 class NoPosition(_OtherLedger):
@@ -1657,9 +1657,9 @@ class NoRestsFrom(_OtherLedger):
     name, refuted_by = "no rests_from rule", "P5"
 
     class ledger_type(Ledger):  # noqa: N801
-        def published(self, key: str) -> Verdict | None:
-            verdict = super().published(key)
-            return verdict and msgspec.structs.replace(verdict, rests_from=1 << 60)
+        def last(self, key: str) -> Published | None:
+            last = super().last(key)
+            return last and msgspec.structs.replace(last, rests_from=1 << 60)
 
 
 class _Settles(Policy):

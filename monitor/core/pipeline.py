@@ -526,8 +526,8 @@ class Pipeline:
             if ledger.ahead(key, verdict.at):
                 self._hold(draft)
                 continue
-            published = ledger.published(key)
-            new = revise(published, finding)
+            published = ledger.last(key)
+            new = revise(published, finding, ledger.published)
             if new is None:
                 ledger.note(key, digest)
                 continue
@@ -567,10 +567,10 @@ class Pipeline:
         at = (self.generation, offset)
         keys, self._unsettled = self._unsettled, []
         for key in keys:
-            published = self.ledger.published(key)
-            if published is None or published.final:
+            account_sid = self.ledger.account_if_open(key)
+            if account_sid is None:
                 continue
-            account = self.window.accounts.get(published.account_sid)
+            account = self.window.accounts.get(account_sid)
             conversation = account.index.get(key) if account is not None else None
             if conversation is not None and (
                 key in (conversation.recordings or ()) or key in (conversation.suspects or ())
@@ -579,6 +579,8 @@ class Pipeline:
             if self.ledger.ahead(key, at):
                 self._unsettled.append(key)
                 continue
+            published = self.ledger.published(key)
+            assert published is not None
             verdict = orphaned(published, at, render_instant(log_time_ms))
             self.ledger.publish(verdict, 0)
             told.append(Publish(key, verdict, published.outcome, log_time_ms, late=False))

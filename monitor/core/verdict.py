@@ -7,15 +7,20 @@ The rules of publication are those of docs/checkpoint.md, and each is one short 
 
 from __future__ import annotations
 
+import re
+import struct
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from heapq import heappop, heappush
-from typing import Final
+from itertools import chain
+from operator import attrgetter
+from typing import Final, NamedTuple
 
 import msgspec
 
 from monitor.core.attribution import STATUS_RANK
+from monitor.core.values import instant_ms
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,62 +159,129 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     failed: bool = False
 
 
-def differs(published: Verdict, other: Verdict) -> bool:
-    """Whether two verdicts say different things: all but revision, place, instant, backlog and history count."""
-    return (
-        msgspec.structs.replace(
-            other,
-            revision=published.revision,
-            at=published.at,
-            decided_at=published.decided_at,
-            backlog=published.backlog,
-            history=published.history,
-        )
-        != published
+class Published(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What is remembered of a published verdict: all that decides what may follow it, without what it says.
+
+    Instants are milliseconds where ``render_instant`` wrote them, else the text itself. ``content`` is a digest of what
+    it says; ``history`` holds revision, outcome, cause and instant, ``alert`` the fields of ``AlertLabels``.
+    """
+
+    at: tuple[int, int]
+    final: bool
+    suspicion: bool
+    content: int
+    revision: int
+    outcome: str
+    cause: str | None
+    rests_from: int
+    decided_at: int | str
+    backlog: bool
+    disallowed_since: int | str | None
+    alert: tuple[str, str, str | None, str] | None
+    history: tuple[tuple[int, str, str | None, int | str], ...]
+
+
+# Two verdicts that agree in all but these say the same.
+_NO_CONTENT: Final = frozenset({"revision", "at", "decided_at", "backlog", "history"})
+_content = attrgetter(*[name for name in Verdict.__struct_fields__ if name not in _NO_CONTENT])
+
+
+def _digest(verdict: Verdict) -> int:
+    """A number for what a verdict says. ``hash()`` differs between processes: it never leaves this one."""
+    return hash(_content(verdict))
+
+
+def remember(verdict: Verdict) -> Published:
+    """What has to be remembered of a published verdict."""
+    alert = verdict.alert
+    return Published(
+        at=verdict.at,
+        final=verdict.final,
+        suspicion=verdict.kind == "suspicion",
+        content=_digest(verdict),
+        revision=verdict.revision,
+        outcome=verdict.outcome,
+        cause=verdict.cause,
+        rests_from=verdict.rests_from,
+        decided_at=_short_instant(verdict.decided_at),
+        backlog=verdict.backlog,
+        disallowed_since=None if verdict.disallowed_since is None else _short_instant(verdict.disallowed_since),
+        alert=None if alert is None else (alert.rule, alert.severity, alert.team, alert.account),
+        history=tuple(
+            [(told.revision, told.outcome, told.cause, _short_instant(told.decided_at)) for told in verdict.history]
+        ),
     )
 
 
-def revise(published: Verdict | None, finding: Finding) -> Verdict | None:
-    """The verdict to publish over ``published``, or None where there is nothing new to say."""
+def _short_instant(text: str) -> int | str:
+    ms = instant_ms(text)
+    return ms if ms is not None and render_instant(ms) == text else text
+
+
+def _long_instant(instant: int | str) -> str:
+    return instant if isinstance(instant, str) else render_instant(instant)
+
+
+def revise(published: Published | None, finding: Finding, whole: Callable[[str], Verdict | None]) -> Verdict | None:
+    """The verdict to publish over ``published``, or None where there is nothing new to say.
+
+    ``whole`` reads the published verdict under a key; it is asked only where something of what that says is to stand.
+    """
     found = finding.verdict
     if published is None:
-        return _dated(msgspec.structs.replace(found, revision=1, rests_from=finding.first_offset), None, finding)
-    if published.final:
-        new = _amended(published, found, final=True)
-    elif finding.failed and (published.outcome == "disallowed" or not found.final):
-        new = _amended(published, found, final=found.final)  # It stands; at the end only if nothing could lift it.
+        since, alert = _dated(None, finding)
+        return msgspec.structs.replace(
+            found, revision=1, rests_from=finding.first_offset, disallowed_since=since, alert=alert
+        )
+    history = _with_history(published)
+    if published.final or _stands(published, finding):
+        standing = whole(found.key)
+        assert standing is not None
+        new = msgspec.structs.replace(
+            _amended(standing, found, final=published.final or found.final),
+            revision=published.revision + 1,
+            at=found.at,
+            decided_at=found.decided_at,
+            backlog=found.backlog,
+            history=history,
+        )
     else:
-        rests_from = _rests_from(published, found, finding.first_offset)
-        if (
-            published.outcome == "disallowed"
-            and found.outcome == "allowed"
-            and not finding.first_offset <= published_rest(published, found)
-        ):
-            # It would be allowed on less evidence than it was disallowed on.
-            new = _amended(published, found, final=found.final)
-        else:
-            new = _dated(msgspec.structs.replace(found, rests_from=rests_from), published, finding)
-    if not differs(published, new):
-        return None
-    return msgspec.structs.replace(
-        new,
-        revision=published.revision + 1,
-        at=found.at,
-        decided_at=found.decided_at,
-        backlog=found.backlog,
-        history=_with_history(published),
+        since, alert = _dated(published, finding)
+        new = msgspec.structs.replace(
+            found,
+            revision=published.revision + 1,
+            rests_from=_rests_from(published, finding),
+            disallowed_since=since,
+            alert=alert,
+            history=history,
+        )
+    return None if _digest(new) == published.content else new
+
+
+def _stands(published: Published, finding: Finding) -> bool:
+    """Whether what is published stands: it would be allowed on less evidence than it was disallowed on.
+
+    Or judging failed; then it stands to the end only if nothing could lift it.
+    """
+    if finding.failed:
+        return published.outcome == "disallowed" or not finding.verdict.final
+    return (
+        published.outcome == "disallowed"
+        and finding.verdict.outcome == "allowed"
+        and not finding.first_offset <= _published_rest(published, finding.verdict)
     )
 
 
-def published_rest(published: Verdict, found: Verdict) -> int:
+def _published_rest(published: Published, found: Verdict) -> int:
     """The lowest offset the published verdict rested on, where offsets of the two can be compared."""
     return published.rests_from if published.at[0] == found.at[0] else RESTS_ON_LOST
 
 
-def _rests_from(published: Verdict, found: Verdict, first_offset: int) -> int:
-    if published.kind == "suspicion" or published.outcome != "disallowed":
+def _rests_from(published: Published, finding: Finding) -> int:
+    found, first_offset = finding.verdict, finding.first_offset
+    if published.suspicion or published.outcome != "disallowed":
         return first_offset if published.at[0] != found.at[0] else min(published.rests_from, first_offset)
-    return min(published_rest(published, found), first_offset)
+    return min(_published_rest(published, found), first_offset)
 
 
 def _amended(published: Verdict, found: Verdict, *, final: bool) -> Verdict:
@@ -226,26 +298,32 @@ def _amended(published: Verdict, found: Verdict, *, final: bool) -> Verdict:
     )
 
 
-def _dated(new: Verdict, published: Verdict | None, finding: Finding) -> Verdict:
-    """Give a verdict the instant since which it is disallowed, and the alert's identity: both outlive revisions.
+def _dated(published: Published | None, finding: Finding) -> tuple[str | None, AlertLabels | None]:
+    """The instant since which it is disallowed, and the alert's identity: both outlive revisions.
 
     A policy that only observes has no alerts, not even those of the policy before it.
     """
-    since = None
-    alert = published.alert if published is not None and new.mode == "enforce" else None
-    if new.outcome == "disallowed":
-        since = published.disallowed_since if published is not None and published.outcome == "disallowed" else None
-        since = since or new.decided_at
-        severity = new.severity or "critical"
-        if new.mode == "enforce" and (alert is None or _SEVERITY_RANK[severity] > _SEVERITY_RANK[alert.severity]):
-            alert = AlertLabels(new.rule, severity, finding.team, finding.account)
-    return msgspec.structs.replace(new, disallowed_since=since, alert=alert)
+    new = finding.verdict
+    alert: AlertLabels | None = None
+    if published is not None and published.alert is not None and new.mode == "enforce":
+        alert = AlertLabels(*published.alert)
+    if new.outcome != "disallowed":
+        return None, alert
+    since = new.decided_at
+    if published is not None and published.outcome == "disallowed" and published.disallowed_since is not None:
+        since = _long_instant(published.disallowed_since) or since
+    severity = new.severity or "critical"
+    if new.mode == "enforce" and (alert is None or _SEVERITY_RANK[severity] > _SEVERITY_RANK[alert.severity]):
+        alert = AlertLabels(new.rule, severity, finding.team, finding.account)
+    return since, alert
 
 
-def _with_history(published: Verdict) -> tuple[Revision, ...]:
-    told = Revision(published.revision, published.outcome, published.cause, published.decided_at)
+def _with_history(published: Published) -> tuple[Revision, ...]:
+    told = (published.revision, published.outcome, published.cause, published.decided_at)
     history = (*published.history, told)
-    return history if len(history) <= HISTORY_MAX else (history[0], *history[1 - HISTORY_MAX :])
+    if len(history) > HISTORY_MAX:
+        history = (history[0], *history[1 - HISTORY_MAX :])
+    return tuple([Revision(number, outcome, cause, _long_instant(at)) for number, outcome, cause, at in history])
 
 
 def orphaned(published: Verdict, at: tuple[int, int], decided_at: str) -> Verdict:
@@ -263,30 +341,54 @@ def orphaned(published: Verdict, at: tuple[int, int], decided_at: str) -> Verdic
             missing=("evidence lost",),
         )
     return msgspec.structs.replace(
-        new, revision=published.revision + 1, at=at, decided_at=decided_at, history=_with_history(published)
+        new, revision=published.revision + 1, at=at, decided_at=decided_at, history=_with_history(remember(published))
     )
 
 
 # --------------------------------------------------------------------------- what is published in one partition
 
 
-class _Entry(msgspec.Struct, gc=False):
-    """What is known of one published verdict; ``verdict`` is dropped once a final one can be read back at ``place``."""
+class _Head(NamedTuple):
+    """What every question about a published verdict begins with; all that is kept of one that is settled."""
 
-    at: tuple[int, int]
-    final: bool
-    suspicion: bool
-    verdict: Verdict | None
-    place: int | None
     finding: int  # Digest of the finding that led to it; 0 where not known.
-    awaited: int = 0  # Writes of ours under this key that have not been placed yet; this one is the last of them.
+    place: int  # Its offset in the verdict topic; -1 while that is not known.
+    offset: int
+    generation: int
+    flags: int
+
+    @property
+    def at(self) -> tuple[int, int]:
+        return self.generation, self.offset
+
+    @property
+    def final(self) -> bool:
+        return bool(self.flags & _FINAL)
+
+
+_FINAL: Final = 1
+_SUSPICION: Final = 2
+_NO_PLACE: Final = -1
+_HEAD: Final = struct.Struct("<qqqIB")
+_FINDING: Final = struct.Struct("<q")
+_pack_rest = msgspec.msgpack.Encoder().encode
+_read_rest = msgspec.msgpack.Decoder(tuple[int, Published]).decode
+HOUR_MS: Final = 3_600_000
+NEVER_MS: Final = 1 << 62
+
+
+def _head(entry: bytes) -> _Head:
+    return _Head._make(_HEAD.unpack_from(entry))
 
 
 class Ledger:
     """What is published in one partition of the verdict topic: the last verdict of each recording.
 
-    ``fetch`` reads one message back by its offset in the verdict topic; needed only for a late change of a verdict
-    that was dropped. Without it every final verdict is kept whole.
+    Of an open verdict it keeps what decides what may follow it, of a final one next to nothing, both as bytes: there
+    are as many of the one as recordings in a window, of the other as in a retention. ``fetch`` reads a whole one back
+    by its offset in the verdict topic, which only what is rare needs: a late change of a final verdict, evidence that
+    was lost, a former owner that writes late. A verdict is kept whole until its offset is known, and without ``fetch``
+    for good.
     """
 
     def __init__(
@@ -299,14 +401,19 @@ class Ledger:
         self._fetch = fetch
         self._allowed_kept_ms = allowed_kept_ms
         self._others_kept_ms = others_kept_ms
-        self._entries: dict[str, _Entry] = {}
-        self._ends: list[tuple[int, str]] = []
-        self.next_end_ms = 1 << 62  # No final verdict has been kept long enough before this instant.
+        self._entries: dict[str, bytes] = {}  # A head, and of whose account and what else is remembered.
+        self._settled: dict[int | str, bytes] = {}  # Final and to be read back: only the head.
+        self._whole: dict[str, Verdict | bytes] = {}
+        self._awaited: dict[str, int] = {}  # Writes of ours that have not been placed yet, under each key.
+        self._accounts: dict[str, int] = {}  # Each account that was ever met, by name and by number.
+        self._names: list[str] = []
+        self._ends = _Ends()
+        self.next_end_ms = NEVER_MS  # No final verdict has been kept long enough before this instant.
         self.heard: list[tuple[str, str]] = []  # Whose verdicts somebody else wrote: account and key.
         self.owned = False  # Whether the fold that this belongs to decides what is published.
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._entries) + len(self._settled)
 
     def read(self, key: str, value: bytes | None, place: int) -> bytes | None:
         """Take in one message of the verdict topic; the bytes to write back where it is lesser than what is known.
@@ -314,23 +421,28 @@ class Ledger:
         The greatest (``at``, ``final``) holds, of equals the later message. Bytes that are no verdict are passed over.
         A tombstone has no position: once the partition is ours, what we know to hold outlives one of somebody else.
         """
+        entry = self._entry(key)
+        known = None if entry is None else _head(entry)
         if value is None:
-            known = self._entries.get(key)
             if self.owned and known is not None and not known.final:
-                return encode_verdict(self._whole(known))
-            self._entries.pop(key, None)
+                return self._bytes(key, known)
+            self.withdraw(key)
             return None
         try:
             verdict = decode_verdict(value)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            rest = _pack_rest((self._number_of(verdict.account_sid), remember(verdict)))
+            head = _HEAD.pack(0, place, verdict.at[1], verdict.at[0], _flags_of(verdict))
+        except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, struct.error):
             return None
-        known = self._entries.get(key)
-        if known is not None and (known.at, known.final) > (verdict.at, verdict.final):
-            return encode_verdict(self._whole(known))
-        if known is not None and known.at == verdict.at and (known.place == place or known.verdict == verdict):
-            self._lies_at(known, place)  # Our own, come round.
-            return None
-        self._lies_at(self._put(key, verdict, 0), place)
+        if known is not None and entry is not None:
+            if (known.at, known.final) > (verdict.at, verdict.final):
+                return self._bytes(key, known)
+            if known.at == verdict.at and (known.place == place or entry[_HEAD.size :] == rest):
+                self._lies_at(key, entry, place)  # Our own, come round.
+                return None
+        self._put(key, verdict, head + rest, known)
+        self._awaited.pop(key, None)
+        self._lies_at(key, head + rest, place)
         self.heard.append((verdict.account_sid, key))
         return None
 
@@ -340,102 +452,211 @@ class Ledger:
         return heard
 
     def placed(self, key: str, at: tuple[int, int], place: int) -> None:
-        """Note where in the verdict topic the verdict decided ``at`` lies; a final one is dropped then.
+        """Note where in the verdict topic the verdict decided ``at`` lies: from there it can be read back.
 
         To be told of every write, in order: a final verdict and its late change may share an ``at``.
         """
-        entry = self._entries.get(key)
+        entry = self._entry(key)
         if entry is None:
             return
-        entry.awaited = max(0, entry.awaited - 1)
-        if not entry.awaited and entry.at == at:
-            self._lies_at(entry, place)
-
-    def _lies_at(self, entry: _Entry, place: int) -> None:
-        entry.place = place
-        if entry.final and self._fetch is not None:
-            entry.verdict = None
+        awaited = self._awaited.pop(key, 0) - 1
+        if awaited > 0:
+            self._awaited[key] = awaited
+        elif _head(entry).at == at:
+            self._lies_at(key, entry, place)
 
     def published(self, key: str) -> Verdict | None:
-        """The verdict that is published about a recording or a suspected conference."""
+        """The verdict that is published about a recording or a suspected conference, whole: it may have to be read."""
+        whole = self._whole.get(key)
+        if isinstance(whole, Verdict):
+            return whole
+        entry = self._entry(key)
+        return None if entry is None else decode_verdict(self._bytes(key, _head(entry)))
+
+    def last(self, key: str) -> Published | None:
+        """What is remembered of the verdict that is published; of a settled one that is read back."""
         entry = self._entries.get(key)
-        return None if entry is None else self._whole(entry)
+        if entry is not None:
+            return _read_rest(entry[_HEAD.size :])[1]
+        verdict = self.published(key)
+        return None if verdict is None else remember(verdict)
+
+    def account_if_open(self, key: str) -> str | None:
+        """Of whose account a published verdict is that is not final; None where there is none."""
+        entry = self._entries.get(key)
+        if entry is None or _head(entry).final:
+            return None
+        number, _ = _read_rest(entry[_HEAD.size :])
+        return self._names[number]
 
     def is_final(self, key: str) -> bool:
         """Whether a final verdict is published."""
-        entry = self._entries.get(key)
-        return entry is not None and entry.final
+        entry = self._entry(key)
+        return entry is not None and _head(entry).final
 
     def is_suspicion(self, key: str) -> bool:
         """Whether what is published under ``key`` is a suspicion."""
-        entry = self._entries.get(key)
-        return entry is not None and entry.suspicion
+        entry = self._entry(key)
+        return entry is not None and bool(_head(entry).flags & _SUSPICION)
 
     def knows(self, key: str) -> bool:
         """Whether anything is published under ``key``."""
-        return key in self._entries
+        return self._entry(key) is not None
 
     def ahead(self, key: str, at: tuple[int, int]) -> bool:
         """Whether what is published was decided later than ``at``."""
-        entry = self._entries.get(key)
-        return entry is not None and entry.at > at
+        entry = self._entry(key)
+        return entry is not None and _head(entry).at > at
 
     def unchanged(self, key: str, digest: int) -> bool:
         """Whether the very finding of this digest led to what is published."""
-        entry = self._entries.get(key)
-        return entry is not None and entry.finding == digest
+        entry = self._entry(key)
+        return entry is not None and entry.startswith(_FINDING.pack(digest))
 
     def note(self, key: str, digest: int) -> None:
         """Remember the digest of the finding behind what is published."""
-        entry = self._entries.get(key)
+        entry = self._entry(key)
         if entry is not None:
-            entry.finding = digest
+            self._replace(key, _FINDING.pack(digest) + entry[_FINDING.size :])
 
     def publish(self, verdict: Verdict, digest: int) -> None:
         """Take in a verdict of our own that is about to be written."""
-        known = self._entries.get(verdict.key)
-        entry = self._put(verdict.key, verdict, digest)
-        entry.awaited = 1 if known is None else known.awaited + 1
+        key = verdict.key
+        entry = self._entry(key)
+        rest = _pack_rest((self._number_of(verdict.account_sid), remember(verdict)))
+        head = _HEAD.pack(digest, _NO_PLACE, verdict.at[1], verdict.at[0], _flags_of(verdict))
+        self._put(key, verdict, head + rest, None if entry is None else _head(entry))
+        self._awaited[key] = self._awaited.get(key, 0) + 1
 
     def withdraw(self, key: str) -> None:
         """Forget what was published under ``key``: a tombstone is about to be written."""
-        self._entries.pop(key, None)
+        if self._entries.pop(key, None) is None:
+            self._settled.pop(_short(key), None)
+        self._whole.pop(key, None)
+        self._awaited.pop(key, None)
 
     def open_keys(self) -> list[str]:
         """Whose verdicts are not final, in order of the SIDs."""
-        return sorted(key for key, entry in self._entries.items() if not entry.final)
+        return sorted(key for key, entry in self._entries.items() if not _head(entry).final)
 
     def ended(self, log_time_ms: int) -> Iterator[str]:
         """Yield, withdrawn, the final verdicts that have been kept long enough."""
-        while self._ends and self._ends[0][0] <= log_time_ms:
-            _, key = heappop(self._ends)
-            entry = self._entries.get(key)
-            if entry is not None and entry.final:
+        for key in self._ends.until(log_time_ms):
+            if self.is_final(key):
                 self.withdraw(key)
                 yield key
-        self.next_end_ms = self._ends[0][0] if self._ends else 1 << 62
+        self.next_end_ms = self._ends.next_ms
 
     def greatest_offset(self, generation: int) -> int | None:
         """The greatest offset at which a verdict of ``generation`` was decided."""
-        return max((e.at[1] for e in self._entries.values() if e.at[0] == generation), default=None)
+        return max((head.offset for head in self._heads() if head.generation == generation), default=None)
 
     def greatest_generation(self) -> int | None:
         """The greatest generation that has published anything."""
-        return max((e.at[0] for e in self._entries.values()), default=None)
+        return max((head.generation for head in self._heads()), default=None)
 
-    def _put(self, key: str, verdict: Verdict, finding: int) -> _Entry:
-        known = self._entries.get(key)
-        entry = _Entry(verdict.at, verdict.final, verdict.kind == "suspicion", verdict, None, finding)
+    def _heads(self) -> Iterator[_Head]:
+        return map(_head, chain(self._entries.values(), self._settled.values()))
+
+    def _entry(self, key: str) -> bytes | None:
+        entry = self._entries.get(key)
+        return entry if entry is not None or not self._settled else self._settled.get(_short(key))
+
+    def _replace(self, key: str, entry: bytes) -> None:
+        if key in self._entries:
+            self._entries[key] = entry
+        else:
+            self._settled[_short(key)] = entry
+
+    def _number_of(self, account: str) -> int:
+        number = self._accounts.get(account)
+        if number is None:
+            number = self._accounts[account] = len(self._names)
+            self._names.append(account)
+        return number
+
+    def _put(self, key: str, verdict: Verdict, entry: bytes, known: _Head | None) -> None:
+        if known is not None and key not in self._entries:
+            del self._settled[_short(key)]
         self._entries[key] = entry
+        self._whole[key] = verdict if self._fetch is not None else encode_verdict(verdict)
         if verdict.final and (known is None or not known.final):
             kept_ms = self._allowed_kept_ms if verdict.outcome == "allowed" else self._others_kept_ms
-            heappush(self._ends, (read_instant(verdict.decided_at) + kept_ms, key))
-            self.next_end_ms = self._ends[0][0]
-        return entry
+            self._ends.add(read_instant(verdict.decided_at) + kept_ms, key)
+            self.next_end_ms = self._ends.next_ms
 
-    def _whole(self, entry: _Entry) -> Verdict:
-        if entry.verdict is not None:
-            return entry.verdict
+    def _lies_at(self, key: str, entry: bytes, place: int) -> None:
+        """Note the place of a verdict: what can be read back need not be kept."""
+        head = _head(entry)
+        rest = entry[_HEAD.size :]
+        placed = _HEAD.pack(head.finding, place, head.offset, head.generation, head.flags)
+        if self._fetch is None:
+            self._replace(key, placed + rest)
+            return
+        self._whole.pop(key, None)
+        if head.final:
+            self._entries.pop(key, None)
+            self._settled[_short(key)] = placed
+        else:
+            self._entries[key] = placed + rest
+
+    def _bytes(self, key: str, head: _Head) -> bytes:
+        whole = self._whole.get(key)
+        if whole is not None:
+            return whole if isinstance(whole, bytes) else encode_verdict(whole)
         assert self._fetch is not None
-        assert entry.place is not None
-        return decode_verdict(self._fetch(entry.place))
+        assert head.place != _NO_PLACE
+        return self._fetch(head.place)
+
+
+def _flags_of(verdict: Verdict) -> int:
+    return (_FINAL if verdict.final else 0) | (_SUSPICION if verdict.kind == "suspicion" else 0)
+
+
+_is_usual = re.compile("(?:RE|CF)[0-9a-f]{32}").fullmatch
+
+
+def _short(key: str) -> int | str:
+    """A SID as a number, which takes half the room; any other key as it is."""
+    if not _is_usual(key):
+        return key
+    return int.from_bytes(bytes.fromhex(key[2:]), "big") << 1 | (key[0] == "C")
+
+
+class _Ends:
+    """When final verdicts have been kept long enough: by the hour, and sorted only once their hour has come.
+
+    There are as many as recordings in a year, and a tuple in a heap for each would take more than all else about it.
+    """
+
+    def __init__(self) -> None:
+        self.next_ms = NEVER_MS  # Nothing ends before this instant.
+        self._hours: dict[int, bytearray] = {}
+        self._order: list[int] = []
+        self._due: list[tuple[int, str]] = []
+
+    def add(self, end_ms: int, key: str) -> None:
+        hour, rest_ms = divmod(end_ms, HOUR_MS)
+        if not _is_usual(key):
+            heappush(self._due, (end_ms, key))
+            self.next_ms = min(self.next_ms, end_ms)
+            return
+        if hour not in self._hours:
+            self._hours[hour] = bytearray()
+            heappush(self._order, hour)
+            self.next_ms = min(self.next_ms, hour * HOUR_MS)
+        self._hours[hour] += _ENDING.pack(rest_ms, key[:2].encode(), bytes.fromhex(key[2:]))
+
+    def until(self, now_ms: int) -> Iterator[str]:
+        """Yield what ends at or before an instant, in order of its end."""
+        while self._order and self._order[0] * HOUR_MS <= now_ms:
+            hour = heappop(self._order)
+            for rest_ms, kind, digits in _ENDING.iter_unpack(self._hours.pop(hour)):
+                heappush(self._due, (hour * HOUR_MS + rest_ms, kind.decode() + digits.hex()))
+        while self._due and self._due[0][0] <= now_ms:
+            yield heappop(self._due)[1]
+        due_ms = self._due[0][0] if self._due else NEVER_MS
+        self.next_ms = min(due_ms, self._order[0] * HOUR_MS if self._order else NEVER_MS)
+
+
+_ENDING: Final = struct.Struct("<I2s16s")

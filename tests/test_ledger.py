@@ -1,0 +1,279 @@
+"""The ledger: what is remembered of a published verdict is little, and enough to say what may follow it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monitor.core.verdict import (
+    HISTORY_MAX,
+    NEVER_MS,
+    AlertLabels,
+    Finding,
+    Ledger,
+    Revision,
+    Shown,
+    Verdict,
+    decode_verdict,
+    encode_verdict,
+    read_instant,
+    remember,
+    render_instant,
+    revise,
+)
+
+RECORDING = "RE" + "1" * 32
+CONFERENCE = "CF" + "a" * 32
+DAY_MS = 86_400_000
+DECIDED = "2026-11-02T15:30:00.123Z"
+
+
+def a_verdict(**changes: Any) -> Verdict:
+    verdict = Verdict(
+        kind="recording",
+        recording_sid=RECORDING,
+        account_sid="AC" + "0" * 32,
+        revision=1,
+        final=False,
+        at=(1, 7),
+        rests_from=3,
+        outcome="disallowed",
+        rule="default",
+        severity="critical",
+        mode="enforce",
+        policy="sha256:0",
+        cause="conference_twiml",
+        strength="observed",
+        start_source="Conference",
+        call_sid="CA" + "1" * 32,
+        conference_sid=CONFERENCE,
+        recording_status="in-progress",
+        started_at=DECIDED,
+        ended_at=None,
+        first_seen_at=DECIDED,
+        found_by="stream",
+        backlog=False,
+        decided_at=DECIDED,
+        disallowed_since=DECIDED,
+        alert=AlertLabels("default", "critical", None, "main"),
+        reason="TwiML joined its conference with recording on, which the policy does not allow.",
+        evidence=(Shown(event_id="EZ1", type="t", position="0:7", occurred_at=DECIDED, shows="It is recorded"),),
+        ruled_out=(),
+        missing=(),
+        history=(),
+    )
+    return msgspec.structs.replace(verdict, **changes)
+
+
+class Topic:
+    """A verdict topic, and how often something was read back from it."""
+
+    def __init__(self) -> None:
+        self.values: list[bytes] = []
+        self.fetched = 0
+
+    def fetch(self, place: int) -> bytes:
+        self.fetched += 1
+        return self.values[place]
+
+    def publish(self, ledger: Ledger, verdict: Verdict, digest: int = 1) -> None:
+        ledger.publish(verdict, digest)
+        self.values.append(encode_verdict(verdict))
+        ledger.placed(verdict.key, verdict.at, len(self.values) - 1)
+
+
+def found(offset: int, **changes: Any) -> Finding:
+    """What the fold concludes at an offset: without what depends on what is published."""
+    bare = {"revision": 0, "disallowed_since": None, "alert": None, "history": (), "at": (1, offset)}
+    return Finding(verdict=a_verdict(**(bare | changes)), first_offset=3, team=None, account="main")
+
+
+def test_an_open_verdict_is_revised_without_reading_it_back() -> None:
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    topic.publish(ledger, a_verdict())
+    later = render_instant(read_instant(DECIDED) + 5_000)
+
+    same = revise(ledger.last(RECORDING), found(8, decided_at=later), ledger.published)
+    new = revise(ledger.last(RECORDING), found(8, decided_at=later, recording_status="completed"), ledger.published)
+
+    assert same is None
+    assert new is not None
+    assert new == a_verdict(
+        revision=2,
+        at=(1, 8),
+        decided_at=later,
+        recording_status="completed",
+        history=(Revision(1, "disallowed", "conference_twiml", DECIDED),),
+    )
+    assert topic.fetched == 0
+
+
+def test_a_verdict_that_has_not_been_placed_is_known_whole() -> None:
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    ledger.publish(a_verdict(), 1)
+
+    assert ledger.published(RECORDING) == a_verdict()
+    assert topic.fetched == 0
+
+
+def test_what_would_be_allowed_on_less_evidence_is_read_back_and_stands() -> None:
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    topic.publish(ledger, a_verdict(rests_from=2))
+
+    new = revise(ledger.last(RECORDING), found(8, outcome="allowed", recording_status="completed"), ledger.published)
+
+    assert new is not None
+    assert (new.outcome, new.recording_status, new.revision) == ("disallowed", "completed", 2)
+    assert topic.fetched == 1
+
+
+def test_a_settled_verdict_answers_all_but_what_it_says_without_reading_it_back() -> None:
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    topic.publish(ledger, a_verdict(final=True), digest=5)
+
+    assert ledger.is_final(RECORDING)
+    assert ledger.knows(RECORDING)
+    assert not ledger.is_suspicion(RECORDING)
+    assert ledger.ahead(RECORDING, (1, 6))
+    assert not ledger.ahead(RECORDING, (1, 7))
+    assert ledger.unchanged(RECORDING, 5)
+    ledger.note(RECORDING, 6)
+    assert ledger.unchanged(RECORDING, 6)
+    assert ledger.open_keys() == []
+    assert ledger.account_if_open(RECORDING) is None
+    assert (ledger.greatest_offset(1), ledger.greatest_offset(2), ledger.greatest_generation()) == (7, None, 1)
+    assert topic.fetched == 0
+    assert ledger.published(RECORDING) == a_verdict(final=True)
+    assert topic.fetched == 1
+
+
+def test_a_late_change_of_a_settled_verdict_is_settled_again() -> None:
+    topic = Topic()
+    ledger = Ledger(topic.fetch, others_kept_ms=1000)
+    topic.publish(ledger, a_verdict(final=True))
+    end_ms = read_instant(DECIDED) + 1000
+
+    new = revise(ledger.last(RECORDING), found(9, recording_status="completed", final=True), ledger.published)
+    assert new is not None
+    assert (new.recording_status, new.final, new.revision, len(new.history)) == ("completed", True, 2, 1)
+    ledger.publish(new, 2)
+    assert ledger.published(RECORDING) == new
+    topic.values.append(encode_verdict(new))
+    ledger.placed(RECORDING, new.at, 1)
+
+    assert ledger.published(RECORDING) == new
+    assert len(ledger) == 1
+    assert list(ledger.ended(end_ms)) == [RECORDING]
+    assert len(ledger) == 0
+
+
+@pytest.mark.parametrize("fetching", [True, False])
+def test_final_verdicts_end_at_their_instant_and_in_order(fetching: bool) -> None:
+    topic = Topic()
+    ledger = Ledger(topic.fetch if fetching else None, allowed_kept_ms=DAY_MS, others_kept_ms=2 * DAY_MS)
+    began_ms = read_instant(DECIDED)
+    unusual = "RE" + "Z" * 32  # No hexadecimal digits: a SID all the same.
+    for key, after_ms, outcome in (
+        (unusual, 20, "allowed"),
+        ("RE" + "3" * 32, 30, "allowed"),
+        ("RE" + "2" * 32, 10, "allowed"),
+        ("RE" + "4" * 32, 0, "disallowed"),
+    ):
+        decided_at = render_instant(began_ms + after_ms)
+        topic.publish(ledger, a_verdict(recording_sid=key, final=True, decided_at=decided_at, outcome=outcome))
+    topic.publish(ledger, a_verdict(kind="suspicion", recording_sid=None, final=True, outcome="undetermined"))
+
+    assert ledger.next_end_ms <= began_ms + DAY_MS + 10
+    assert list(ledger.ended(began_ms + DAY_MS + 9)) == []
+    assert list(ledger.ended(began_ms + DAY_MS + 20)) == ["RE" + "2" * 32, unusual]
+    assert list(ledger.ended(began_ms + DAY_MS + 29)) == []
+    assert list(ledger.ended(began_ms + DAY_MS + 30)) == ["RE" + "3" * 32]
+    assert list(ledger.ended(began_ms + 2 * DAY_MS)) == [CONFERENCE, "RE" + "4" * 32]
+    assert (len(ledger), ledger.next_end_ms) == (0, NEVER_MS)
+
+
+def test_our_own_verdict_come_round_is_nobody_elses() -> None:
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    topic.publish(ledger, a_verdict())
+
+    assert ledger.read(RECORDING, encode_verdict(a_verdict()), 3) is None
+    assert ledger.take_heard() == []
+    assert ledger.read(RECORDING, encode_verdict(a_verdict(reason="Another.")), 4) is None
+    assert ledger.take_heard() == [(a_verdict().account_sid, RECORDING)]
+
+
+def test_a_lesser_verdict_and_a_tombstone_of_somebody_else_are_written_over() -> None:
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    ledger.owned = True
+    topic.publish(ledger, a_verdict())
+
+    assert ledger.read(RECORDING, encode_verdict(a_verdict(at=(1, 6))), 1) == encode_verdict(a_verdict())
+    assert ledger.read(RECORDING, None, 2) == encode_verdict(a_verdict())
+    assert ledger.account_if_open(RECORDING) == a_verdict().account_sid
+
+
+@pytest.mark.parametrize(
+    ("field", "other"),
+    [
+        (b'"at":[1,7]', b'"at":[1,1180591620717411303424]'),
+        (b'"at":[1,7]', b'"at":[-1,7]'),
+        (b'"rests_from":3', b'"rests_from":1180591620717411303424'),
+    ],
+)
+def test_a_verdict_with_a_number_that_no_position_has_is_passed_over(field: bytes, other: bytes) -> None:
+    value = encode_verdict(a_verdict())
+    assert field in value
+    ledger = Ledger()
+
+    assert ledger.read(RECORDING, value.replace(field, other), 0) is None
+    assert not ledger.knows(RECORDING)
+
+
+instants = st.one_of(
+    st.integers(0, 4_000_000_000_000).map(render_instant), st.sampled_from(["", "yesterday", "2026-11-02T15:30:00Z"])
+)
+
+
+@given(instants, st.lists(instants, max_size=HISTORY_MAX + 2))
+def test_what_is_remembered_gives_back_every_instant_as_it_was(since: str, told: list[str]) -> None:
+    history = tuple(Revision(number, "allowed", None, at) for number, at in enumerate(told, 1))
+    published = a_verdict(disallowed_since=since or DECIDED, history=history, decided_at="then")
+    new = revise(remember(published), found(9, reason="New."), lambda _: None)
+
+    assert new is not None
+    assert new.disallowed_since == published.disallowed_since
+    kept = (*history, Revision(1, "disallowed", "conference_twiml", "then"))
+    assert new.history == (kept if len(kept) <= HISTORY_MAX else (kept[0], *kept[1 - HISTORY_MAX :]))
+
+
+def held(ledger: Ledger) -> int:
+    """Bytes of what a ledger holds for each verdict, dictionaries and ends included."""
+    tables: Iterable[Any] = (ledger._entries, ledger._settled, ledger._whole, ledger._awaited)
+    total = sum(sys.getsizeof(table) for table in tables)
+    total += sum(sys.getsizeof(each) for table in tables for pair in table.items() for each in pair)
+    return total + sum(sys.getsizeof(filed) for filed in ledger._ends._hours.values())
+
+
+@pytest.mark.parametrize(("final", "most"), [(False, 350), (True, 190)])
+def test_a_verdict_takes_little_room(final: bool, most: int) -> None:
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    history = (Revision(1, "undetermined", None, DECIDED),)
+    for number in range(2_000):
+        key = f"RE{number:032x}"
+        verdict = a_verdict(recording_sid=key, final=final, at=(3, 5_000_000 + number), revision=2, history=history)
+        topic.publish(ledger, decode_verdict(encode_verdict(verdict)), hash(key))
+
+    assert held(ledger) / 2_000 <= most
