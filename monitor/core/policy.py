@@ -74,7 +74,7 @@ ABSENT: Final = Values((), complete=True)
 OPEN: Final = Values((), complete=False)
 
 
-class Subject(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Subject(msgspec.Struct, frozen=True, gc=False):
     """A recording as the policy sees it. ``alias`` is the account's name in the settings, None where it has none."""
 
     account: str
