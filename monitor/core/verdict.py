@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from monitor.core.attribution import STATUS_RANK
-from monitor.core.values import instant_ms
+from monitor.core.values import INSTANTS
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -219,7 +219,7 @@ def remember(verdict: Verdict) -> Published:
 
 
 def _short_instant(text: str) -> int | str:
-    ms = instant_ms(text)
+    ms = INSTANTS[text]
     return ms if ms is not None and render_instant(ms) == text else text
 
 
