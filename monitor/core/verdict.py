@@ -198,23 +198,22 @@ def _digest(verdict: Verdict) -> int:
 
 def remember(verdict: Verdict) -> Published:
     """What has to be remembered of a published verdict."""
-    alert = verdict.alert
+    alert, since = verdict.alert, verdict.disallowed_since
+    # In the order of the fields: by name it would cost several times as much, for every verdict.
     return Published(
-        at=verdict.at,
-        final=verdict.final,
-        suspicion=verdict.kind == "suspicion",
-        content=_digest(verdict),
-        revision=verdict.revision,
-        outcome=verdict.outcome,
-        cause=verdict.cause,
-        rests_from=verdict.rests_from,
-        decided_at=_short_instant(verdict.decided_at),
-        backlog=verdict.backlog,
-        disallowed_since=None if verdict.disallowed_since is None else _short_instant(verdict.disallowed_since),
-        alert=None if alert is None else (alert.rule, alert.severity, alert.team, alert.account),
-        history=tuple(
-            [(told.revision, told.outcome, told.cause, _short_instant(told.decided_at)) for told in verdict.history]
-        ),
+        verdict.at,
+        verdict.final,
+        verdict.kind == "suspicion",
+        _digest(verdict),
+        verdict.revision,
+        verdict.outcome,
+        verdict.cause,
+        verdict.rests_from,
+        _short_instant(verdict.decided_at),
+        verdict.backlog,
+        None if since is None else _short_instant(since),
+        None if alert is None else (alert.rule, alert.severity, alert.team, alert.account),
+        tuple([(told.revision, told.outcome, told.cause, _short_instant(told.decided_at)) for told in verdict.history]),
     )
 
 
@@ -376,6 +375,7 @@ _SUSPICION: Final = 2
 _NO_PLACE: Final = -1
 _HEAD: Final = struct.Struct("<qqqIB")
 _FINDING: Final = struct.Struct("<q")
+_FLAGS_AT: Final = _HEAD.size - 1
 _pack_rest = msgspec.msgpack.Encoder().encode
 _read_rest = msgspec.msgpack.Decoder(tuple[int, Published]).decode
 HOUR_MS: Final = 3_600_000
@@ -497,12 +497,12 @@ class Ledger:
     def is_final(self, key: str) -> bool:
         """Whether a final verdict is published."""
         entry = self._entry(key)
-        return entry is not None and _head(entry).final
+        return entry is not None and bool(entry[_FLAGS_AT] & _FINAL)
 
     def is_suspicion(self, key: str) -> bool:
         """Whether what is published under ``key`` is a suspicion."""
         entry = self._entry(key)
-        return entry is not None and bool(_head(entry).flags & _SUSPICION)
+        return entry is not None and bool(entry[_FLAGS_AT] & _SUSPICION)
 
     def knows(self, key: str) -> bool:
         """Whether anything is published under ``key``."""
@@ -511,7 +511,10 @@ class Ledger:
     def ahead(self, key: str, at: tuple[int, int]) -> bool:
         """Whether what is published was decided later than ``at``."""
         entry = self._entry(key)
-        return entry is not None and _head(entry).at > at
+        if entry is None:
+            return False
+        _, _, offset, generation, _ = _HEAD.unpack_from(entry)
+        return (generation, offset) > at
 
     def unchanged(self, key: str, digest: int) -> bool:
         """Whether the very finding of this digest led to what is published."""
