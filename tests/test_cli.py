@@ -167,9 +167,12 @@ def test_interrupted_is_exit_code_130(tmp_path):
     # Settings that come through a pipe nobody writes into: the command waits for them until it is interrupted.
     pipe = tmp_path / "settings"
     os.mkfifo(pipe)
+    # As on a terminal: what a shell starts in the background is born deaf to this signal, and so are its children.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program += "from monitor.cli import main; main()"
     with (
         subprocess.Popen(
-            [sys.executable, "-c", "from monitor.cli import main; main()", "config", "print", "--config", str(pipe)],
+            [sys.executable, "-c", program, "config", "print", "--config", str(pipe)],
             cwd=ROOT,
             env={**PLAIN, "PYTHONWARNINGS": ""},
             stdout=subprocess.PIPE,

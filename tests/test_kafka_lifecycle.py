@@ -151,7 +151,7 @@ def test_a_partition_that_stays_is_judged_while_another_is_rebuilt(broker: RealB
         assert stays.member.restoring() == f"partitions not restored yet: {taken}"
         Crawling.hurry.set()
         stays.ready(2)
-        assert stays.heard.restores[2:] == [taken]
+        until(lambda: stays.heard.restores[2:] == [taken])
 
 
 class Crawling:
