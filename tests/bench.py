@@ -34,9 +34,9 @@ from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartit
 from monitor.commands.run import _Collector
 from monitor.core.account_settings import AccountSettings
 from monitor.core.decode import decode
-from monitor.core.envelope import decode_envelope
 from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
 from monitor.core.policy import built_in_policy
+from monitor.core.readers import decode_envelope
 from monitor.core.verdict import Ledger, encode_verdict
 from monitor.inputs.kafka import BATCH_MESSAGES_MAX, member_properties
 from monitor.simulator.traffic import Knobs, traffic

@@ -22,7 +22,7 @@ from monitor.core.events import Event
 from monitor.core.judging import Watch
 from monitor.core.pipeline import Checkpoint, Counts, Pipeline, Publish, Told, Tuning
 from monitor.core.policy import Policy
-from monitor.core.values import instant_of
+from monitor.core.values import INSTANTS
 from monitor.core.verdict import Ledger, Verdict, encode_verdict
 from monitor.inputs.files import Files, Line
 
@@ -129,7 +129,7 @@ class Replay:
 def _time_ms(line: Line) -> int | None:
     """The greatest ``time`` of Twilio's entries in a line."""
     entries = decode(line.value, line.headers)
-    times = [instant_of(entry.time) for entry in entries if isinstance(entry, Event)]
+    times = [INSTANTS[entry.time] for entry in entries if isinstance(entry, Event)]
     return max((time_ms for time_ms in times if time_ms is not None), default=None)
 
 

@@ -15,27 +15,27 @@ import msgspec
 from monitor.core.envelope import (
     FAULTS,
     NESTING_MAX,
-    Data,
     Envelope,
     decode_any,
-    decode_data,
-    decode_envelope,
     decode_raws,
+    decode_typed,
+    loosen,
     straighten,
 )
 from monitor.core.events import Entry, Event, Ignored, Malformed
 from monitor.core.readers import (
-    ANSWERED,
+    BY_ENVELOPE,
     IGNORED,
     MEMBERLESS,
-    READERS,
-    REQUESTS,
     TICK,
-    USUAL,
+    Reader,
     UnreadableError,
-    reader_by_prefix,
+    decode_envelope,
+    reader_of,
+    shape_of,
 )
 from monitor.core.twiml import TwimlRefusedError
+from monitor.core.values import Text
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 ENTRIES_MAX: Final = 10_000
@@ -56,15 +56,20 @@ def decode(value: bytes | None, headers: Sequence[tuple[str, bytes | None]] | No
         attributes = {key.lower(): content for key, content in headers if content is not None}
         if "ce_type" in attributes:
             return [_binary(value, attributes)]
-    if value[:1] == b"{":
-        try:
-            envelope = decode_envelope(value)
-        except FAULTS:
-            pass
-        else:
-            if envelope.type is not None:
-                return [_entry(envelope, value)]
-    return _unwrap(value, NESTING_MAX)
+    try:
+        envelope = decode_envelope(value)
+    except FAULTS:
+        spelled = _type_of(value) if value[:1] == b"{" else None
+        return _unwrap(value, NESTING_MAX) if spelled is None else [_look_again(value, spelled)]
+    return [_entry(envelope, value)]
+
+
+def _type_of(raw: bytes) -> Text:
+    """What an object says that it is, in the spelling of CloudEvents."""
+    try:
+        return decode_typed(raw).type
+    except FAULTS:
+        return None
 
 
 def _unwrap(value: bytes, nesting: int) -> list[Entry]:
@@ -135,83 +140,82 @@ def _binary(value: bytes, attributes: dict[str, bytes]) -> Entry:
 def _object(raw: bytes) -> Entry:
     """Read one entry that has to be a JSON object."""
     try:
-        envelope: Envelope | None = decode_envelope(raw)
+        envelope = decode_envelope(raw)
     except FAULTS:
-        envelope = None
-    if envelope is None or envelope.type is None:
-        try:
-            value = decode_any(raw)
-            if not isinstance(value, dict):
-                return Malformed("not-an-object", type(value).__name__, raw)
-            envelope = straighten(value)
-        except FAULTS as fault:
-            return Malformed(_fault_reason(fault), str(fault), raw)
+        return _look_again(raw, _type_of(raw))
     return _entry(envelope, raw)
 
 
-def _fault_reason(fault: Exception) -> str:
-    if isinstance(fault, RecursionError):
-        return "too-deep"
-    return "wrong-shape" if isinstance(fault, msgspec.ValidationError) else "not-json"
-
-
 def _entry(envelope: Envelope, raw: bytes) -> Entry:
+    """Read an entry that has the shape of its type. Where it says too little, it is perhaps only put otherwise."""
+    kind, read = BY_ENVELOPE[type(envelope)]
     try:
-        return _interpret(envelope, raw)
-    except UnreadableError as fault:
-        return Malformed(fault.reason, fault.detail, raw)
-    except TwimlRefusedError as fault:
-        return Malformed("twiml-refused", str(fault), raw)
-    except FAULTS as fault:
-        return Malformed(_fault_reason(fault), str(fault), raw)
-
-
-def _interpret(envelope: Envelope, raw: bytes) -> Entry:
-    spelled = envelope.type
-    if not isinstance(spelled, str) or not spelled:
-        raise UnreadableError("no-type")
-    found = READERS.get(spelled) or READERS.get(spelled.strip().lower()) or reader_by_prefix(spelled)
-    if found is None:
-        return Ignored(spelled, known=spelled.lower().startswith(IGNORED))
-    kind, read = found
-    data = envelope.data
-    if isinstance(data, str):
-        try:
-            data = decode_data(data)
-        except FAULTS:
-            data = None
-    entry: Entry | None = None
-    if data is not None:
-        entry = read(kind, envelope, data) if _fits(kind, data) else None
-        if isinstance(entry, Event) and (entry.account or kind == TICK) and (entry.members or read in MEMBERLESS):
-            return entry
-        if isinstance(entry, Ignored):
-            return entry
-    # Something is missing: perhaps it is only spelled, or put, otherwise.
-    value = decode_any(raw)
-    straight = straighten(value) if isinstance(value, dict) else envelope
-    if not isinstance(straight.data, Data):
-        raise UnreadableError("no-data")
-    entry = read(kind, straight, straight.data)
+        entry = read(kind, envelope, envelope.data)
+    except _UNREADABLE as fault:
+        return _malformed(fault, raw)
     if isinstance(entry, Event):
-        if not entry.account and kind != TICK:
-            raise UnreadableError("no-account")
-        if not entry.members and read not in MEMBERLESS:
-            raise UnreadableError("no-sid")
+        if (entry.account and entry.members) or _lacking(entry, read) is None:
+            return entry
+    elif entry is not None:
+        return entry
+    return _look_again(raw, kind)
+
+
+def _lacking(event: Event, read: Reader) -> str | None:
+    """What an event lacks to be of any use, as the reason of its quarantine."""
+    if not event.account and event.type != TICK:
+        return "no-account"
+    return "no-sid" if not event.members and read not in MEMBERLESS else None
+
+
+def _look_again(raw: bytes, spelled: Text) -> Entry:
+    """Read an entry whatever its spelling and its nesting; ``spelled`` is its type as far as it is known."""
+    if isinstance(spelled, str) and spelled and reader_of(spelled) is None:
+        return _ignored(spelled)
+    try:
+        return _straightened(raw)
+    except _UNREADABLE as fault:
+        return _malformed(fault, raw)
+
+
+def _straightened(raw: bytes) -> Entry:
+    value = decode_any(raw)
+    if not isinstance(value, dict):
+        raise UnreadableError("not-an-object", type(value).__name__)
+    loose = loosen(value)
+    if not isinstance(loose.type, str) or not loose.type:
+        raise UnreadableError("no-type")
+    found = reader_of(loose.type)
+    if found is None:
+        return _ignored(loose.type)
+    kind, read = found
+    envelope = straighten(loose, shape_of(read))
+    if envelope is None:
+        raise UnreadableError("no-data")
+    entry = read(kind, envelope, envelope.data)
+    assert entry is not None, "a straightened entry is read whatever it lacks"
+    lacking = _lacking(entry, read) if isinstance(entry, Event) else None
+    if lacking is not None:
+        raise UnreadableError(lacking)
     return entry
 
 
-def _fits(kind: str, data: Data) -> bool:
-    """Whether ``data`` has the nested, PascalCase shape that a reader of webhook events looks into.
+def _ignored(spelled: str) -> Ignored:
+    return Ignored(spelled, known=spelled.lower().startswith(IGNORED))
 
-    Where a field is missing that events of this type usually have, it may stand elsewhere: nested first, then flat.
-    """
-    usual = USUAL.get(kind)
-    if usual is None:
-        return True
-    p = data.request.parameters if data.request else None
-    if p is None or (data.response is None and kind in ANSWERED):
-        return False
-    if kind in REQUESTS:
-        return any(value is not None for value in usual(p))
-    return None not in usual(p)
+
+_UNREADABLE: Final = (UnreadableError, *FAULTS)  # TwimlRefusedError is a ValueError, and so among the faults.
+
+
+def _malformed(fault: Exception, raw: bytes) -> Malformed:
+    if isinstance(fault, UnreadableError):
+        return Malformed(fault.reason, fault.detail, raw)
+    return Malformed(_fault_reason(fault), str(fault), raw)
+
+
+def _fault_reason(fault: Exception) -> str:
+    if isinstance(fault, TwimlRefusedError):
+        return "twiml-refused"
+    if isinstance(fault, RecursionError):
+        return "too-deep"
+    return "wrong-shape" if isinstance(fault, msgspec.ValidationError) else "not-json"

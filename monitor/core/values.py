@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
-from typing import Final
+from typing import Final, TypeVar
 
 # A value that Twilio sends as text and that a bridge may have turned into a number or a truth value.
 Text = str | int | float | bool | None
+_Known = TypeVar("_Known")
 
 
 def text_of(value: Text) -> str | None:
@@ -43,23 +43,54 @@ def number_of(value: Text) -> int | None:
         return None
 
 
-@lru_cache(maxsize=65_536)
-def _is_plain(text: str) -> bool:
-    # A SID comes a dozen times and more; looking at each of its letters costs more than remembering the answer.
-    return text.isalnum() and text.isascii()
-
-
 def is_sid(value: object, prefix: str) -> bool:
     """Whether ``value`` is shaped like a SID: the two letters, then 32 letters or digits."""
-    return isinstance(value, str) and len(value) == 34 and value[:2] == prefix and _is_plain(value)
+    return isinstance(value, str) and len(value) == 34 and value[:2] == prefix and value.isalnum() and value.isascii()
 
 
 def sid_of(value: object, prefix: str) -> str | None:
     """A SID of this prefix; anything else is none."""
-    # The same question as `is_sid`: five times an event, a call within the call would show.
-    if isinstance(value, str) and len(value) == 34 and value[:2] == prefix and _is_plain(value):
-        return value
-    return None
+    return value if isinstance(value, str) and is_sid(value, prefix) else None
+
+
+class _Memory(dict[Text, _Known]):
+    """What was once read, by what was told; a value that is not there is read, and mostly remembered.
+
+    Nearly all that is told was told before: to find it here costs a fifth of reading it. Whoever keeps a SID that came
+    from here keeps the same object.
+    """
+
+    def __init__(self, of_none: _Known, size_max: int) -> None:
+        super().__init__({None: of_none})
+        self._of_none = of_none
+        self._size_max = size_max
+
+    def remember(self, told: Text, known: _Known) -> _Known:
+        """Keep what ``told`` says; when there is too much, all else is forgotten, and read again."""
+        if len(self) >= self._size_max:
+            self.clear()
+            self[None] = self._of_none
+        self[told] = known
+        return known
+
+
+class Sids(_Memory[str | None]):
+    """The SIDs of one prefix: ``CALLS[value]`` is the SID in ``value``, or None where that is none."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__(None, size_max=16_384)
+        self._prefix = prefix
+
+    def __missing__(self, told: Text) -> str | None:
+        return self.remember(told, told) if isinstance(told, str) and is_sid(told, self._prefix) else None
+
+
+ACCOUNTS: Final = Sids("AC")
+CALLS: Final = Sids("CA")
+CONFERENCES: Final = Sids("CF")
+EXECUTIONS: Final = Sids("FN")
+RECORDINGS: Final = Sids("RE")
+TASKS: Final = Sids("WT")
 
 
 _EARLIEST_MS: Final = 946_684_800_000  # 2000-01-01
@@ -67,47 +98,60 @@ _LATEST_MS: Final = 7_258_118_400_000  # 2200-01-01
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-DATE_LENGTH_MAX: Final = 64  # What is longer is no date, and must not fill the cache.
+DATE_LENGTH_MAX: Final = 64  # What is longer is no date, and must not fill the memory.
 
 
-def instant_ms(text: str) -> int | None:
-    """Milliseconds since 1970 of an ISO 8601 or RFC 2822 date or of epoch seconds or milliseconds; else None.
+class Instants(_Memory[int | None]):
+    """Instants in milliseconds since 1970: ``INSTANTS[value]``, of a date or a number; None where it is neither.
 
-    A date without an offset is UTC. The three spellings that Twilio uses most differ within a minute only in a few
-    digits, and are read as a minute, which is remembered, and the rest.
+    Most dates are whole seconds, which many events share. The two spellings that Twilio uses most are read as a
+    beginning, which many dates share, and a rest, of which there are few.
     """
-    length = len(text)
-    if length == _ISO_MS and text[19] == "." and text[23] == "Z":
-        minute_ms, seconds, millis = _minute_ms(text[:17]), text[17:19], text[20:23]
-    elif length == _ISO_S and text[19] == "Z":
-        minute_ms, seconds, millis = _minute_ms(text[:17]), text[17:19], "000"
-    elif length == _RFC_2822 and text[25:] == " +0000":
-        minute_ms, seconds, millis = _minute_ms(text[:23]), text[23:25], "000"
-    else:
-        return _read_instant(text)
-    if minute_ms is None or not (text.isascii() and seconds.isdecimal() and millis.isdecimal() and seconds < "60"):
-        return _read_instant(text)
-    return _plausible(minute_ms + int(seconds) * 1000 + int(millis))
+
+    def __init__(self) -> None:
+        super().__init__(None, size_max=8_192)
+
+    def __missing__(self, told: Text) -> int | None:
+        if not isinstance(told, str):
+            return None if isinstance(told, bool) else _read_instant(repr(told))
+        rest_ms = _MILLISECONDS.get(told[19:])
+        if rest_ms is not None:
+            second_ms = _BEGINNINGS[told[:19]]
+            if second_ms is not None:
+                return _plausible(second_ms + rest_ms)  # Not worth remembering: hardly one of them comes again.
+        rest_ms = _SECONDS.get(told[23:])
+        if rest_ms is not None:
+            minute_ms = _BEGINNINGS[told[:23]]
+            if minute_ms is not None:
+                return self.remember(told, _plausible(minute_ms + rest_ms))
+        if len(told) == _EPOCH_MS and told.isdecimal() and told.isascii() and told[0] != "0":
+            return _plausible(int(told))
+        return self.remember(told, _read_instant(told)) if len(told) <= DATE_LENGTH_MAX else None
 
 
-_ISO_MS: Final = len("2026-11-02T15:30:00.000Z")
-_ISO_S: Final = len("2026-11-02T15:30:00Z")
-_RFC_2822: Final = len("Mon, 02 Nov 2026 15:30:00 +0000")
+class _Beginnings(_Memory[int | None]):
+    """Whole seconds by the first 19 letters of an ISO 8601 date, whole minutes by the first 23 of an RFC 2822 date."""
+
+    def __init__(self) -> None:
+        super().__init__(None, size_max=8_192)
+
+    def __missing__(self, told: str) -> int | None:
+        if _ISO_SECOND.fullmatch(told):
+            return self.remember(told, _read_instant(told + "Z"))
+        return self.remember(told, _read_instant(told + "00 +0000")) if _RFC_2822_MINUTE.fullmatch(told) else None
 
 
-_ISO_MINUTE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:")
+INSTANTS: Final = Instants()
+_BEGINNINGS: Final = _Beginnings()
+_EPOCH_MS: Final = len("1793631601019")
+_ISO_SECOND: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}")
 _RFC_2822_MINUTE: Final = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:")
+_MILLISECONDS: Final = {f".{millis:03}Z": millis for millis in range(1000)}
+_SECONDS: Final = {f"{second:02} +0000": second * 1000 for second in range(60)}
 
 
-@lru_cache(maxsize=8_192)
-def _minute_ms(minute: str) -> int | None:
-    if _ISO_MINUTE.fullmatch(minute):
-        return _read_instant(minute + "00Z")
-    return _read_instant(minute + "00 +0000") if _RFC_2822_MINUTE.fullmatch(minute) else None
-
-
-@lru_cache(maxsize=65_536)
 def _read_instant(text: str) -> int | None:
+    """Read an ISO 8601 or RFC 2822 date, UTC where it has no offset, or epoch seconds or milliseconds."""
     spelled = text.strip()
     try:
         if spelled[:4].isdigit() and len(spelled) > 7 and spelled[4] == "-":
@@ -127,15 +171,6 @@ def _read_instant(text: str) -> int | None:
 
 def _plausible(ms: int) -> int | None:
     return ms if _EARLIEST_MS <= ms <= _LATEST_MS else None
-
-
-def instant_of(value: Text) -> int | None:
-    """An instant in milliseconds since 1970, of text or of a number."""
-    if isinstance(value, str):
-        return instant_ms(value) if len(value) <= DATE_LENGTH_MAX else None
-    if isinstance(value, bool) or value is None:
-        return None
-    return instant_ms(repr(value))
 
 
 def duration_of(value: Text) -> int | None:
