@@ -19,6 +19,7 @@ from monitor.core.events import Event, Malformed
 from monitor.core.twiml import (
     BODY_BYTES_MAX,
     DEPTH_MAX,
+    OFTEN_CHARACTERS_MAX,
     TwimlRefusedError,
     recorded_conferences,
     recorded_conferences_in_xml,
@@ -365,6 +366,17 @@ PIECES = st.sampled_from(
     ]
 )
 ENCODINGS = st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+
+
+@pytest.mark.parametrize("length", [OFTEN_CHARACTERS_MAX - 200, OFTEN_CHARACTERS_MAX + 200])
+def test_a_body_says_the_same_every_time(length):
+    body = base64_of(RECORDED.replace("<Dial>", "<Dial>" + " " * (length * 3 // 4 - len(RECORDED))))
+    refused = base64_of("<!DOCTYPE x>" + " " * (length * 3 // 4) + RECORDED)
+
+    for _ in range(3):
+        assert recorded_conferences(body) == ("support",)
+        with pytest.raises(TwimlRefusedError):
+            recorded_conferences(refused)
 
 
 @given(st.lists(PIECES, max_size=12), ENCODINGS, st.integers(0, 80), st.sampled_from(["", "\n", "\r\n", " ", "\t"]))
