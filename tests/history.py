@@ -37,7 +37,7 @@ from monitor.core.events import Event, FlexSetting, FlowSetting
 from monitor.core.evidence import Evidence
 from monitor.core.pipeline import Checkpoint, NotJudged, Pipeline, Publish, SetAside, SettingSeen, Told, Tuning
 from monitor.core.policy import Policy, PolicyDocument, RuleDocument, Subject, Values, compile_policy
-from monitor.core.verdict import Ledger, Published, Verdict, decode_verdict, encode_verdict, render_instant
+from monitor.core.verdict import Ledger, Published, Verdict, decode_verdict, encode_verdict, remember, render_instant
 from monitor.core.window import RECORDINGS_KEPT_FACTOR, Conversation, Touched, Window, shows_recording
 from monitor.inputs.checkpoint import Committed, encode_metadata, resume
 
@@ -1571,8 +1571,12 @@ class FinalReplaced(_OtherLedger):
 
     class ledger_type(Ledger):  # noqa: N801
         def last(self, key: str) -> Published | None:
-            last = super().last(key)
-            return last and msgspec.structs.replace(last, final=False)
+            verdict = self.published(key)
+            return None if verdict is None else remember(msgspec.structs.replace(verdict, final=False))
+
+        def account_if_open(self, key: str) -> str | None:
+            verdict = self.published(key)
+            return None if verdict is None else verdict.account_sid
 
 
 class NoPosition(_OtherLedger):
@@ -1658,8 +1662,8 @@ class NoRestsFrom(_OtherLedger):
 
     class ledger_type(Ledger):  # noqa: N801
         def last(self, key: str) -> Published | None:
-            last = super().last(key)
-            return last and msgspec.structs.replace(last, rests_from=1 << 60)
+            verdict = self.published(key)
+            return None if verdict is None else remember(msgspec.structs.replace(verdict, rests_from=1 << 60))
 
 
 class _Settles(Policy):

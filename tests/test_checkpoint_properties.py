@@ -98,9 +98,7 @@ COUNTEREXAMPLES = {
         crashes=(Crash(after=5),),
         age_max_ms=12,
     ),
-    "final may be replaced": History(
-        messages=((0, "rec(r,a,DialVerb)"), (10, "rec(r,a)"), (20, "tick()")), crashes=(Crash(after=2, back=2),)
-    ),
+    "final may be replaced": History(messages=((0, "rec(r,b)"), (1, "tick()")), crashes=(Crash(after=4),)),
     "no position rule": History(
         messages=((0, "rec(t,d)"), (3, "rec(r,b)"), (6, "name(d,flex)")), crashes=(Crash(after=2, unwritten=1, back=1),)
     ),
