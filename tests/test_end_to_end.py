@@ -257,6 +257,7 @@ def test_three_members_killed_under_load_lose_no_verdict_and_leave_no_other_fina
     assert verify_quarantine(asides, twice=True) == []
 
 
+@pytest.mark.alone
 def test_a_partition_that_stays_put_keeps_its_latency_while_others_move(broker: RealBroker, tmp_path: Path) -> None:
     site, elsewhere = Site(broker, tmp_path / "here"), Site(broker, tmp_path / "elsewhere")
     with (
