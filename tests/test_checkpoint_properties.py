@@ -147,6 +147,44 @@ COUNTEREXAMPLES = {
         messages=((0, "request(a,flex)"), (0, "twiml(a,flex)"), (0, "name(d,ok)"), (0, "name(d,flex)")), entries_max=3
     ),
     "an open rule is false": History(messages=((0, "rec(r,c)"), (0, "api(c)")), policy=4),
+    "guests tell nothing": History(messages=((0, "leave(a,c)"), (0, "rec(t,a,DialVerb)"), (0, "leave(a,d)"))),
+    "what a call leaves behind is not noted": History(messages=((0, "join(a,c)"), (0, "rec(t,a)"), (0, "leave(a,d)"))),
+    "where guests were is not noted": History(messages=((0, "rec(t,a)"), (0, "leave(a,d)"), (0, "join(a,c,pay)"))),
+    "steps of guests are not noted": History(
+        messages=(
+            *((0, "flow()"), (0, "rec(r,a)"), (0, "step(say,)"), (0, "join(a,e)"), (0, "join(a,c)")),
+            (0, "studio(a)"),
+        ),
+    ),
+    "no window before the oldest birth": History(
+        messages=((2, "join(a,d)"), (11, "join(a,c)")), crashes=(Crash(after=3),), conferences_max=1
+    ),
+    "B not in the checkpoint": History(
+        messages=((0, "join(a,c)"), (0, "join(a,d)"), (1, "call(a)"), (10, "tick()")),
+        crashes=(Crash(after=3),),
+        conferences_max=1,
+    ),
+    "a look back notes nailed-up calls alone": History(
+        messages=((2, "join(a,d)"), (11, "join(a,c)")), crashes=(Crash(after=3),), conferences_max=1
+    ),
+    "once nailed up, always nailed up": History(
+        messages=((0, "join(a,c)"), (0, "join(a,d)"), (10, "join(a,e)")),
+        crashes=(Crash(after=2),),
+        conferences_max=1,
+    ),
+    "a duplicate is no sight": History(
+        messages=((0, "call(a)"), (1, "call(a)"), (0, "join(a,e)"), (0, "leave(a,c)"), (10, "rec(t,a)")),
+        crashes=(Crash(after=6),),
+        conferences_max=1,
+    ),
+    "guests show all that is noted": History(
+        messages=((0, "join(a,d)"), (1, "join(a,e)"), (10, "join(a,f)"), (11, "tick()")),
+        crashes=(Crash(after=3),),
+        conferences_max=1,
+    ),
+    "guests bring no news": History(
+        messages=((0, "join(a,c,pay)"), (0, "join(a,d,ok)"), (0, "rec(r,d)"), (0, "twiml(a,ok)")), conferences_max=1
+    ),
 }
 
 

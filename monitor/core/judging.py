@@ -32,6 +32,7 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     session_max_ms: int = 24 * 3_600_000
     age_max_ms: int = 48 * 3_600_000
     entries_max: int = 2_000
+    conferences_max: int = 3  # A call seen in more of them within a window is nailed up: see ``nailed``.
     recordings_too_old_ms: int | None = 7 * 86_400_000
     starters: tuple[Starter, ...] = ()
     aliases: Mapping[str, str] = {}
@@ -121,7 +122,9 @@ class Judge:
                 digest = hash((closed, kept, conversation.birth.offset, suspected, self.policy.hash)) or 1
                 drafts.append(self._draft(conversation, suspected, verdict, digest, due_ms))
         conversation.waiting = waiting
-        conversation.relevant, conversation.focus = relevance(evidence, attributions, self._conditions)
+        conversation.relevant, conversation.focus, conversation.meant = relevance(
+            evidence, attributions, self._conditions
+        )
         return drafts
 
     def _too_old(self, seen: Seen, attribution: Attribution) -> bool:
@@ -182,7 +185,7 @@ class Judge:
         )
         conference = attribution.conference_sid
         if "conference_name" in self._conditions and conference is not None:
-            known = evidence.conferences.get(conference)
+            known = evidence.conference(conference)
             names = Values(tuple(sorted(known.rooms)), True) if known is not None and known.rooms else absent
             subject = msgspec.structs.replace(subject, conference_name=names)
         elif "conference_name" in self._conditions:
@@ -196,7 +199,9 @@ class Judge:
         call, conference = attribution.call_sid, attribution.conference_sid
         own = {call} if call is not None else set(evidence.calls_in(conference)) if conference is not None else set()
         calls = evidence.calls(own)
-        tasks = [t for t in evidence.tasks if own.intersection(t.calls) or (conference and t.conference == conference)]
+        # A call that goes from conference to conference has been in many tasks, most of them of other conferences.
+        ties = {each for each in own if evidence.conferences_of(each) <= self._tuning.conferences_max}
+        tasks = [t for t in evidence.tasks if ties.intersection(t.calls) or (conference and t.conference == conference)]
         # Of a call's own recording the call says all; a conference may yet turn out to have had other calls.
         settled = absent is ABSENT or call is not None
         return msgspec.structs.replace(

@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from heapq import heappop, heappush
 from struct import Struct
 from typing import Final
@@ -30,6 +31,20 @@ from monitor.core.events import (
     StepFact,
     TaskFact,
     TwimlFact,
+)
+from monitor.core.nailed import (
+    NEVER,
+    Call,
+    Execution,
+    Marks,
+    Note,
+    Notes,
+    Room,
+    Sight,
+    View,
+    execution_told,
+    facts_of,
+    room_told,
 )
 from monitor.core.readers import EVENT_TYPES
 
@@ -82,7 +97,14 @@ class Kept(msgspec.Struct, array_like=True, frozen=True, gc=False):
 _encode = msgspec.msgpack.Encoder().encode
 _pack_digest = Struct("q").pack
 _decode_kept = msgspec.msgpack.Decoder(tuple[Kept, ...]).decode
-_decode_properties = msgspec.msgpack.Decoder(tuple[CallFact | TaskFact, ...]).decode
+_decode_kept_one = msgspec.msgpack.Decoder(Kept).decode
+_decode_properties = msgspec.msgpack.Decoder(tuple[CallFact | TaskFact | int, ...]).decode
+_decode_property = msgspec.msgpack.Decoder(CallFact | TaskFact).decode
+
+
+def _stamp(bucket: int) -> bytes:
+    """A bucket as it stands behind each property: msgpack's eight bytes, whatever the number."""
+    return b"\xcf" + bucket.to_bytes(8, "big")
 
 
 def _array(blob: bytes, count: int) -> bytes:
@@ -145,8 +167,13 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
     by_name: bool = False  # What it is joined with may rest on the names that other conversations hold.
     relevant: int = EVERY_KIND  # The kinds of facts that can still change what was last concluded from it.
     focus: Focus | None = None  # Of participants and conferences only this; None: everything.
+    meant: frozenset[str] | None = None  # Of TwiML and requests only those for these names; None: all.
     waiting: bool = True  # The end of a grace can change what was last concluded.
     open: bool = True
+    again: dict[str, list[tuple[int, int]]] | None = None  # Of duplicates by event id: offset and arrival (a bucket).
+    conferences: int = 0  # Of its members, so many are conferences.
+    guests: dict[str, int] | None = None  # Calls it has met that join nothing, and since when (a bucket).
+    notes: Notes | None = None  # Where these are noted.
 
     def read_evidence(self) -> tuple[Kept, ...]:
         """Everything kept with a time, in order of arrival within each merged part."""
@@ -154,7 +181,27 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
 
     def read_properties(self) -> tuple[CallFact | TaskFact, ...]:
         """What is known without a time: of calls and of tasks."""
-        return _decode_properties(_array(self.properties, self.properties_kept))
+        return tuple(fact for fact, _ in self.read_stamped())
+
+    def read_stamped(self) -> list[tuple[CallFact | TaskFact, int]]:
+        """What is known without a time, and when it was last told (a bucket)."""
+        stamped = iter(_decode_properties(_array(self.properties, 2 * self.properties_kept)))
+        return [(fact, told) for fact, told in zip(stamped, stamped, strict=True) if not isinstance(fact, int)]  # type: ignore[misc]
+
+    def view(self) -> View | None:
+        """What it sees through its guests; None where it has none."""
+        return None if self.guests is None or self.notes is None else self.notes.view(self.guests)
+
+    @staticmethod
+    def read_noted(view: View) -> tuple[Kept, ...]:
+        """The events that it sees through its guests."""
+        kept = view.kept()
+        return _decode_kept(_array(b"".join(kept), len(kept)))
+
+    @staticmethod
+    def read_noted_properties(view: View) -> tuple[CallFact | TaskFact, ...]:
+        """What it sees through its guests that is known without a time."""
+        return tuple(map(_decode_property, view.properties()))
 
 
 class _Room(msgspec.Struct, gc=False):
@@ -231,13 +278,14 @@ class _Book:
 
 
 class Account:
-    """The open conversations of one account, by member, and its conference names."""
+    """The open conversations of one account, by member, its conference names, and notes of calls that join nothing."""
 
-    __slots__ = ("books", "index")
+    __slots__ = ("books", "index", "notes")
 
     def __init__(self) -> None:
         self.index: dict[str, Conversation] = {}
         self.books: dict[str, _Book] = {}
+        self.notes: Notes | None = None
 
 
 class Cut(msgspec.Struct, frozen=True, gc=False):
@@ -264,13 +312,22 @@ class Window:
     """The open conversations of one partition. All instants come in from outside; nothing here has a clock."""
 
     def __init__(
-        self, *, window_ms: int, grace_ms: int, age_max_ms: int, entries_max: int, cut: Cut | None = None
+        self,
+        *,
+        window_ms: int,
+        grace_ms: int,
+        age_max_ms: int,
+        entries_max: int,
+        conferences_max: int,
+        cut: Cut | None = None,
     ) -> None:
         self.window_ms = window_ms
         self.grace_ms = grace_ms
         self.age_max_ms = age_max_ms
         self.entries_max = entries_max
+        self.conferences_max = conferences_max
         self.cut = cut
+        self.marks = Marks(window_ms)
         self.accounts: dict[str, Account] = {}
         self.open_conversations = 0
         self.open_recordings = 0
@@ -285,6 +342,8 @@ class Window:
         self._due: list[tuple[int, int, int, Conversation]] = []
         self._filed = 0
         self._renewed: list[Conversation] = []
+        self._noted = NEVER  # The last bucket in which a call was nailed up.
+        self._forget_due = NEVER
 
     # ----------------------------------------------------------------- what falls due
 
@@ -362,7 +421,7 @@ class Window:
             if (book := account.books.get(name)) is not None:
                 book.callers -= 1
                 self._drop_if_empty(account, name)
-        if not account.index:
+        if not account.index and account.notes is None:
             del self.accounts[conversation.account]
         conversation.open = False
         conversation.birth.open = False
@@ -376,8 +435,13 @@ class Window:
             del account.books[name]
 
     def close_all(self) -> list[Conversation]:
-        """Close every open conversation of the partition (a cut), in order of birth."""
+        """Close every open conversation of the partition (a cut), in order of birth; of calls nothing is known then."""
         conversations = self.conversations()
+        for sid, account in list(self.accounts.items()):
+            account.notes = None
+            if not account.index:
+                del self.accounts[sid]
+        self._noted = NEVER
         for conversation in conversations:
             self._close(conversation)
         self._due.clear()
@@ -431,27 +495,44 @@ class Window:
 
     def fold(self, event: Event, offset: int, index: int, arrived_ms: int) -> Touched:
         """Put one event where it belongs: join what it connects, keep what it shows, move the window on."""
+        if arrived_ms >= self.marks.due_ms:
+            self._mark(offset, arrived_ms)
         members = event.members
         if not members:
             return _NOWHERE
         account = self.accounts.get(event.account)
         if account is None:
             account = self.accounts[event.account] = Account()
+        if self._renewed:
+            self._renewed.clear()
+        for fact in event.facts:
+            if type(fact) is ParticipantFact:
+                self._see(account, fact.call, fact.conference, arrived_ms)
+        guests: list[str] = []
+        if account.notes is not None:
+            members, guests = self._leave_out(account, account.notes, members, offset, arrived_ms)
         digest = _pack_digest(hash(event.id)) if event.id is not None else None
+        if not members:
+            known = self._note_alone(account, event, offset, arrived_ms, digest)
+            return Touched(None, known, 0, [c for c in self._renewed if c.open])
         if digest is not None:
             duplicate = self._find(account, members, digest)
             if duplicate is not None:
                 duplicate.last_ms = arrived_ms
-                return Touched(duplicate, True, 0, ())
-        if self._renewed:
-            self._renewed.clear()
+                if event.facts:
+                    self._tell_again(duplicate, event, offset, arrived_ms)
+                if account.notes is not None:
+                    self._note(account, duplicate, event, guests, offset, arrived_ms)
+                return Touched(duplicate, True, 0, [c for c in self._renewed if c.open])
         conversation = self._gather(account, event.account, members, offset, arrived_ms)
         if digest is not None:
             conversation.ids += digest
         conversation.last_ms = arrived_ms
+        if account.notes is not None:
+            self._note(account, conversation, event, guests, offset, arrived_ms)
         kinds = 0
         if event.facts:
-            kinds = self._keep(account, conversation, event, offset, index, arrived_ms)
+            kinds = self._keep(account, conversation, event, members, offset, index, arrived_ms)
         if self._renewed:
             conversation = account.index[members[0]]  # A binding may have poured it into another one.
             return Touched(conversation, False, kinds, [c for c in self._renewed if c.open])
@@ -499,6 +580,8 @@ class Window:
                 if member not in index:
                     index[member] = conversation
                     conversation.members.append(member)
+                    if member.startswith("CF"):
+                        conversation.conferences += 1
         return conversation
 
     def _merge(self, account: Account, one: Conversation, other: Conversation) -> Conversation:
@@ -508,12 +591,15 @@ class Window:
         for member in other.members:
             account.index[member] = one
         one.members += other.members
+        one.conferences += other.conferences
+        if other.again:
+            one.again = _all_told(one.again or {}, other.again)
         if other.birth.offset < one.birth.offset:
             one.birth, other.birth = other.birth, one.birth
         other.birth.open = False
         one.last_ms = max(one.last_ms, other.last_ms)
         one.truncated = one.truncated or other.truncated
-        one.relevant, one.focus, one.waiting = EVERY_KIND, None, True
+        one.relevant, one.focus, one.meant, one.waiting = EVERY_KIND, None, None, True
         self._pour(one, other)
         one.ids += other.ids
         one.recordings = _earliest(one.recordings, other.recordings)
@@ -527,6 +613,8 @@ class Window:
                 account.books[name].callers -= 1
             else:
                 one.called = [*(one.called or ()), name]
+        for call, since in (other.guests or {}).items():
+            self._meet(account, one, call, since)
         if one.by_name or other.by_name:
             one.by_name = False  # Its birth may be another one now.
             self._rest_on_names(one)
@@ -559,15 +647,24 @@ class Window:
             one.properties += other.properties
             one.properties_kept += other.properties_kept
         else:
-            one.properties += b"".join(map(_encode, other.read_properties()[:left]))
+            stamped = other.read_stamped()[:left]
+            one.properties += b"".join(_encode(fact) + _stamp(told) for fact, told in stamped)
             one.properties_kept += left
             self._truncate(one)
 
     def _keep(
-        self, account: Account, conversation: Conversation, event: Event, offset: int, index: int, arrived_ms: int
+        self,
+        account: Account,
+        conversation: Conversation,
+        event: Event,
+        members: tuple[str, ...],
+        offset: int,
+        index: int,
+        arrived_ms: int,
     ) -> int:
         """Keep what an event shows; the kinds of what is new."""
         new = 0
+        stamp = b""
         occurred_ms = event.occurred_ms if event.occurred_ms is not None else arrived_ms
         timed: list[AnyFact] = []
         dropped: list[AnyFact] = []
@@ -575,11 +672,12 @@ class Window:
             kind = KIND[type(fact)]
             if kind & PROPERTIES:
                 encoded = _encode(fact)
-                if encoded not in conversation.properties:
+                stamp = stamp or _stamp(arrived_ms // self.marks.bucket_ms)
+                if not _renew_property(conversation, encoded, stamp):
                     if conversation.properties_kept >= self.entries_max:
                         self._truncate(conversation)
                         continue
-                    conversation.properties += encoded
+                    conversation.properties += encoded + stamp
                     conversation.properties_kept += 1
                     new |= kind
                     if (
@@ -608,7 +706,7 @@ class Window:
         for fact in (*timed, *dropped) if dropped else timed:
             # What is not kept binds all the same: a rebuild that begins later in the log may have room for it.
             self._bind(account, conversation, fact, occurred_ms, seen)
-            conversation = account.index[event.members[0]]  # A binding may have poured it into another one.
+            conversation = account.index[members[0]]  # A binding may have poured it into another one.
         return new
 
     @staticmethod
@@ -635,6 +733,362 @@ class Window:
             self.open_recordings += 1
             self._graces.append((seen.arrived_ms + self.grace_ms, conversation.account, recording))
             self.due_ms = min(self.due_ms, self._graces[0][0])
+
+    # ----------------------------------------------------------------- nailed-up calls
+
+    def _mark(self, offset: int, arrived_ms: int) -> None:
+        """Take down that log time has come to a new bucket with this message; forget what nobody can ask for."""
+        bucket = self.marks.mark(offset, arrived_ms)
+        if bucket < self._forget_due:
+            return
+        self._forget_due = bucket + max(1, self.marks.window // 16)
+        oldest = self.oldest_birth()
+        from_ms = arrived_ms if oldest is None else oldest.beside_ms
+        self.marks.forget(from_ms // self.marks.bucket_ms - self.marks.window)
+        for sid, account in list(self.accounts.items()):
+            if account.notes is not None:
+                account.notes.forget(bucket, partial(self._sinces, account))
+                if not account.notes.calls and not account.notes.rooms and not account.notes.executions:
+                    account.notes = None
+                    if not account.index:
+                        del self.accounts[sid]
+
+    def look_back_from(self, from_ms: int) -> tuple[int, int] | None:
+        """From where a rebuild has to look at calls that opens conversations at ``from_ms``; None: from there on.
+
+        That is one window before, if anything may have been noted since: who was nailed up is seen only so.
+        """
+        after = from_ms // self.marks.bucket_ms - self.marks.window
+        return self.marks.first_after(after) if self._noted > after else None
+
+    def look_back(self, event: Event, offset: int, arrived_ms: int) -> None:
+        """Note an event from before the first one that a rebuild folds: of any call, whether it is nailed up or not.
+
+        Of those that turn out not to be, nothing that is noted here is ever seen.
+        """
+        if arrived_ms >= self.marks.due_ms:
+            self._mark(offset, arrived_ms)
+        if not event.members:
+            return
+        account = self.accounts.get(event.account)
+        if account is None:
+            account = self.accounts[event.account] = Account()
+        if account.notes is None:
+            account.notes = Notes(self.marks.window, self.entries_max)
+        notes, bucket = account.notes, arrived_ms // self.marks.bucket_ms
+        for fact in event.facts:
+            if isinstance(fact, ParticipantFact):
+                notes.call(fact.call).see(fact.conference, bucket, self.conferences_max + 1)
+            if isinstance(fact, ParticipantFact | ConferenceFact) and fact.conference not in notes.rooms:
+                notes.rooms[fact.conference] = Room(offset, bucket)
+            execution = execution_told(fact)
+            if execution is not None and execution not in notes.executions:
+                notes.executions[execution] = Execution(bucket)
+        for member in event.members:
+            if member.startswith("CA"):
+                notes.call(member)
+                self._note_of(account, notes, member, event, offset, arrived_ms)
+                if event.id is not None:
+                    notes.calls[member].ids[_pack_digest(hash(event.id))] = bucket
+        self._note_places(account, notes, None, event, offset, arrived_ms)
+        self._noted = bucket
+
+    def _see(self, account: Account, call: str, conference: str, arrived_ms: int) -> None:
+        """Take down where a call is, unless its conversation says it: most calls are in one conference for life."""
+        known = account.notes.calls.get(call) if account.notes is not None else None
+        if known is None:
+            here = account.index.get(call)
+            if here is None:
+                return
+            if here.conferences == 0 or (here.conferences == 1 and account.index.get(conference) is here):
+                return
+            if account.notes is None:
+                account.notes = Notes(self.marks.window, self.entries_max)
+            known = account.notes.call(call)
+            for kept in here.read_evidence():
+                for fact in kept.facts:
+                    if isinstance(fact, ParticipantFact) and fact.call == call:
+                        *_, (_, bucket) = self._arrivals(here, kept)
+                        known.see(fact.conference, bucket, self.conferences_max + 1)
+        known.see(conference, arrived_ms // self.marks.bucket_ms, self.conferences_max + 1)
+
+    def _arrivals(self, conversation: Conversation, kept: Kept) -> list[tuple[int, int]]:
+        """At which offsets, and when, an event that a conversation keeps has arrived: first, and again."""
+        again = (conversation.again or {}).get(kept.event_id or "", ())
+        return [(kept.offset, self.marks.bucket_of(kept.offset)), *again]
+
+    def _tell_again(self, conversation: Conversation, event: Event, offset: int, arrived_ms: int) -> None:
+        """Take down that a duplicate has arrived: a rebuild may begin behind the first, and see this one as the first.
+
+        Only where a call was, and what is to be noted of it, depends on when it was told.
+        """
+        bucket = arrived_ms // self.marks.bucket_ms
+        if conversation.again is None:
+            conversation.again = {}
+        told = conversation.again.setdefault(event.id or "", [])
+        told.append((offset, bucket))
+        for fact in event.facts:
+            if KIND[type(fact)] & PROPERTIES:
+                _renew_property(conversation, _encode(fact), _stamp(bucket))
+
+    def _leave_out(
+        self, account: Account, notes: Notes, members: tuple[str, ...], offset: int, arrived_ms: int
+    ) -> tuple[tuple[str, ...], list[str]]:
+        """What an event joins of what it names, and the calls that are guests where it goes.
+
+        A call that is not nailed up any more is both, as long as its conversation may not hold all that is noted.
+        """
+        bucket = arrived_ms // self.marks.bucket_ms
+        after = bucket - self.marks.window
+        left: list[str] = []
+        guests: list[str] = []
+        for member in members:
+            call = notes.calls.get(member)
+            if call is None:
+                continue
+            if call.conferences(after) > self.conferences_max:
+                left.append(member)
+                guests.append(member)
+                if member in account.index:
+                    self._take_out(account, notes, member, offset, bucket)
+            elif call.is_noted(after):
+                guests.append(member)
+        if left:
+            self._noted = bucket
+            members = tuple([member for member in members if member not in left])
+        return members, guests
+
+    def _take_out(self, account: Account, notes: Notes, call: str, offset: int, bucket: int) -> None:
+        """A call has become nailed up: it leaves its conversation, which keeps what it has and has it as a guest."""
+        conversation = account.index.pop(call)
+        conversation.members.remove(call)
+        after = bucket - self.marks.window
+        sights: list[Sight] = []
+        noted: list[Note] = []
+        for kept in conversation.read_evidence():
+            facts = facts_of(kept.facts, call)
+            for told_at, arrived in self._arrivals(conversation, kept) if facts else ():
+                if arrived > after:
+                    one = msgspec.structs.replace(kept, facts=tuple(facts), offset=told_at)
+                    sights += _sights_in(one, arrived)
+                    noted += _notes_in(one, arrived)
+        notes.note_late(call, sights, noted)
+        for place in {sight.conference for sight in sights} | {each.execution for each in noted}:
+            self._watch(account, notes, call, place, offset, bucket)
+        for known, stamp in conversation.read_stamped():
+            if stamp > after and facts_of((known,), call):
+                notes.tell(call, _encode(known), stamp)
+        self._release(account, conversation, call)
+        if not conversation.members:
+            # It held the call alone: nothing to judge. Its duplicates are still known.
+            ids = conversation.ids
+            notes.calls[call].ids |= {ids[at : at + 8]: bucket for at in range(0, len(ids), 8)}
+            self._close(conversation)
+            return
+        for guest in conversation.guests or ():
+            notes.calls[guest].guests.add(conversation.members[0])
+        self._meet(account, conversation, call, bucket)
+
+    def _meet(self, account: Account, conversation: Conversation, call: str, since: int) -> None:
+        """Let a conversation see what is noted of a call."""
+        notes = account.notes
+        assert notes is not None
+        if conversation.guests is None:
+            conversation.guests, conversation.notes = {}, notes
+        before = conversation.guests.get(call)
+        if before is not None and before <= since:
+            return
+        conversation.guests[call] = since
+        record = notes.call(call)
+        record.guests.add(conversation.members[0])
+        self._renewed.append(conversation)
+        if record.lost > since - self.marks.window and not conversation.truncated:
+            conversation.truncated = True
+            self.truncated_total += 1
+
+    def _note_alone(self, account: Account, event: Event, offset: int, arrived_ms: int, digest: bytes | None) -> bool:
+        """Note an event that names nailed-up calls only; whether it is a duplicate."""
+        notes = account.notes
+        assert notes is not None
+        bucket = arrived_ms // self.marks.bucket_ms
+        known = False
+        for member in event.members:
+            if digest is not None:
+                call = notes.calls[member]
+                known = known or call.ids.get(digest, NEVER) > bucket - self.marks.window
+                known = known or any(_holds(met.ids, digest) for met in self._met(account, member, call))
+                call.ids[digest] = bucket
+                if len(call.ids) > self.entries_max:
+                    del call.ids[next(iter(call.ids))]
+            self._note_of(account, notes, member, event, offset, arrived_ms)
+        self._note_places(account, notes, None, event, offset, arrived_ms)
+        return known
+
+    def _note(
+        self,
+        account: Account,
+        conversation: Conversation,
+        event: Event,
+        guests: list[str],
+        offset: int,
+        arrived_ms: int,
+    ) -> None:
+        """Let the calls in ``guests`` be guests of a conversation, and note what its event tells of any guest."""
+        notes = account.notes
+        assert notes is not None
+        for call in guests:
+            self._meet(account, conversation, call, arrived_ms // self.marks.bucket_ms)
+        for member in event.members:
+            call_record = notes.calls.get(member)
+            if call_record is not None and call_record.guests:
+                self._note_of(account, notes, member, event, offset, arrived_ms, conversation)
+        self._note_places(account, notes, conversation, event, offset, arrived_ms)
+
+    def _note_of(
+        self,
+        account: Account,
+        notes: Notes,
+        call: str,
+        event: Event,
+        offset: int,
+        arrived_ms: int,
+        conversation: Conversation | None = None,
+    ) -> None:
+        """Note what an event tells of one call; those that have it as a guest are to be judged where it matters."""
+        facts = facts_of(event.facts, call)
+        if not facts:
+            return
+        bucket = arrived_ms // self.marks.bucket_ms
+        occurred_ms = event.occurred_ms if event.occurred_ms is not None else arrived_ms
+        before = notes.calls[call].lost
+        told_at: dict[AnyFact, int] = {}
+        timed: list[AnyFact] = []
+        for fact in facts:
+            if KIND[type(fact)] & PROPERTIES:
+                before_ms = notes.tell(call, _encode(fact), bucket)
+                told_at[fact] = NEVER if before_ms is None else before_ms
+            else:
+                timed.append(fact)
+        if timed:
+            kept = Kept(occurred_ms, offset, event.id, _TYPE_CODES.get(event.type, event.type), tuple(timed))
+            sights, noted = _sights_in(kept, bucket), _notes_in(kept, bucket)
+            notes.note(call, sights, noted)
+            for place in {sight.conference for sight in sights} | {each.execution for each in noted}:
+                self._watch(account, notes, call, place, offset, bucket)
+        record = notes.calls[call]
+        for met in self._met(account, call, record):
+            if record.lost > before:
+                self._lose(met, call, record)
+            if met is not conversation and any(
+                _is_news_beside(met, call, fact, occurred_ms, told_at.get(fact, NEVER), self.marks.window)
+                for fact in facts
+            ):
+                self._renewed.append(met)
+
+    def _note_places(
+        self,
+        account: Account,
+        notes: Notes,
+        conversation: Conversation | None,
+        event: Event,
+        offset: int,
+        arrived_ms: int,
+    ) -> None:
+        """Note what an event tells of conferences that such calls were in, and of executions that they started."""
+        bucket = arrived_ms // self.marks.bucket_ms
+        occurred_ms = event.occurred_ms if event.occurred_ms is not None else arrived_ms
+        for fact in event.facts:
+            told = room_told(fact, occurred_ms)
+            if told is not None and (room := notes.rooms.get(told[0])) is not None:
+                _, name, end_ms = told
+                named, ended = notes.tell_room(room, name, end_ms, bucket)
+                named = named and room.since != offset  # Else the call is seen there for the first time itself.
+                if named or ended:
+                    for call in room.calls:
+                        self._renew_guests_of(account, notes, call, conversation, fact, occurred_ms, named=named)
+            place = execution_told(fact)
+            if place is not None and (execution := notes.executions.get(place)) is not None:
+                kept = Kept(occurred_ms, offset, event.id, _TYPE_CODES.get(event.type, event.type), (fact,))
+                notes.step(execution, Note(bucket, offset, _encode(kept), None))
+                for call in execution.calls:
+                    self._renew_guests_of(account, notes, call, conversation, fact, occurred_ms)
+
+    def _renew_guests_of(
+        self,
+        account: Account,
+        notes: Notes,
+        call: str,
+        conversation: Conversation | None,
+        fact: AnyFact,
+        occurred_ms: int,
+        *,
+        named: bool = False,
+    ) -> None:
+        """Something was told of where a call was: those that have it as a guest are to be judged where it matters."""
+        record = notes.calls.get(call)
+        if record is None:
+            return
+        for met in self._met(account, call, record):
+            self._lose(met, call, record)
+            if met is conversation:
+                continue
+            if (named and PLACES & met.relevant) or _is_news_beside(
+                met, call, fact, occurred_ms, NEVER, self.marks.window
+            ):
+                self._renewed.append(met)
+
+    def _lose(self, conversation: Conversation, call: str, record: Call) -> None:
+        """A conversation lacks what fell to the bound of a guest's notes, if it could have seen that."""
+        assert conversation.guests is not None
+        if record.lost > conversation.guests[call] - self.marks.window and not conversation.truncated:
+            self._truncate(conversation)
+
+    def _watch(self, account: Account, notes: Notes, call: str, place: str | None, offset: int, bucket: int) -> None:
+        """From now on note what is told of a conference that a call was in, or of an execution that it started."""
+        if place is None:
+            return
+        holder = account.index.get(place)
+        if holder is None:
+            holder = _NOBODY
+        kept = holder.read_evidence()
+        if place.startswith("CF"):
+            room = notes.rooms.get(place)
+            if room is None:
+                room = notes.rooms[place] = Room(offset, bucket)
+                for one in kept:
+                    for fact in one.facts:
+                        told = room_told(fact, one.occurred_ms)
+                        if told is not None and told[0] == place:
+                            *_, (_, arrived) = self._arrivals(holder, one)
+                            notes.tell_room(room, told[1], told[2], arrived)
+            room.touched = bucket
+            room.calls.add(call)
+            return
+        execution = notes.executions.get(place)
+        if execution is None:
+            execution = notes.executions[place] = Execution(bucket)
+            for one in kept:
+                facts = tuple([fact for fact in one.facts if execution_told(fact) == place])
+                for told_at, arrived in self._arrivals(holder, one) if facts else ():
+                    note = msgspec.structs.replace(one, facts=facts, offset=told_at)
+                    notes.step(execution, Note(arrived, told_at, _encode(note), None))
+        execution.touched = bucket
+        execution.calls.add(call)
+
+    @staticmethod
+    def _met(account: Account, call: str, record: Call) -> list[Conversation]:
+        """The open conversations that have a call as a guest."""
+        found: dict[int, Conversation] = {}
+        for member in list(record.guests):
+            conversation = account.index.get(member)
+            if conversation is None or conversation.guests is None or call not in conversation.guests:
+                record.guests.discard(member)
+            else:
+                found[id(conversation)] = conversation
+        return list(found.values())
+
+    def _sinces(self, account: Account, call: str, record: Call) -> list[int]:
+        return [met.guests[call] for met in self._met(account, call, record) if met.guests is not None]
 
     # ----------------------------------------------------------------- bindings by conference name
 
@@ -667,8 +1121,8 @@ class Window:
         self, account: Account, conversation: Conversation, name: str | None, at_ms: int, member: str | None
     ) -> None:
         """A call is to be joined with the conference of a name."""
-        if name is None or member is None:
-            return
+        if name is None or member is None or member not in account.index:
+            return  # One that is nailed up was seen in conferences: it means none by its name alone.
         book = account.books.get(name)
         if book is None:
             book = account.books[name] = _Book()
@@ -740,6 +1194,7 @@ class Window:
 
 
 _NEVER: Final = 1 << 62
+_NOBODY: Final = Conversation("", [], Birth(0, 0, 0, 0), 0, 0, False)
 _NOWHERE: Final = Touched(None, False, 0, ())
 
 
@@ -771,6 +1226,69 @@ def _is_news(account: Account, conversation: Conversation, fact: AnyFact, occurr
     book = account.books.get(fact.name) if fact.name is not None else None
     room = book.rooms.get(fact.conference) if book is not None else None
     return room is None or room.end_ms is None or at_ms > room.end_ms
+
+
+def _sights_in(kept: Kept, bucket: int) -> list[Sight]:
+    """Where an event, of which only what concerns one call is kept, has seen it."""
+    return [
+        Sight(bucket, kept.offset, kept.occurred_ms if fact.at_ms is None else fact.at_ms, fact.phase, fact.conference)
+        for fact in kept.facts
+        if isinstance(fact, ParticipantFact)
+    ]
+
+
+def _notes_in(kept: Kept, bucket: int) -> list[Note]:
+    """What else such an event tells of the call, as a note; of more than one Studio execution, one of each."""
+    others = [fact for fact in kept.facts if not isinstance(fact, ParticipantFact)]
+    return [
+        Note(
+            bucket,
+            kept.offset,
+            _encode(msgspec.structs.replace(kept, facts=(fact,))),
+            fact.execution if isinstance(fact, ExecutionFact) else None,
+        )
+        for fact in others
+        if not KIND[type(fact)] & PROPERTIES
+    ]
+
+
+def _renew_property(conversation: Conversation, encoded: bytes, stamp: bytes) -> bool:
+    """Take down that something known without a time was told again; whether it is known at all."""
+    told = conversation.properties
+    place = told.find(encoded)
+    if place < 0:
+        return False
+    end = place + len(encoded)
+    if told[end : end + len(stamp)] != stamp:
+        conversation.properties = told[:end] + stamp + told[end + len(stamp) :]
+    return True
+
+
+def _all_told(
+    one: dict[str, list[tuple[int, int]]], other: dict[str, list[tuple[int, int]]]
+) -> dict[str, list[tuple[int, int]]]:
+    return one | {event_id: sorted([*one.get(event_id, ()), *told]) for event_id, told in other.items()}
+
+
+def _is_news_beside(
+    conversation: Conversation, call: str, fact: AnyFact, occurred_ms: int, told: int, window: int
+) -> bool:
+    """Whether what was noted of a guest, or of where it was, can matter to what a conversation concluded.
+
+    ``told`` is when the same was last told before.
+    """
+    if not (conversation.recordings or conversation.suspects) or not KIND[type(fact)] & conversation.relevant:
+        return False
+    focus = conversation.focus
+    if isinstance(fact, CallFact | TaskFact):
+        assert conversation.guests is not None
+        return told <= conversation.guests[call] - window
+    if isinstance(fact, ParticipantFact | ConferenceFact) and focus is not None:
+        at_ms = occurred_ms if fact.at_ms is None else fact.at_ms
+        return at_ms <= focus.until_ms and call in focus.calls
+    if isinstance(fact, TwimlFact | RequestFact) and conversation.meant is not None:
+        return fact.name in conversation.meant
+    return True
 
 
 def _earliest(one: dict[str, Seen] | None, other: dict[str, Seen] | None) -> dict[str, Seen] | None:
