@@ -37,7 +37,7 @@ from monitor.core.events import Event, FlexSetting, FlowSetting
 from monitor.core.evidence import Evidence
 from monitor.core.pipeline import Checkpoint, NotJudged, Pipeline, Publish, SetAside, SettingSeen, Told, Tuning
 from monitor.core.policy import Policy, PolicyDocument, RuleDocument, Subject, Values, compile_policy
-from monitor.core.snapshot import Saving, Unusable, chunks
+from monitor.core.snapshot import Loading, Saving, Unusable, chunks
 from monitor.core.verdict import Ledger, Published, Verdict, decode_verdict, encode_verdict, remember, render_instant
 from monitor.core.window import (
     DIGEST_BYTES,
@@ -1890,6 +1890,30 @@ class MergePastBounds(_OtherPipeline):
                 one.properties_kept += other.properties_kept
 
 
+class WrittenAsItIs(_OtherPipeline):
+    """A snapshot is written while the fold goes on, each conversation as it is when its turn comes."""
+
+    name = "a snapshot of what has changed"
+    refuted_by = "P14"
+
+    class pipeline_type(Pipeline):  # noqa: N801
+        def save(self, log: str) -> Saving | None:
+            saving = super().save(log)
+            self.window._saver = None
+            return saving
+
+
+class SnapshotBeforeLoss(_OtherPipeline):
+    """A snapshot serves although evidence that it holds was lost to those who came after it."""
+
+    name = "a snapshot from before a loss"
+    refuted_by = "P14"
+
+    class pipeline_type(Pipeline):  # noqa: N801
+        def load(self, header: bytes, log: str, checkpoint: Checkpoint) -> Loading:
+            return super().load(header, log, msgspec.structs.replace(checkpoint, cut=None))
+
+
 class _Guesses(Policy):
     __slots__ = ()
 
@@ -1940,6 +1964,8 @@ REFUTED: tuple[Rules, ...] = (
     MergeNotJudged(),
     MergePastBounds(),
     OpenIsFalse(),
+    WrittenAsItIs(),
+    SnapshotBeforeLoss(),
 )
 
 

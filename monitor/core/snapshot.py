@@ -21,7 +21,6 @@ from typing import Final
 
 import msgspec
 
-from monitor import __version__
 from monitor.core.readers import EVENT_TYPES
 from monitor.core.window import KIND, Account, Birth, Conversation, Cut, Kept, Seen, Window
 
@@ -78,9 +77,9 @@ class _End(msgspec.Struct, array_like=True, tag="end"):
 
 
 def _layout() -> str:
-    """What the bytes mean to this version of the monitor; no other reads them."""
+    """What the bytes mean, by the types they are read into: with other types they are not read."""
     kinds = [(kind.__name__, kind.__annotations__) for kind in (*KIND, Kept, Seen, State)]
-    return hashlib.sha256(repr((__version__, EVENT_TYPES, kinds)).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((EVENT_TYPES, kinds)).encode()).hexdigest()[:16]
 
 
 LAYOUT: Final = _layout()
@@ -235,7 +234,7 @@ def about(chunk: bytes) -> tuple[bytes, Cut | None]:
     if not isinstance(read, _Header):
         raise Unusable("it begins in the middle")
     if read.layout != LAYOUT:
-        raise Unusable("another version wrote it")
+        raise Unusable("it is of another layout")
     return read.about, read.cut
 
 
