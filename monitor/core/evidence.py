@@ -90,6 +90,12 @@ class Evidence:
             self.recordings.setdefault(fact.recording, []).append((kept, fact))
 
     @property
+    def recorded(self) -> tuple[str, ...]:
+        """The conferences that recordings say they are of."""
+        sights = [fact.conference for _, fact in self._by_kind.get(RecordingFact, ())]
+        return tuple({conference: None for conference in sights if conference is not None})
+
+    @property
     def twiml(self) -> list[tuple[Kept, TwimlFact]]:
         """TwiML that records a conference, in order of time."""
         return self._by_kind.get(TwimlFact, [])

@@ -124,7 +124,7 @@ class Judge:
         if conversation.suspects:
             for conference, kept in evidence.suspected.items():
                 suspected = conversation.suspects.get(conference)
-                if suspected is None or _recorded(evidence, conference):
+                if suspected is None or conference in evidence.recorded:
                     continue
                 proof = Proof(kept, f"Voice Insights says that conference {conference} had recording on")
                 digest = _digest(conversation, suspected, self.policy, [proof], closed=closed)
@@ -425,11 +425,6 @@ class Judge:
         account = self._tuning.aliases.get(conversation.account, NO_ALIAS)
         finding = Finding(verdict=verdict, first_offset=conversation.birth.offset, team=team, account=account)
         return Draft(verdict.key, seen, finding, digest, due_ms, too_old)
-
-
-def _recorded(evidence: Evidence, conference: str) -> bool:
-    """Whether any recording says that it is of this conference."""
-    return any(fact.conference == conference for sights in evidence.recordings.values() for _, fact in sights)
 
 
 def _digest(
