@@ -329,7 +329,7 @@ def apart(evidence: Evidence, name: str, at_ms: int) -> bool:
     Where an earlier one is not known to have ended before a later one that has ended too, a call may have been joined
     with the earlier one before the later one was seen; its conversation then knows nothing of the later one.
     """
-    rooms = [room for _, room in evidence._rooms(name) if room.first_ms <= at_ms]
+    rooms = [names[name] for names in evidence._all_rooms().values() if name in names and names[name].first_ms <= at_ms]
     latest = max((room.first_ms for room in rooms), default=at_ms)
     return sum(room.end_ms is None or room.end_ms >= at_ms or room.first_ms == latest for room in rooms) <= 1
 
@@ -358,7 +358,7 @@ def test_twiml_binds_only_as_the_name_the_time_and_the_call_allow(events):
         conference = evidence.bound_conference(call, name, at_ms)
         if conference is None:
             continue
-        rooms = evidence.conferences[conference].rooms
+        rooms = evidence.rooms(conference)
         assert not rooms or name in rooms
         if evidence.entered(call):
             assert any(

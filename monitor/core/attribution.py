@@ -360,8 +360,7 @@ def _conference_cause(asked: _Asked) -> _Cause:
     ]
     if twiml:
         _weigh("conference_twiml", twiml, asked, found, ruled_out)
-    known = evidence.conferences.get(conference)
-    naming = (known.named or known.in_task) if known else None
+    naming = evidence.naming(conference) or evidence.in_task(conference)
     if naming is not None:
         found.append(_flex_cause(asked, naming))
     if not found:
@@ -532,8 +531,7 @@ def relevance(
             settled.append(dict(attribution.settled))
         if attribution.start_source == "Conference":
             kinds |= KIND[TwimlFact] | KIND[RequestFact]
-            known = evidence.conferences.get(attribution.conference_sid or "")
-            if known is None or known.named is None:
+            if attribution.conference_sid is None or evidence.naming(attribution.conference_sid) is None:
                 kinds |= PLACES | KIND[TaskFact]
                 names = True
             for claimant, name, at_ms in evidence.claims():
@@ -542,7 +540,7 @@ def relevance(
                 entered = evidence.entered(claimant)
                 joined = evidence.first_joined(claimant, name, at_ms) if entered else None
                 rooms = rooms or not entered
-                if joined is None or name not in evidence.conferences[joined.conference].rooms:
+                if joined is None or name not in evidence.rooms(joined.conference):
                     lookouts.append(Lookout(claimant, FAR, None, -FAR))
                 else:
                     # Another sight of it there is the same stay, unless it began before the TwiML ran.

@@ -122,7 +122,7 @@ class Judge:
                     if not ledger.owned or ledger.is_suspicion(conference)
                 ]
         if conversation.suspects:
-            for conference, kept in evidence.suspected.items():
+            for conference, kept in evidence.suspected().items():
                 suspected = conversation.suspects.get(conference)
                 if suspected is None or conference in evidence.recorded:
                     continue
@@ -239,8 +239,8 @@ class Judge:
 
     @staticmethod
     def _names(evidence: Evidence, conference: str | None, absent: Values) -> Values:
-        known = None if conference is None else evidence.conferences.get(conference)
-        return Values(tuple(sorted(known.rooms)), True) if known is not None and known.rooms else absent
+        names = () if conference is None else evidence.rooms(conference)
+        return Values(tuple(sorted(names)), True) if names else absent
 
     @staticmethod
     def _about_calls(evidence: Evidence, attribution: Attribution, absent: Values) -> _AboutCalls:
