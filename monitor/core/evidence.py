@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -75,6 +75,7 @@ class Evidence:
         self._stays: dict[str, list[Stay]] = {}
         self._ends: dict[str, int] | None = None
         self._rooms: dict[str, dict[str, _Room]] | None = None
+        self._namings: dict[str, Proof | None] = {}
         self._properties: tuple[CallFact | TaskFact, ...] | None = None
         self._executions: dict[str, list[tuple[Kept, ExecutionFact]]] | None = None
         by_kind: defaultdict[type, _Facts] = defaultdict(list)
@@ -162,24 +163,25 @@ class Evidence:
 
     def naming(self, conference: str) -> Proof | None:
         """What shows that Flex named a conference, after a task: the first event that says the name."""
-        first: Kept | None = None
-        for kind in (ParticipantFact, ConferenceFact):
-            for kept, fact in self._by_kind[kind]:
-                if (
-                    fact.conference == conference
-                    and (first is None or kept.offset < first.offset)
-                    and fact.name is not None
-                    and _is_task_name(fact.name)
-                ):
-                    first = kept
-        return None if first is None else Proof(first, f"Conference {conference} is named after a Flex task")
+        if conference not in self._namings:
+            firsts: dict[str, Kept] = {}  # Of each name it goes by, of which there are few.
+            for kind in (ParticipantFact, ConferenceFact):
+                for kept, fact in self._by_kind[kind]:
+                    if fact.conference == conference and fact.name is not None:
+                        first = firsts.get(fact.name)
+                        if first is None or kept.offset < first.offset:
+                            firsts[fact.name] = kept
+            named = [kept for name, kept in firsts.items() if _is_task_name(name)]
+            shows = f"Conference {conference} is named after a Flex task"
+            self._namings[conference] = Proof(min(named, key=BY_OFFSET), shows) if named else None
+        return self._namings[conference]
 
     def in_task(self, conference: str) -> Proof | None:
         """What shows that a task names a conference in its attributes: the first event that does."""
-        named = [(kept.offset, kept, fact) for kept, fact in self._by_kind[TaskFact] if fact.conference == conference]
+        named = [(kept, fact) for kept, fact in self._by_kind[TaskFact] if fact.conference == conference]
         if not named:
             return None
-        _, kept, task = min(named, key=_FIRST)
+        kept, task = min(named, key=lambda one: one[0].offset)
         return Proof(kept, f"Task {task.task} names conference {conference} in its attributes")
 
     def entered(self, call: str) -> bool:
@@ -302,7 +304,7 @@ class Evidence:
 
 FAR: Final = 1 << 60
 _BY_TIME: Final = attrgetter("occurred_ms", "offset")
-_FIRST: Final = itemgetter(0)
+BY_OFFSET: Final = attrgetter("offset")
 _PHASE_ORDER: Final = {"join": 0, "inside": 1, "leave": 2}
 _LEAVE: Final = _PHASE_ORDER["leave"]
 

@@ -586,7 +586,7 @@ class Pipeline:
             if new is None:
                 ledger.note(key, digest)
                 continue
-            ledger.publish(new, digest)
+            ledger.publish(new, digest, published)
             before, late = (None, False) if published is None else (published.outcome, published.final)
             told.append(Publish(key, new, before, draft.due_ms, late, draft.appearance))
         return told
