@@ -284,15 +284,9 @@ def test_evidence_shown_is_evidence_that_was_kept(events):
 # --------------------------------------------------------------------------- what can still change a conclusion
 
 
-MORE: Final = st.lists(
-    st.one_of(participants(), conferences(), twiml(), requests(), studio(), tasks()), min_size=1, max_size=4
-)
-
-
-@given(EVENTS, MORE)
-def test_facts_that_are_no_news_change_no_conclusion_however_many_come(events, more):
+def judged(events: list[Event]) -> Window:
+    """A window whose conversations know what can still change what is concluded from them."""
     window = fold(events)
-    before = conclusions(window)
     for conversation in window.conversations():
         evidence = Evidence(conversation)
         if conversation.recordings:
@@ -302,13 +296,116 @@ def test_facts_that_are_no_news_change_no_conclusion_however_many_come(events, m
                 for over in (False, True)
             ]
             conversation.relevant, conversation.focus = relevance(evidence, found, frozenset())
+    return window
+
+
+def is_news(window: Window, one_more: Event, offset: int) -> bool:
+    """Fold one more event; whether its conversation is to be judged again."""
+    result = window.fold(one_more, offset, 0, NOW_MS)
+    assert result.conversation is not None
+    return bool(result.renewed or result.kinds & result.conversation.relevant)
+
+
+MORE: Final = st.lists(
+    st.one_of(participants(), conferences(), twiml(), requests(), studio(), tasks()), min_size=1, max_size=4
+)
+
+
+@given(EVENTS, MORE)
+def test_facts_that_are_no_news_change_no_conclusion_however_many_come(events, more):
+    window = judged(events)
+    before = conclusions(window)
     for number, one_more in enumerate(more):
-        result = window.fold(one_more, len(events) + number, 0, NOW_MS)
-        assert result.conversation is not None
-        if result.renewed or result.kinds & result.conversation.relevant:
+        if is_news(window, one_more, len(events) + number):
             break  # Then it is judged again.
 
         assert conclusions(window) == before
+
+
+def recorded(source: str, call: str | None = None, conference: str | None = None) -> Event:
+    fact = RecordingFact(sid("RE1"), call, conference, source, "completed", NOW_MS, None, None, "stream")
+    return event(0, fact, members=(sid("CA1"), sid("CA2"), sid("CF1"), sid("CF2")))
+
+
+def sight(at_s: float, call: str, phase: str, conference: str, name: str | None = None) -> Event:
+    return event(at_s, ParticipantFact(sid(conference), sid(call), phase, name, None))
+
+
+def end(at_s: float, conference: str) -> Event:
+    return event(at_s, ConferenceFact(sid(conference), None, "end", None, None))
+
+
+def suspicion(conference: str) -> Event:
+    return event(90, ConferenceFact(sid(conference), None, "seen", None, True))
+
+
+def step(at_s: float, execution: str, leaves: str) -> Event:
+    return event(at_s, StepFact(sid(execution), leaves, "say", "success"), members=(sid("CA1"),))
+
+
+def execution(at_s: float, name: str, *, ended: bool) -> Event:
+    return event(at_s, ExecutionFact(sid(name), sid("CA1"), FLOW, 1, ended))
+
+
+def task(conference: str | None) -> Event:
+    return event(20, TaskFact(sid("WT1"), conference, (sid("CA1"),), (), ()))
+
+
+OF_A_CALL: Final = recorded("StartCallRecordingAPI", call=sid("CA1"))
+IN_ONE: Final = [OF_A_CALL, sight(-5, "CA1", "join", "CF1")]
+IN_TWO: Final = [
+    OF_A_CALL,
+    sight(-99, "CA1", "join", "CF1"),
+    sight(-90, "CA1", "leave", "CF1"),
+    sight(-5, "CA1", "join", "CF2"),
+]
+BY_TWIML: Final = [
+    recorded("Conference", conference=sid("CF1")),
+    event(0, TwimlFact(sid("CA1"), "room")),
+    sight(5, "CA1", "join", "CF1", "room"),
+]
+BY_WIDGET: Final = [*IN_ONE, execution(-9, "FN1", ended=False), step(1, "FN1", "rec")]
+
+
+@pytest.mark.parametrize(
+    ("events", "one_more", "news"),
+    [
+        # Of a call that was in one conference only another one matters.
+        (IN_ONE, sight(50, "CA1", "inside", "CF1"), False),
+        (IN_ONE, sight(-9, "CA1", "join", "CF1"), False),
+        (IN_ONE, sight(-1, "CA1", "leave", "CF1"), False),
+        (IN_ONE, sight(50, "CA1", "join", "CF2"), True),
+        (IN_ONE, sight(-1, "CA2", "join", "CF2"), False),
+        (IN_ONE, end(-1, "CF1"), False),
+        # Of one that was in several, what was before the recording's start.
+        (IN_TWO, sight(-2, "CA1", "inside", "CF1"), True),
+        (IN_TWO, sight(50, "CA1", "join", "CF1"), False),
+        (IN_TWO, end(-1, "CF2"), True),
+        (IN_TWO, end(50, "CF2"), False),
+        # Until a call is seen anywhere, its task may name its conference.
+        ([OF_A_CALL], sight(50, "CA1", "join", "CF1"), True),
+        ([OF_A_CALL], task(sid("CF1")), True),
+        ([OF_A_CALL], task(None), False),
+        # TwiML means the conference that its call enters first from then on.
+        (BY_TWIML, sight(2, "CA1", "inside", "CF1", "room"), False),
+        (BY_TWIML, sight(-6, "CA1", "inside", "CF1", "room"), True),
+        (BY_TWIML, sight(2, "CA1", "join", "CF2", "room"), True),
+        (BY_TWIML, sight(50, "CA1", "leave", "CF1", "room"), False),
+        (BY_TWIML, sight(50, "CA2", "join", "CF1", "hall"), True),
+        (BY_TWIML, end(50, "CF1"), False),
+        # Of an execution that left a recording widget, only what was before.
+        (BY_WIDGET, step(50, "FN1", "say"), False),
+        (BY_WIDGET, step(0, "FN1", "rec"), True),
+        (BY_WIDGET, step(0, "FN2", "rec"), True),
+        (BY_WIDGET, execution(50, "FN1", ended=True), False),
+        (BY_WIDGET, execution(50, "FN2", ended=False), True),
+        # A conference is only suspected while no recording of it is known.
+        (BY_TWIML, suspicion("CF1"), False),
+        (BY_TWIML, suspicion("CF2"), True),
+    ],
+)
+def test_what_is_news_to_what_was_concluded(events, one_more, news):
+    assert is_news(judged(events), one_more, len(events)) is news
 
 
 # --------------------------------------------------------------------------- what the window joins, and what it means
