@@ -359,6 +359,12 @@ IN_TWO: Final = [
     sight(-90, "CA1", "leave", "CF1"),
     sight(-5, "CA1", "join", "CF2"),
 ]
+IN_TWO_ONE_ENDED: Final = [
+    OF_A_CALL,
+    sight(-20, "CA1", "join", "CF1"),
+    sight(-10, "CA1", "join", "CF2"),
+    end(-5, "CF2"),
+]
 BY_TWIML: Final = [
     recorded("Conference", conference=sid("CF1")),
     event(0, TwimlFact(sid("CA1"), "room")),
@@ -382,6 +388,9 @@ BY_WIDGET: Final = [*IN_ONE, execution(-9, "FN1", ended=False), step(1, "FN1", "
         (IN_TWO, sight(50, "CA1", "join", "CF1"), False),
         (IN_TWO, end(-1, "CF2"), True),
         (IN_TWO, end(50, "CF2"), False),
+        # It left the second when that ended, unless it is seen to leave it later, or that ends again.
+        (IN_TWO_ONE_ENDED, sight(5, "CA1", "leave", "CF2"), True),
+        (IN_TWO_ONE_ENDED, end(5, "CF2"), True),
         # Until a call is seen anywhere, its task may name its conference.
         ([OF_A_CALL], sight(50, "CA1", "join", "CF1"), True),
         ([OF_A_CALL], task(sid("CF1")), True),
