@@ -32,6 +32,7 @@ import msgspec
 
 from monitor.core.account_settings import AccountSettings
 from monitor.core.attribution import Attribution, Background, attribute
+from monitor.core.conversation import DIGEST_BYTES, Conversation, shows_recording
 from monitor.core.decode import decode
 from monitor.core.events import Event, FlexSetting, FlowSetting
 from monitor.core.evidence import Evidence
@@ -39,14 +40,7 @@ from monitor.core.pipeline import Checkpoint, NotJudged, Pipeline, Publish, SetA
 from monitor.core.policy import Policy, PolicyDocument, RuleDocument, Subject, Values, compile_policy
 from monitor.core.snapshot import Loading, Saving, Unusable, chunks
 from monitor.core.verdict import Ledger, Published, Verdict, decode_verdict, encode_verdict, remember, render_instant
-from monitor.core.window import (
-    DIGEST_BYTES,
-    RECORDINGS_KEPT_FACTOR,
-    Conversation,
-    Touched,
-    Window,
-    shows_recording,
-)
+from monitor.core.window import RECORDINGS_KEPT_FACTOR, Touched, Window
 from monitor.inputs.checkpoint import Committed, encode_metadata, resume
 
 # Units are milliseconds: a window of 10, a grace of 3. The base stands shortly before a border of the window's buckets.

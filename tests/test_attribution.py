@@ -22,6 +22,7 @@ from monitor.core.attribution import (
     canonical_source,
     relevance,
 )
+from monitor.core.conversation import KIND, Conversation
 from monitor.core.events import (
     AnyFact,
     ConferenceFact,
@@ -37,7 +38,7 @@ from monitor.core.events import (
     TwimlFact,
 )
 from monitor.core.evidence import JOIN_SLACK_MS, Evidence
-from monitor.core.window import CLAIM_REACH_MS, KIND, Conversation, Window
+from monitor.core.window import CLAIM_REACH_MS, Window
 
 ACCOUNT: Final = "AC" + "0" * 32
 FLOW: Final = "FW" + "0" * 32

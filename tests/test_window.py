@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from monitor.core.conversation import Conversation, digest_of, holds
 from monitor.core.events import (
     AnyFact,
     CallFact,
@@ -18,7 +19,7 @@ from monitor.core.events import (
     TaskFact,
     TwimlFact,
 )
-from monitor.core.window import BUCKET_MS, RECORDINGS_KEPT_FACTOR, Conversation, Cut, Window, _holds, digest_of
+from monitor.core.window import BUCKET_MS, RECORDINGS_KEPT_FACTOR, Cut, Window
 
 ACCOUNTS: Final = ("AC1", "AC2")
 WINDOW_MS: Final = 100_000
@@ -447,9 +448,9 @@ def test_closing_all_leaves_nothing_behind():
 
 
 def test_an_id_is_found_only_where_one_begins():
-    assert _holds(b"abcdefghijkl", b"ghijkl")
-    assert not _holds(b"abcdefghijkl", b"efghij")
-    assert _holds(b"abcdefghijabefghij", b"efghij")
+    assert holds(b"abcdefghijkl", b"ghijkl")
+    assert not holds(b"abcdefghijkl", b"efghij")
+    assert holds(b"abcdefghijabefghij", b"efghij")
 
 
 def test_ids_that_hardly_differ_have_other_digests():

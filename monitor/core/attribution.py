@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from monitor.core.account_settings import AccountSettings
+from monitor.core.conversation import KIND, PLACES, Focus, Kept
 from monitor.core.events import (
     FOUND_BY_LISTING,
     FOUND_BY_STREAM,
@@ -28,7 +29,6 @@ from monitor.core.events import (
     TwimlFact,
 )
 from monitor.core.evidence import FAR, Evidence, Proof
-from monitor.core.window import KIND, PLACES, Focus, Kept
 
 PROOF_SLACK_MS: Final = 10_000  # Evidence of a start may be stamped this much after the recording's start.
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from monitor.core.conversation import Conversation, Kept
 from monitor.core.events import (
     CallFact,
     ConferenceFact,
@@ -25,7 +26,7 @@ from monitor.core.events import (
     TwimlFact,
 )
 from monitor.core.values import is_sid
-from monitor.core.window import CLAIM_REACH_MS, Conversation, Kept
+from monitor.core.window import CLAIM_REACH_MS
 
 JOIN_SLACK_MS: Final = 5_000  # A call's join may be stamped this much before the TwiML that led to it.
 

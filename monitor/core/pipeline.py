@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from monitor.core.account_settings import AccountSettings
+from monitor.core.conversation import KIND, Conversation
 from monitor.core.decode import decode
 from monitor.core.events import (
     Entry,
@@ -34,7 +35,7 @@ from monitor.core.policy import Policy
 from monitor.core.readers import OWN
 from monitor.core.snapshot import Loading, Saving, Unusable, about
 from monitor.core.verdict import Ledger, Verdict, orphaned, render_instant, revise
-from monitor.core.window import KIND, Conversation, Cut, Window
+from monitor.core.window import Cut, Window
 
 AHEAD_MAX_MS: Final = 3_600_000
 

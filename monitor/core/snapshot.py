@@ -21,8 +21,9 @@ from typing import Final
 
 import msgspec
 
+from monitor.core.conversation import KIND, Birth, Conversation, Kept, Seen
 from monitor.core.readers import EVENT_TYPES
-from monitor.core.window import KIND, Account, Birth, Conversation, Cut, Kept, Seen, Window
+from monitor.core.window import Account, Cut, Window
 
 CHUNK_BYTES: Final = 64 * 1024
 FRAME_BYTES: Final = 8
