@@ -76,7 +76,7 @@ def event(at_s: float, *facts: AnyFact, members: tuple[str, ...] = ()) -> Event:
 
 def fold(events: list[Event], *, entries_max: int = 10_000) -> Window:
     """A window into which events have come in this order, all at one instant."""
-    window = Window(window_ms=DAY_MS, grace_ms=60_000, age_max_ms=DAY_MS, entries_max=entries_max)
+    window = Window(window_ms=DAY_MS, grace_ms=60_000, age_max_ms=DAY_MS, entries_max=entries_max, conferences_max=3)
     for offset, one in enumerate(events):
         window.fold(one, offset, 0, NOW_MS)
     return window
@@ -298,7 +298,7 @@ def test_a_fact_of_a_kind_that_is_not_relevant_changes_no_conclusion(events, one
                 for recording in conversation.recordings
                 for over in (False, True)
             ]
-            touched[id(conversation)] = relevance(evidence, found, frozenset())
+            touched[id(conversation)] = relevance(evidence, found, frozenset())[:2]
             conversation.relevant, conversation.focus = touched[id(conversation)]
     result = window.fold(one_more, len(events), 0, NOW_MS)
     after = conclusions(window)

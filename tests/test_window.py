@@ -28,7 +28,14 @@ NOW_MS: Final = 1_000_000
 
 
 def window_of(*, entries_max: int = 1_000, cut: Cut | None = None) -> Window:
-    return Window(window_ms=WINDOW_MS, grace_ms=GRACE_MS, age_max_ms=1 << 50, entries_max=entries_max, cut=cut)
+    return Window(
+        window_ms=WINDOW_MS,
+        grace_ms=GRACE_MS,
+        age_max_ms=1 << 50,
+        entries_max=entries_max,
+        conferences_max=3,
+        cut=cut,
+    )
 
 
 def event(
@@ -162,6 +169,7 @@ def test_when_all_is_closed_nothing_is_left(arrivals):
         assert_sound(window)
     list(window.advance(now_ms + WINDOW_MS))
     list(window.graces_ended(now_ms + WINDOW_MS))
+    window.fold(event(), len(arrivals), 0, now_ms + 2 * WINDOW_MS)  # A tick: where calls were is forgotten with it.
 
     assert window.accounts == {}
     assert (window.open_conversations, window.open_recordings) == (0, 0)

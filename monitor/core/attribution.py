@@ -344,8 +344,12 @@ def _conference_cause(asked: _Asked) -> _Cause:
     requests = [
         kept
         for kept, request in evidence.requests
-        if conference
-        == (request.conference or evidence.bound_conference(request.call, request.name or "", kept.occurred_ms))
+        if conference == request.conference
+        or (
+            request.conference is None
+            and evidence.may_be(conference, request.name or "")
+            and conference == evidence.bound_conference(request.call, request.name or "", kept.occurred_ms)
+        )
     ]
     if requests:
         shows = f"An API request added a participant to conference {conference} with ConferenceRecord"
@@ -353,11 +357,12 @@ def _conference_cause(asked: _Asked) -> _Cause:
     twiml = [
         Proof(kept, f"TwiML of call {ran.call} joined conference {conference} with recording on")
         for kept, ran in evidence.twiml
-        if conference == evidence.bound_conference(ran.call, ran.name, kept.occurred_ms)
+        if evidence.may_be(conference, ran.name)
+        and conference == evidence.bound_conference(ran.call, ran.name, kept.occurred_ms)
     ]
     if twiml:
         _weigh("conference_twiml", twiml, asked, found, ruled_out)
-    known = evidence.conferences.get(conference)
+    known = evidence.conference(conference)
     naming = (known.named or known.in_task) if known else None
     if naming is not None:
         found.append(_flex_cause(asked, naming))
@@ -485,14 +490,17 @@ ABOUT_CALLS: Final = frozenset({"direction", "from", "to", "queue", "worker"})
 
 def relevance(
     evidence: Evidence, attributions: Iterable[Attribution], conditions: frozenset[str]
-) -> tuple[int, Focus | None]:
+) -> tuple[int, Focus | None, frozenset[str] | None]:
     """What can still change what was concluded: kinds of facts, and of where calls were only some (None: all).
+
+    Of TwiML and requests by name only those for some names (None: for all).
 
     ``conditions`` are those the policy asks about. Exact in one direction: any other fact changes nothing, so a
     conversation need not be judged again for it.
     """
     kinds = KIND[RecordingFact]
     calls: set[str] = set()
+    meant: set[str] | None = set()
     until_ms = -FAR
     everywhere = bool(conditions & ABOUT_CALLS) or "conference_name" in conditions
     if conditions & ABOUT_CALLS:
@@ -514,16 +522,24 @@ def relevance(
             kinds |= KIND[StepFact] | KIND[ExecutionFact]
         if attribution.start_source == "Conference":
             kinds |= KIND[TwimlFact] | KIND[RequestFact]
-            conference = evidence.conferences.get(attribution.conference_sid or "")
+            conference = evidence.conference(attribution.conference_sid or "")
             if conference is None or conference.named is None:
                 kinds |= PLACES | KIND[TaskFact]
                 everywhere = everywhere or attribution.cause not in ("conference_api", "conference_twiml")
             for claimant, name, at_ms in evidence.claims():
                 kinds |= PLACES
+                if conference is not None and conference.rooms and name not in conference.rooms:
+                    continue  # It means another one, unless this one is told to have another name: a place.
                 joined = evidence.first_joined(claimant, name, at_ms) if evidence.entered(claimant) else None
-                if joined is None or name not in evidence.conferences[joined.conference].rooms:
+                known = evidence.conference(joined.conference) if joined is not None else None
+                if joined is None or known is None or name not in known.rooms:
                     everywhere = True
                 else:
                     calls.add(claimant)
                     until_ms = max(until_ms, joined.first_seen_ms)
-    return kinds, None if everywhere else Focus(frozenset(calls), until_ms)
+            if conference is None or not conference.rooms:
+                meant = None
+            elif meant is not None:
+                meant |= conference.rooms.keys()
+    focus = None if everywhere else Focus(frozenset(calls), until_ms)
+    return kinds, focus, None if meant is None else frozenset(meant)

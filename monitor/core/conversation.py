@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from binascii import crc32, crc_hqx
 from struct import Struct
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -25,11 +25,11 @@ from monitor.core.events import (
     TaskFact,
     TwimlFact,
 )
+from monitor.core.nailed import Notes, View
 from monitor.core.readers import EVENT_TYPES
 
 DIGEST_BYTES: Final = 6  # Of two events that are none of each other's repeats, one pair in 10**14 looks like it.
 TYPE_CODES: Final = {name: code for code, name in enumerate(EVENT_TYPES)}
-
 
 # One bit a kind of fact; what may change a conclusion is a set of kinds.
 KIND: Final[dict[type, int]] = {
@@ -68,10 +68,30 @@ class Kept(msgspec.Struct, array_like=True, frozen=True, gc=False):
         return self.type if isinstance(self.type, str) else EVENT_TYPES[self.type]
 
 
-encode: Final = msgspec.msgpack.Encoder().encode
 _pack_digest = Struct(">IH").pack
+encode: Final = msgspec.msgpack.Encoder().encode
 _decode_kept = msgspec.msgpack.Decoder(tuple[Kept, ...]).decode
-_decode_properties = msgspec.msgpack.Decoder(tuple[CallFact | TaskFact, ...]).decode
+_decode_properties = msgspec.msgpack.Decoder(tuple[CallFact | TaskFact | int, ...]).decode
+_decode_property = msgspec.msgpack.Decoder(CallFact | TaskFact).decode
+
+
+def stamp_of(bucket: int) -> bytes:
+    """A bucket as it stands behind each property: msgpack's eight bytes, whatever the number."""
+    return b"\xcf" + bucket.to_bytes(8, "big")
+
+
+STAMP_BYTES: Final = len(stamp_of(0))
+
+
+def read_noted(view: View) -> tuple[Kept, ...]:
+    """The events that a conversation sees through its guests."""
+    kept = view.kept()
+    return _decode_kept(_array(b"".join(kept), len(kept)))
+
+
+def read_noted_properties(view: View) -> tuple[CallFact | TaskFact, ...]:
+    """What a conversation sees through its guests that is known without a time."""
+    return tuple(map(_decode_property, view.properties()))
 
 
 def _array(blob: bytes, count: int) -> bytes:
@@ -115,8 +135,9 @@ class Focus(msgspec.Struct, frozen=True, gc=False):
 class Conversation(msgspec.Struct, gc=False, eq=False):
     """What belongs together. ``members`` are its SIDs; ``ids`` holds ``DIGEST_BYTES`` of each event id seen.
 
-    ``evidence`` and ``properties`` are what has been kept since the rest was packed: most conversations of a window are
-    over, and wait for nothing but late events. Packing takes 3.1 kB to 0.75 kB, in 45 µs once a conversation.
+    ``properties`` has, behind each, when it was last told. It and ``evidence`` are what has been kept since the rest
+    was packed: most conversations of a window are over, and wait for nothing but late events. Packing takes 3.1 kB to
+    0.75 kB, in 45 µs once a conversation.
     """
 
     account: str
@@ -129,6 +150,7 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
     kept: int = 0
     properties: bytes = b""
     properties_kept: int = 0
+    told_late: dict[bytes, int] | None = None  # Of properties that were told again when they had been packed: when.
     packed: bytes = b""  # Earlier evidence and properties, compressed.
     packed_evidence: int = 0  # How many of the packed bytes are evidence.
     cold: bool = False
@@ -141,9 +163,14 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
     by_name: bool = False  # What it is joined with may rest on the names that other conversations hold.
     relevant: int = EVERY_KIND  # The kinds of facts that can still change what was last concluded from it.
     focus: Focus | None = None  # Of participants and conferences only this; None: everything.
+    meant: frozenset[str] | None = None  # Of TwiML and requests only those for these names; None: all.
     waiting: bool = True  # The end of a grace can change what was last concluded.
     open: bool = True
     epoch: int = 0  # The last snapshot that it was written for, or born after.
+    conferences: int = 0  # Of its members, so many are conferences.
+    again: dict[str, list[tuple[int, int]]] | None = None  # Of duplicates by event id: offset and arrival (a bucket).
+    guests: dict[str, int] | None = None  # Nailed-up calls it has met, and since when (a bucket).
+    notes: Notes | None = None  # Where these are noted.
 
     def read_evidence(self) -> tuple[Kept, ...]:
         """Everything kept with a time, in order of arrival within each merged part."""
@@ -154,13 +181,40 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
 
     def read_properties(self) -> tuple[CallFact | TaskFact, ...]:
         """What is known without a time: of calls and of tasks."""
-        return _decode_properties(_array(self.all_properties(), self.properties_kept))
+        return tuple([fact for fact, _ in self.read_stamped()])
+
+    def read_stamped(self) -> list[tuple[CallFact | TaskFact, int]]:
+        """What is known without a time, and when it was last told (a bucket)."""
+        stamped = iter(_decode_properties(_array(self.all_properties(), 2 * self.properties_kept)))
+        found = cast("list[tuple[CallFact | TaskFact, int]]", list(zip(stamped, stamped, strict=True)))
+        if (late := self.told_late) is None:
+            return found
+        return [(fact, max(told, late.get(encode(fact), told))) for fact, told in found]
 
     def all_properties(self) -> bytes:
         """The properties as they are kept, packed ones too."""
         if not self.packed:
             return self.properties
         return zlib.decompress(self.packed)[self.packed_evidence :] + self.properties
+
+    def tell_again(self, encoded: bytes, stamp: bytes) -> bool:
+        """Take down that something known without a time was told again; whether it is known at all."""
+        told = self.all_properties() if self.packed else self.properties
+        place = told.find(encoded)
+        if place < 0:
+            return False
+        end = place + len(encoded)
+        if told.startswith(stamp, end):
+            return True
+        if self.packed:  # To pack again for this would cost more than all else that a late event does.
+            self.told_late = {**(self.told_late or {}), encoded: int.from_bytes(stamp[1:], "big")}
+        else:
+            self.properties = told[:end] + stamp + told[end + STAMP_BYTES :]
+        return True
+
+    def view(self) -> View | None:
+        """What it sees through its guests; None where it has none."""
+        return None if self.guests is None or self.notes is None else self.notes.view(self.guests)
 
     def pack(self) -> None:
         """Compress what is kept; a quiet conversation costs little and can still be read."""

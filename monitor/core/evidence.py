@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from monitor.core.conversation import Conversation, Kept
+from monitor.core.conversation import Conversation, Kept, read_noted, read_noted_properties
 from monitor.core.events import (
     CallFact,
     ConferenceFact,
@@ -78,8 +78,13 @@ class Evidence:
         self._conversation = conversation
         self._by_kind: dict[type, list[tuple[Kept, Any]]] = {}
         self._stays: dict[str, list[Stay]] = {}
+        self._known: dict[str, _Conference] = {}
         by_kind = self._by_kind
-        for kept in sorted(conversation.read_evidence(), key=_BY_TIME):
+        self._view = conversation.view()
+        entries: Iterable[Kept] = conversation.read_evidence()
+        if self._view is not None:
+            entries = each_once(entries, read_noted(self._view))
+        for kept in sorted(entries, key=_BY_TIME):
             for fact in kept.facts:
                 kind = type(fact)
                 if kind in by_kind:
@@ -125,7 +130,10 @@ class Evidence:
 
     @cached_property
     def _properties(self) -> tuple[CallFact | TaskFact, ...]:
-        return self._conversation.read_properties()
+        own = self._conversation.read_properties()
+        if self._view is None:
+            return own
+        return tuple(dict.fromkeys([*own, *read_noted_properties(self._view)]))
 
     @cached_property
     def tasks(self) -> list[TaskFact]:
@@ -157,6 +165,24 @@ class Evidence:
                 conference.in_task = Proof(kept, shows)
         return conferences
 
+    def conference(self, sid: str) -> _Conference | None:
+        """What is known of a conference, also of one that only a guest was in; None where nothing names it."""
+        if self._view is None:
+            return self.conferences.get(sid)
+        known = self._known.get(sid)
+        if known is None:
+            own, room = self.conferences.get(sid), self._view.room(sid)
+            if own is None and room is None:
+                return None
+            rooms, end_ms = (dict(own.rooms), own.end_ms) if own is not None else ({}, None)
+            names, seen_end_ms = room or ((), None)
+            for name in names:
+                rooms.setdefault(name, _Room(FAR, None))
+            ends = [each for each in (end_ms, seen_end_ms) if each is not None]
+            named, in_task = (own.named, own.in_task) if own is not None else (None, None)
+            known = self._known[sid] = _Conference(rooms, named, max(ends, default=None), in_task)
+        return known
+
     @cached_property
     def _presence(self) -> dict[str, list[tuple[int, int, str]]]:
         """Of each call the sights of it in conferences: instant, order within the instant, conference."""
@@ -166,9 +192,16 @@ class Evidence:
             presence.setdefault(fact.call, []).append((at_ms, _PHASE_ORDER[fact.phase], fact.conference))
         return presence
 
+    def _seen(self, call: str) -> Iterable[tuple[int, int, str]]:
+        """The sights of one call, those of a guest too."""
+        own = self._presence.get(call, ())
+        if self._view is None:
+            return own
+        return {*own, *((each.at_ms, _PHASE_ORDER[each.phase], each.conference) for each in self._view.sights(call))}
+
     def entered(self, call: str) -> bool:
         """Whether any participant event of this call is known."""
-        return call in self._presence
+        return call in self._presence or (self._view is not None and bool(self._view.sights(call)))
 
     def stays(self, call: str) -> list[Stay]:
         """Where a call has been, in order of the first sight of it there."""
@@ -180,7 +213,7 @@ class Evidence:
     def _build_stays(self, call: str) -> list[Stay]:
         stays: list[Stay] = []
         current: dict[str, Stay] = {}
-        for at_ms, order, conference in sorted(self._presence.get(call, ())):
+        for at_ms, order, conference in sorted(self._seen(call)):
             stay = current.get(conference)
             if order == _LEAVE:
                 if stay is not None:
@@ -192,9 +225,9 @@ class Evidence:
                 stay = current[conference] = Stay(conference, at_ms, None, at_ms)
                 stays.append(stay)
         for stay in stays:
-            end_ms = self.conferences[stay.conference].end_ms
-            if stay.leave_ms is None and end_ms is not None and end_ms >= stay.first_seen_ms:
-                stay.leave_ms = end_ms
+            known = self.conference(stay.conference) if stay.leave_ms is None else None
+            if known is not None and known.end_ms is not None and known.end_ms >= stay.first_seen_ms:
+                stay.leave_ms = known.end_ms
         return stays
 
     def conference_of(self, call: str, at_ms: int) -> str | None:
@@ -219,9 +252,15 @@ class Evidence:
         named = [task.conference for task in self.tasks if task.conference is not None and call in task.calls]
         return min(named) if named else None
 
+    def conferences_of(self, call: str) -> int:
+        """In how many conferences a call is known to have been."""
+        return len({conference for _, _, conference in self._seen(call)})
+
     def calls_in(self, conference: str) -> tuple[str, ...]:
         """The calls known to have been in a conference, by SID."""
         seen = {call for call, sights in self._presence.items() if any(c == conference for _, _, c in sights)}
+        if (view := self._view) is not None:
+            seen.update(call for call in view.guests if any(c.conference == conference for c in view.sights(call)))
         seen.update(call for task in self.tasks if task.conference == conference for call in task.calls)
         return tuple(sorted(seen))
 
@@ -259,12 +298,17 @@ class Evidence:
         joined = [
             stay
             for stay in self.stays(call)
-            if stay.first_seen_ms >= at_ms - JOIN_SLACK_MS
-            and (not self.conferences[stay.conference].rooms or name in self.conferences[stay.conference].rooms)
+            if stay.first_seen_ms >= at_ms - JOIN_SLACK_MS and self.may_be(stay.conference, name)
         ]
         return min(joined, key=lambda stay: (stay.first_seen_ms, stay.conference)) if joined else None
 
+    def may_be(self, conference: str, name: str) -> bool:
+        """Whether a conference is of a name, or of a name not known."""
+        known = self.conference(conference)
+        return known is None or not known.rooms or name in known.rooms
+
     def _rooms(self, name: str) -> Iterable[tuple[str, _Room]]:
+        """The rooms of a name, but for those that only guests were in: of them only the guests' part is known."""
         for sid, conference in self.conferences.items():
             if (room := conference.rooms.get(name)) is not None:
                 yield sid, room
@@ -275,6 +319,18 @@ _BY_TIME: Final = attrgetter("occurred_ms", "offset")
 BY_OFFSET: Final = attrgetter("offset")
 _PHASE_ORDER: Final = {"join": 0, "inside": 1, "leave": 2}
 _LEAVE: Final = _PHASE_ORDER["leave"]
+
+
+def each_once(own: Iterable[Kept], beside: Iterable[Kept]) -> list[Kept]:
+    """A conversation's own evidence, and what is noted of its guests, without what it has itself."""
+    entries = list(own)
+    known = {(kept.event_id or kept.offset, fact) for kept in entries for fact in kept.facts}
+    for kept in sorted(beside, key=BY_OFFSET):
+        new = [fact for fact in kept.facts if (kept.event_id or kept.offset, fact) not in known]
+        if new:
+            known.update((kept.event_id or kept.offset, fact) for fact in new)
+            entries.append(msgspec.structs.replace(kept, facts=tuple(new)))
+    return entries
 
 
 def _see(

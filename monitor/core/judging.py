@@ -34,6 +34,7 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     session_max_ms: int = 24 * 3_600_000
     age_max_ms: int = 48 * 3_600_000
     entries_max: int = 2_000
+    conferences_max: int = 3  # A call seen in more of them within a window is nailed up: see ``nailed``.
     recordings_too_old_ms: int | None = 7 * 86_400_000
     starters: tuple[Starter, ...] = ()
     aliases: Mapping[str, str] = {}
@@ -132,7 +133,9 @@ class Judge:
                     verdict = self._suspicion(conversation, conference, suspected, proof, moment, closed=closed)
                     drafts.append(self._draft(conversation, suspected, verdict, digest, due_ms))
         conversation.waiting = waiting
-        conversation.relevant, conversation.focus = relevance(evidence, attributions, self._conditions)
+        conversation.relevant, conversation.focus, conversation.meant = relevance(
+            evidence, attributions, self._conditions
+        )
         return drafts
 
     def failed(self, conversation: Conversation, moment: Moment, due_ms: int, *, closed: bool) -> list[Draft]:
@@ -140,7 +143,8 @@ class Judge:
 
         Of recordings in their grace, nothing yet. Whatever happens to the conversation next, it is judged anew.
         """
-        conversation.waiting, conversation.relevant, conversation.focus = True, EVERY_KIND, None
+        conversation.waiting, conversation.relevant = True, EVERY_KIND
+        conversation.focus = conversation.meant = None
         judgement = self.policy.settle(truncated=True)
         drafts: list[Draft] = []
         for recording, seen in (conversation.recordings or {}).items():
@@ -239,11 +243,10 @@ class Judge:
 
     @staticmethod
     def _names(evidence: Evidence, conference: str | None, absent: Values) -> Values:
-        known = None if conference is None else evidence.conferences.get(conference)
+        known = None if conference is None else evidence.conference(conference)
         return Values(tuple(sorted(known.rooms)), True) if known is not None and known.rooms else absent
 
-    @staticmethod
-    def _about_calls(evidence: Evidence, attribution: Attribution, absent: Values) -> _AboutCalls:
+    def _about_calls(self, evidence: Evidence, attribution: Attribution, absent: Values) -> _AboutCalls:
         """What the policy may ask about the calls a recording is of, and about the task they belong to.
 
         Direction, from, to, queue and worker.
@@ -251,7 +254,9 @@ class Judge:
         call, conference = attribution.call_sid, attribution.conference_sid
         own = {call} if call is not None else set(evidence.calls_in(conference)) if conference is not None else set()
         calls = evidence.calls(own)
-        tasks = [t for t in evidence.tasks if own.intersection(t.calls) or (conference and t.conference == conference)]
+        # A call that goes from conference to conference has been in many tasks, most of them of other conferences.
+        ties = {each for each in own if evidence.conferences_of(each) <= self._tuning.conferences_max}
+        tasks = [t for t in evidence.tasks if ties.intersection(t.calls) or (conference and t.conference == conference)]
         # Of a call's own recording the call says all; a conference may yet turn out to have had other calls.
         settled = absent is ABSENT or call is not None
         return (

@@ -2,7 +2,7 @@
 
 A *conversation* is the connected set of calls, conferences, recordings, tasks and Studio executions of one account.
 ``Window.fold`` puts an event into it, ``Window.advance`` says what falls due. What a conversation keeps, and how, is in
-``conversation``.
+``conversation``; a call that goes from conference to conference joins nothing: see ``nailed`` and ``guests``.
 
 The rules, and the histories that refuted others, are in docs/checkpoint.md.
 """
@@ -31,6 +31,7 @@ from monitor.core.conversation import (
     encode,
     holds,
     shows_recording,
+    stamp_of,
 )
 from monitor.core.events import (
     AnyFact,
@@ -42,6 +43,7 @@ from monitor.core.events import (
     TaskFact,
     TwimlFact,
 )
+from monitor.core.guests import Guests, Nailed
 
 BUCKET_MS: Final = 10_000
 CLAIM_REACH_MS: Final = (
@@ -128,14 +130,15 @@ class _Book:
 
 
 class Account:
-    """The open conversations of one account, by member, and its conference names."""
+    """The open conversations of one account, by member, its conference names, and its calls that join nothing."""
 
-    __slots__ = ("books", "index", "sid")
+    __slots__ = ("books", "guests", "index", "sid")
 
     def __init__(self, sid: str) -> None:
         self.sid = sid  # One text for all its conversations.
         self.index: dict[str, Conversation] = {}
         self.books: dict[str, _Book] = {}
+        self.guests: Guests | None = None  # None as long as no call was seen in a second conference.
 
 
 class Cut(msgspec.Struct, frozen=True, gc=False):
@@ -172,7 +175,14 @@ class Window:
     """The open conversations of one partition. All instants come in from outside; nothing here has a clock."""
 
     def __init__(
-        self, *, window_ms: int, grace_ms: int, age_max_ms: int, entries_max: int, cut: Cut | None = None
+        self,
+        *,
+        window_ms: int,
+        grace_ms: int,
+        age_max_ms: int,
+        entries_max: int,
+        conferences_max: int,
+        cut: Cut | None = None,
     ) -> None:
         self.window_ms = window_ms
         self.grace_ms = grace_ms
@@ -197,6 +207,13 @@ class Window:
         self._saver: Saver | None = None
         self._epoch = 0
         self._warm: deque[Conversation] = deque()  # Those not cold, each once, looked at in turn.
+        self.nailed = Nailed(
+            window_ms=window_ms,
+            conferences_max=conferences_max,
+            entries_max=entries_max,
+            renewed=self._renewed,
+            truncate=self._truncate,
+        )
 
     # ----------------------------------------------------------------- what falls due
 
@@ -278,12 +295,15 @@ class Window:
             if (book := account.books.get(name)) is not None:
                 book.callers -= 1
                 self._drop_if_empty(account, name)
-        if not account.index:
-            del self.accounts[conversation.account]
+        self._drop_if_over(account)
         conversation.open = False
         conversation.birth.open = False
         self.open_conversations -= 1
         self.open_recordings -= len(conversation.recordings or ())
+
+    def _drop_if_over(self, account: Account) -> None:
+        if not account.index and account.guests is None:
+            del self.accounts[account.sid]
 
     @staticmethod
     def _drop_if_empty(account: Account, name: str) -> None:
@@ -292,10 +312,12 @@ class Window:
             del account.books[name]
 
     def close_all(self) -> list[Conversation]:
-        """Close every open conversation of the partition (a cut), in order of birth."""
+        """Close every open conversation of the partition (a cut), in order of birth; of calls nothing is known then."""
         if self._saver is not None:
             self._saver.give_up()
         conversations = self.conversations()
+        self._forget_calls(list(self.accounts))
+        self.nailed.clear()
         for conversation in conversations:
             self._close(conversation)
         self._due.clear()
@@ -402,12 +424,17 @@ class Window:
 
     def fold(self, event: Event, offset: int, index: int, arrived_ms: int) -> Touched:
         """Put one event where it belongs: join what it connects, keep what it shows, move the window on."""
+        if arrived_ms >= self.nailed.due_ms:
+            self._mark(offset, arrived_ms)
         members = event.members
         if not members:
             return _NOWHERE
         account = self.accounts.get(event.account)
         if account is None:
             account = self.accounts[event.account] = Account(event.account)
+        renewed = self._renewed
+        if renewed:
+            renewed.clear()
         get = account.index.get
         conversation: Conversation | None = None
         complete = joined = True  # All members are known; and all are in one conversation.
@@ -423,35 +450,131 @@ class Window:
             for member in members:
                 if (found := get(member)) is not None:
                     self._saver.before(found)
-        digest = b""  # Of an event without an id, which is never a duplicate.
-        if event.id is not None:
-            digest = digest_of(event.id)
-            if conversation is not None:
+        digest = b"" if event.id is None else digest_of(event.id)  # Without an id it is never a duplicate.
+        guests = account.guests
+        if (
+            not joined
+            or (conversation is not None and conversation.conferences > complete)
+            or (guests is not None and not guests.notes.watched.isdisjoint(members))
+        ):
+            # Nothing else can show a call in a second conference: of its first it is a member, or that is new.
+            guests = account.guests = self.nailed.see(guests, account.sid, account.index, event, arrived_ms)
+            if guests is not None and not guests.notes.watched.isdisjoint(members):
+                return self._fold_beside(account, guests, event, digest, offset, index, arrived_ms)
+        if conversation is None:
+            conversation = self._begin(account.sid, offset, arrived_ms)
+        else:
+            if digest:
                 told = conversation if digest in conversation.ids and holds(conversation.ids, digest) else None
                 if told is None and not joined:
                     told = _told_of(account, members, digest)
                 if told is not None:
                     told.last_ms = arrived_ms
+                    if event.facts:
+                        self.nailed.tell_again(told, event, offset, arrived_ms)
                     return Touched(told, True, 0, ())
-        renewed = self._renewed
-        if renewed:
-            renewed.clear()
-        if conversation is None:
-            conversation = self._begin(account.sid, offset, arrived_ms)
-        elif not joined:
-            conversation = self._gather(account, members)
+            if not joined:
+                conversation = self._gather(account, members) or conversation
         if not complete:
             self._add_members(account, conversation, members)
+        return self._take_in(account, conversation, event, members, digest, offset, index, arrived_ms)
+
+    def _fold_beside(
+        self, account: Account, guests: Guests, event: Event, digest: bytes, offset: int, index: int, arrived_ms: int
+    ) -> Touched:
+        """As ``fold``, where calls of the account have moved: one that is nailed up joins nothing, and is noted."""
+        left, met = guests.leave_out(event.members, arrived_ms)
+        for call in left:
+            if call in account.index:
+                self._take_out(account, guests, call, offset, arrived_ms)
+        members = tuple([member for member in event.members if member not in left]) if left else event.members
+        if not members:
+            known = guests.note_alone(event, digest, offset, arrived_ms)
+            return Touched(None, known, 0, self._open_renewed())
+        told = _told_of(account, members, digest) if digest else None
+        if told is not None:
+            told.last_ms = arrived_ms
+            if event.facts:
+                self.nailed.tell_again(told, event, offset, arrived_ms)
+            guests.note(told, event, met, offset, arrived_ms)
+            return Touched(told, True, 0, self._open_renewed())
+        conversation = self._gather(account, members) or self._begin(account.sid, offset, arrived_ms)
+        self._add_members(account, conversation, members)
+        guests.note(conversation, event, met, offset, arrived_ms)
+        return self._take_in(account, conversation, event, members, digest, offset, index, arrived_ms)
+
+    def _take_in(
+        self,
+        account: Account,
+        conversation: Conversation,
+        event: Event,
+        members: tuple[str, ...],
+        digest: bytes,
+        offset: int,
+        index: int,
+        arrived_ms: int,
+    ) -> Touched:
+        """Keep an event in its conversation; ``members`` are those of the event's that are in it."""
         conversation.ids += digest
         conversation.last_ms = arrived_ms
         warm = self._warm
         if warm:
             self._cool(warm, arrived_ms)
-        kinds = self._keep(account, conversation, event, offset, index, arrived_ms) if event.facts else 0
-        if not renewed:
+        kinds = self._keep(account, conversation, event, members, offset, index, arrived_ms) if event.facts else 0
+        if not self._renewed:
             return Touched(conversation, False, kinds, ())
         # A binding may have poured it into another one.
-        return Touched(account.index[members[0]], False, kinds, [c for c in renewed if c.open])
+        return Touched(account.index[members[0]], False, kinds, self._open_renewed())
+
+    def _open_renewed(self) -> list[Conversation]:
+        return [conversation for conversation in self._renewed if conversation.open]
+
+    def _take_out(self, account: Account, guests: Guests, call: str, offset: int, arrived_ms: int) -> None:
+        """A call that has become nailed up leaves its conversation; nothing is left of one that it was alone in."""
+        conversation = account.index.pop(call)
+        conversation.members.remove(call)
+        self._release(account, conversation, call)
+        guests.leave(conversation, call, offset, arrived_ms)
+        if not conversation.members:
+            self._close(conversation)
+
+    def _mark(self, offset: int, arrived_ms: int) -> None:
+        """Log time has come to a new bucket with this message."""
+        self._forget_calls(self.nailed.mark(offset, arrived_ms, self.oldest_birth()))
+
+    def _forget_calls(self, accounts: Iterable[str]) -> None:
+        """Of the calls of these accounts nothing is known any more."""
+        for sid in accounts:
+            account = self.accounts[sid]
+            account.guests = None
+            self._drop_if_over(account)
+
+    def look_back(self, event: Event, offset: int, arrived_ms: int) -> None:
+        """Note an event from before the first one that a rebuild folds."""
+        if arrived_ms >= self.nailed.due_ms:
+            self._mark(offset, arrived_ms)
+        if event.members:
+            account = self.accounts.get(event.account)
+            if account is None:
+                account = self.accounts[event.account] = Account(event.account)
+            guests = account.guests = self.nailed.open(account.sid, account.index)
+            digest = b"" if event.id is None else digest_of(event.id)
+            guests.look_back(event, digest, offset, arrived_ms)
+
+    def load_nailed(self, dumped: bytes) -> None:
+        """Know of calls what ``nailed.dump`` gave, beside the conversations that are open."""
+        self.nailed.load(dumped, self._index_of)
+        for sid, account in self.accounts.items():
+            account.guests = self.nailed.accounts.get(sid)
+            for conversation in account.index.values():
+                if conversation.guests is not None:
+                    conversation.notes = self.nailed.open(sid, account.index).notes
+
+    def _index_of(self, sid: str) -> dict[str, Conversation]:
+        account = self.accounts.get(sid)
+        if account is None:
+            account = self.accounts[sid] = Account(sid)
+        return account.index
 
     def _begin(self, account_sid: str, offset: int, arrived_ms: int) -> Conversation:
         """A new conversation, without members yet."""
@@ -468,14 +591,13 @@ class Window:
         self._warm.append(conversation)
         return conversation
 
-    def _gather(self, account: Account, members: tuple[str, ...]) -> Conversation:
-        """The one conversation of all known ``members``, which are in several: merged."""
+    def _gather(self, account: Account, members: tuple[str, ...]) -> Conversation | None:
+        """The one conversation of all known ``members``, merged where they are in several; None: none is known."""
         conversation: Conversation | None = None
         for member in members:
             found = account.index.get(member)
             if found is not None and found is not conversation:
                 conversation = found if conversation is None else self._merge(account, conversation, found)
-        assert conversation is not None
         return conversation
 
     @staticmethod
@@ -485,6 +607,8 @@ class Window:
             if member not in index:
                 index[member] = conversation
                 conversation.members.append(member)
+                if member.startswith("CF"):
+                    conversation.conferences += 1
 
     def _cool(self, warm: deque[Conversation], arrived_ms: int) -> None:
         """Look at one conversation, the next in turn, and pack it if it is cold: never more than one a message."""
@@ -512,12 +636,17 @@ class Window:
         for member in other.members:
             account.index[member] = one
         one.members += other.members
+        one.conferences += other.conferences
+        if other.again:
+            one.again = _all_told(one.again or {}, other.again)
         if other.birth.offset < one.birth.offset:
             one.birth, other.birth = other.birth, one.birth
         other.birth.open = False
         one.last_ms = max(one.last_ms, other.last_ms)
         one.truncated = one.truncated or other.truncated
-        one.relevant, one.focus, one.waiting = EVERY_KIND, None, True
+        if one.told_late or other.told_late:
+            one.told_late = _latest(one.told_late or {}, other.told_late or {})
+        one.relevant, one.focus, one.meant, one.waiting = EVERY_KIND, None, None, True
         self._pour(one, other)
         if one.cold:
             self._warm_up(one)
@@ -533,6 +662,9 @@ class Window:
                 account.books[name].callers -= 1
             else:
                 one.called = [*(one.called or ()), name]
+        for call, since in (other.guests or {}).items():
+            assert account.guests is not None
+            account.guests.meet(one, call, since)
         if one.by_name or other.by_name:
             one.by_name = False  # Its birth may be another one now.
             self._rest_on_names(one)
@@ -569,12 +701,20 @@ class Window:
             one.properties += other.properties
             one.properties_kept += other.properties_kept
         else:
-            one.properties += b"".join(map(encode, other.read_properties()[:left]))
+            stamped = other.read_stamped()[:left]
+            one.properties += b"".join([encode(fact) + stamp_of(told) for fact, told in stamped])
             one.properties_kept += left
             self._truncate(one)
 
     def _keep(
-        self, account: Account, conversation: Conversation, event: Event, offset: int, index: int, arrived_ms: int
+        self,
+        account: Account,
+        conversation: Conversation,
+        event: Event,
+        members: tuple[str, ...],
+        offset: int,
+        index: int,
+        arrived_ms: int,
     ) -> int:
         """Keep what an event shows; the kinds of what is new."""
         new = 0
@@ -585,11 +725,11 @@ class Window:
             kind = KIND[type(fact)]
             if kind & PROPERTIES:
                 encoded = encode(fact)
-                if encoded not in conversation.all_properties():
+                if not conversation.tell_again(encoded, self.nailed.stamp):
                     if conversation.properties_kept >= self.entries_max:
                         self._truncate(conversation)
                         continue
-                    conversation.properties += encoded
+                    conversation.properties += encoded + self.nailed.stamp
                     conversation.properties_kept += 1
                     new |= kind
                     if (
@@ -618,7 +758,7 @@ class Window:
         for fact in (*timed, *dropped) if dropped else timed:
             # What is not kept binds all the same: a rebuild that begins later in the log may have room for it.
             self._bind(account, conversation, fact, occurred_ms, seen)
-            conversation = account.index[event.members[0]]  # A binding may have poured it into another one.
+            conversation = account.index[members[0]]  # A binding may have poured it into another one.
         return new
 
     def _write(
@@ -633,6 +773,8 @@ class Window:
     def _truncate(self, conversation: Conversation) -> None:
         self.dropped_total += 1
         if not conversation.truncated:
+            if self._saver is not None:
+                self._saver.before(conversation)
             conversation.truncated = True
             self._renewed.append(conversation)
             self.truncated_total += 1
@@ -678,8 +820,8 @@ class Window:
         self, account: Account, conversation: Conversation, name: str | None, at_ms: int, member: str | None
     ) -> None:
         """A call is to be joined with the conference of a name."""
-        if name is None or member is None:
-            return
+        if name is None or member is None or member not in account.index:
+            return  # One that is nailed up was seen in conferences: it means none by its name alone.
         book = _book(account, name)
         if name not in (conversation.called or ()):
             conversation.called = [*(conversation.called or ()), name]
@@ -786,6 +928,16 @@ def _is_news(account: Account, conversation: Conversation, fact: AnyFact, occurr
     book = account.books.get(fact.name) if fact.name is not None else None
     room = book.rooms.get(fact.conference) if book is not None else None
     return room is None or room.end_ms is None or at_ms > room.end_ms
+
+
+def _latest(one: dict[bytes, int], other: dict[bytes, int]) -> dict[bytes, int]:
+    return one | {encoded: max(told, one.get(encoded, told)) for encoded, told in other.items()}
+
+
+def _all_told(
+    one: dict[str, list[tuple[int, int]]], other: dict[str, list[tuple[int, int]]]
+) -> dict[str, list[tuple[int, int]]]:
+    return one | {event_id: sorted([*one.get(event_id, ()), *told]) for event_id, told in other.items()}
 
 
 def _earliest(one: dict[str, Seen] | None, other: dict[str, Seen] | None) -> dict[str, Seen] | None:
