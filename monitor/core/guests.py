@@ -62,7 +62,8 @@ class Nailed:
     in the log each bucket begins), ``noted`` (when a call was last nailed up, which says whether a rebuild has to look
     back), ``forget_due``, and of each account its ``Notes`` (of each call where and when it was seen, what was noted of
     it, the ids of what named it alone and what fell to the bound; of conferences names and ends; of executions steps).
-    Conversations hold the rest themselves: ``guests``, ``again``, ``conferences``, and the stamps of ``properties``.
+    Conversations hold the rest themselves: ``guests``, ``again``, ``told_late`` and the stamps in ``properties``. What
+    follows from either is derived when it is loaded: ``conferences`` and ``notes`` of conversations, ``watched``.
     """
 
     def __init__(
