@@ -32,21 +32,17 @@ import msgspec
 
 from monitor.core.account_settings import AccountSettings
 from monitor.core.attribution import Attribution, Background, attribute
+from monitor.core.conversation import DIGEST_BYTES, Conversation, read_noted, read_noted_properties, shows_recording
 from monitor.core.decode import decode
-from monitor.core.events import Event, FlexSetting, FlowSetting
-from monitor.core.evidence import Evidence
+from monitor.core.events import Event, FlexSetting, FlowSetting, ParticipantFact
+from monitor.core.evidence import Evidence, each_once
+from monitor.core.guests import Guests, Nailed, decode_dumped
+from monitor.core.nailed import Call
 from monitor.core.pipeline import Checkpoint, NotJudged, Pipeline, Publish, SetAside, SettingSeen, Told, Tuning
 from monitor.core.policy import Policy, PolicyDocument, RuleDocument, Subject, Values, compile_policy
 from monitor.core.snapshot import Loading, Saving, Unusable, chunks
 from monitor.core.verdict import Ledger, Published, Verdict, decode_verdict, encode_verdict, remember, render_instant
-from monitor.core.window import (
-    DIGEST_BYTES,
-    RECORDINGS_KEPT_FACTOR,
-    Conversation,
-    Touched,
-    Window,
-    shows_recording,
-)
+from monitor.core.window import RECORDINGS_KEPT_FACTOR, Touched, Window
 from monitor.inputs.checkpoint import Committed, encode_metadata, resume
 
 # Units are milliseconds: a window of 10, a grace of 3. The base stands shortly before a border of the window's buckets.
@@ -64,6 +60,10 @@ SIDS = {
     "b": "CA" + "b" * 32,
     "c": "CF" + "c" * 32,
     "d": "CF" + "d" * 32,
+    "e": "CF" + "e" * 32,
+    "f": "CF" + "f" * 32,
+    "v": "WT" + "7" * 32,
+    "w": "WT" + "8" * 32,
     "r": "RE" + "1" * 32,
     "s": "RE" + "2" * 32,
     "t": "RE" + "3" * 32,
@@ -212,6 +212,21 @@ def _insight(account: str, occurred: str, conference: str) -> Built:
     return _VOICE + "insights.conference-summary.complete", data
 
 
+def _task(account: str, occurred: str, task: str, call: str, conference: str = "", worker: str = "") -> Built:
+    attributes: dict[str, Any] = {"call_sid": call}
+    if conference:
+        attributes["conference"] = {"sid": conference}
+    if worker:
+        attributes["worker_call_sid"] = worker
+    payload = {
+        "account_sid": account,
+        "task_sid": task,
+        "task_attributes": msgspec.json.encode(attributes).decode(),
+        "task_queue_name": "sales" if task == SIDS["v"] else "support",
+    }
+    return "com.twilio.taskrouter.task.updated", {"payload": payload, "timestamp": occurred}
+
+
 def _studio(account: str, occurred: str, call: str) -> Built:
     data = {
         "account_sid": account,
@@ -224,8 +239,28 @@ def _studio(account: str, occurred: str, call: str) -> Built:
     return "com.twilio.studio.flow.execution.started", data
 
 
+def _step(account: str, occurred: str, leaves: str, enters: str = "") -> Built:
+    data = {
+        "account_sid": account,
+        "execution_sid": SIDS["x"],
+        "transitioned_from": leaves,
+        "transitioned_to": enters or None,
+        "name": "success",
+        "date_created": occurred,
+    }
+    return "com.twilio.studio.flow.step.ended", data
+
+
 def _flow(account: str, occurred: str) -> Built:
-    return _OWN + "studio-flow.observed", {"account_sid": account, "flow_sid": FLOW, "revision": 1, "widgets": []}
+    return _OWN + "studio-flow.observed", {
+        "account_sid": account,
+        "flow_sid": FLOW,
+        "revision": 1,
+        "widgets": [_WIDGET],
+    }
+
+
+_WIDGET = {"name": "record", "type": "record-call", "records": True}
 
 
 def _flex(account: str, occurred: str, state: str) -> Built:
@@ -246,7 +281,9 @@ _BUILDERS: dict[str, Callable[..., Built]] = {
     "request": _api_by_name,
     "call": _call,
     "insight": _insight,
+    "task": _task,
     "studio": _studio,
+    "step": _step,
     "flow": _flow,
     "flex": _flex,
     "tick": lambda *_: (_OWN + "tick", {"by": "test"}),
@@ -266,6 +303,7 @@ _FLEX_OFF = RuleDocument(
     name="flex", outcome="disallowed", when={"cause": ("flex_stale_session", "flex_residual_setting")}
 )
 _INBOUND = RuleDocument(name="inbound", outcome="disallowed", when={"direction": ("inbound",)})
+_SALES = RuleDocument(name="sales", outcome="disallowed", when={"queue": ("sales",)})
 _DONE = RuleDocument(name="done", outcome="allowed", when={"status": ("completed",)})
 
 POLICIES = (
@@ -275,7 +313,9 @@ POLICIES = (
     _policy("api alone", "undetermined", "disallowed", _BY_API),
     _policy("inbound, else api", "disallowed", "disallowed", _INBOUND, _BY_API, _DONE),
     _policy("done unless pay or twiml", "allowed", "undetermined", _PAY, _TWIML, _DONE),
+    _policy("sales, else twiml", "allowed", "allowed", _SALES, _TWIML),
 )
+_OF_QUEUES = 6  # The policy that asks for tasks: of which of them count, how often a call moves is part.
 
 # --------------------------------------------------------------------------- histories
 
@@ -320,6 +360,7 @@ class History(NamedTuple):
     drop_finals: bool = True
     # A snapshot begins after every so many messages, and so many conversations are written after each; 0: none is.
     snapshots: tuple[int, int] = (0, 0)
+    conferences_max: int = 3
 
     def tuning(self) -> Tuning:
         """The tuning of the fold, in units."""
@@ -328,6 +369,7 @@ class History(NamedTuple):
             grace_ms=GRACE_MS,
             age_max_ms=self.age_max_ms,
             entries_max=self.entries_max,
+            conferences_max=self.conferences_max,
             recordings_too_old_ms=None,
         )
 
@@ -348,6 +390,7 @@ class Feature(NamedTuple):
     skew: bool = True
     cuts: bool = True
     small: bool = True
+    nailed: bool = True
     snapshots: bool = False
     truthful: bool = False  # No two events contradict each other about a recording or a conference's name.
 
@@ -363,6 +406,10 @@ def generate(feature: Feature, chance: random.Random) -> History:
     kinds += ["rec", chance.choice(("rec", "join"))]
     if some() < 0.25:
         kinds = [*_NAMING, *kinds[-2:]]
+    nailed = feature.nailed and some() < 0.5
+    if nailed:
+        conferences = chance.choice(("cd", "cde", "cdef"))
+        kinds += chance.choice((_MOVING, _MOVING, _ALONE, _STEPPING))
     steps = chance.choice(((0, 1, 1, 2), (1, 2, 3), (0, 1, 3, 4, 9, 10, 11), (3, 4, 7), (1, 2, 3, 10, 14)))
     occurrences = chance.choice((("",), ("",), ("", "@3", "@9"), ("@1", "@2", "@4", "@6", "@30", "@200")))
     repeats = chance.choice((0.0, 0.0, 0.15, 0.4))
@@ -407,9 +454,11 @@ def generate(feature: Feature, chance: random.Random) -> History:
         tuple(sorted(changes)),
         chance.randrange(len(POLICIES)),
         chance.choice((12, 20, 25)) if feature.cuts and some() < 0.3 else 1000,
-        chance.choice((2, 3)) if feature.cuts and feature.small and some() < 0.2 else 50,
+        # Beyond the bound it is what was kept that says where a call was: a rebuild that has more room knows more.
+        chance.choice((2, 3)) if feature.cuts and feature.small and not nailed and some() < 0.2 else 50,
         some() < 0.5,
         (chance.choice((1, 2, 2, 3, 5)), chance.choice((1, 1, 2, 9))) if feature.snapshots else (0, 0),
+        chance.choice((1, 1, 2)) if nailed else 3,
     )
 
 
@@ -428,6 +477,8 @@ def _agreeing(messages: list[tuple[int, str]]) -> list[tuple[int, str]]:
             names = inside.split(",")
             if what in ("rec", "done", "listed"):
                 key, value = names[0], ",".join(names[1:])
+            elif what == "step":
+                key, value = short, short
             elif what in ("name", "end") or (what == "join" and len(names) == 3):
                 key, value = names[-2], names[-1]
             else:
@@ -441,7 +492,11 @@ def _agreeing(messages: list[tuple[int, str]]) -> list[tuple[int, str]]:
 _KINDS = (
     *("rec", "rec", "done", "join", "join", "name", "name", "twiml", "api", "end", "leave", "listed", "call"),
     *("request", "insight", "studio", "tick", "tick", "joined", "flow", "flex", "amd", "junk", "verb"),
+    *("task", "step"),
 )
+_ALONE = ("join", "leave", "call", "call", "twiml", "rec", "tick")
+_STEPPING = ("join", "leave", "rec", "studio", "step", "step", "flow", "tick")
+_MOVING = ("join", "joined", "join", "leave", "rec", "task", "tick")
 
 
 _NAMING = ("name", "name", "joined", "join", "end", "twiml", "twiml", "request", "rec", "call", "tick")
@@ -461,6 +516,7 @@ def _draw_entry(
     call, conference, name = chance.choice(calls), chance.choice(conferences), chance.choice(names)
     recording = chance.choice(recordings)
     of = call if chance.random() < 0.5 else conference
+    of_task = f",{conference}"
     text = {
         "rec": f"rec({recording},{of})",
         "verb": f"rec({recording},{call},DialVerb)",
@@ -476,6 +532,8 @@ def _draw_entry(
         "request": f"request({call},{name})",
         "call": "call(a,b)" if len(calls) == 2 and chance.random() < 0.3 else f"call({call})",
         "insight": f"insight({conference})",
+        "task": f"task({chance.choice('vw')},{call}{chance.choice(('', of_task, of_task + ',' + calls[0]))})",
+        "step": chance.choice(("step(begin,record)", "step(record,say)", "step(say,)", "step(begin,say)")),
         "studio": f"studio({call})",
         "flow": "flow()",
         "flex": chance.choice(("flex(on)@2", "flex(off)@4")),
@@ -583,6 +641,56 @@ def told_of(topic: Topic) -> dict[str, list[Said | None]]:
 
 def state_of(pipeline: Pipeline) -> list[tuple[Any, ...]]:
     """All that is open, in a form that does not depend on the order in which conversations were joined."""
+    return [*_whereabouts(pipeline), *_open_now(pipeline)]
+
+
+def _whereabouts(pipeline: Pipeline) -> Iterator[tuple[Any, ...]]:
+    """Where calls have been seen within the last window, as far as it can matter."""
+    window, nailed = pipeline.window, pipeline.window.nailed
+    after = (pipeline.log_time_ms or 0) // nailed.marks.bucket_ms - nailed.marks.window
+    for sid, account in sorted(window.accounts.items()):
+        noted = account.guests.notes.calls if account.guests is not None else {}
+        for call in sorted({*noted, *(member for member in account.index if member.startswith("CA"))}):
+            seen = dict(noted[call].seen) if call in noted else {}
+            for kept in () if call in noted else account.index[call].read_evidence():
+                for fact in kept.facts:
+                    if isinstance(fact, ParticipantFact) and fact.call == call:
+                        for _, bucket in nailed.arrivals(account.index[call], kept):
+                            seen[fact.conference] = max(bucket, seen.get(fact.conference, bucket))
+            latest = sorted(((bucket, at) for at, bucket in seen.items() if bucket > after), reverse=True)
+            if latest:
+                yield sid, call, tuple(latest[: nailed.conferences_max + 1])
+
+
+def _beside(conversation: Conversation) -> tuple[Any, ...]:
+    """What a conversation sees through its guests and has not itself."""
+    view = conversation.view()
+    if view is None:
+        return ((), (), (), ())
+    own, properties = conversation.read_evidence(), conversation.read_properties()
+    own_sights = {
+        (fact.call, kept.occurred_ms if fact.at_ms is None else fact.at_ms, fact.phase, fact.conference)
+        for kept in own
+        for fact in kept.facts
+        if isinstance(fact, ParticipantFact)
+    }
+    sights = {(call, each.at_ms, each.phase, each.conference) for call in view.guests for each in view.sights(call)}
+    rooms = {each.conference: view.room(each.conference) for call in view.guests for each in view.sights(call)}
+    return (
+        tuple(sorted(map(msgspec.json.encode, each_once(own, read_noted(view))[len(own) :]))),
+        tuple(sorted(map(msgspec.json.encode, set(read_noted_properties(view)).difference(properties)))),
+        tuple(sorted(sights - own_sights)),
+        tuple(
+            sorted(
+                (at, tuple(sorted(room[0])), room[1])
+                for at, room in rooms.items()
+                if room is not None and at not in conversation.members
+            )
+        ),
+    )
+
+
+def _open_now(pipeline: Pipeline) -> list[tuple[Any, ...]]:
     return sorted(
         (
             conversation.account,
@@ -597,6 +705,7 @@ def state_of(pipeline: Pipeline) -> list[tuple[Any, ...]]:
             tuple(sorted((key, seen.offset) for key, seen in (conversation.suspects or {}).items())),
             tuple(sorted(conversation.claims or ())),
             tuple(sorted(conversation.rooms or ())),
+            _beside(conversation),
         )
         for conversation in pipeline.window.conversations()
     )
@@ -625,7 +734,17 @@ def derived_of(pipeline: Pipeline) -> dict[str, Any]:
             for account, known in window.accounts.items()
             for name, book in known.books.items()
         },
+        "calls": _plain(decode_dumped(window.nailed.dump())),
     }
+
+
+def _plain(value: object) -> object:
+    """A value that can be compared, of structs that cannot."""
+    if isinstance(value, msgspec.Struct):
+        return [_plain(getattr(value, field)) for field in value.__struct_fields__]
+    if isinstance(value, dict):
+        return [(key, _plain(each)) for key, each in value.items()]
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 class Standing(NamedTuple):
@@ -826,15 +945,23 @@ class _Owner:
         place = safe[-1 - crash.back]
         checkpoint = rules.committed(self.candidates[place][1], self.candidates[-1][1])
         older = self.candidates[max(0, place - crash.stale)][1]
-        if crash.stale and older.replay_from < checkpoint.replay_from and not self._cut_between(older, place):
+        lower = older.replay_from < checkpoint.replay_from and _opens(older) <= _opens(checkpoint)
+        if crash.stale and lower and not self._cut_between(older, place):
             checkpoint = msgspec.structs.replace(
-                checkpoint, replay_from=older.replay_from, log_time_ms=older.log_time_ms
+                checkpoint,
+                replay_from=older.replay_from,
+                log_time_ms=older.log_time_ms,
+                open_from=older.open_from,
             )
         return checkpoint
 
     def _cut_between(self, older: Checkpoint, place: int) -> bool:
         """Whether a cut lies above an older R; the cut then is the newest, which R must not lie below."""
         return any(cp.cut is not None and cp.cut.offset >= older.replay_from for _, cp in self.candidates[: place + 1])
+
+
+def _opens(checkpoint: Checkpoint) -> int:
+    return checkpoint.replay_from if checkpoint.open_from is None else checkpoint.open_from
 
 
 def _at_most(one: int, other: int) -> bool:
@@ -1278,6 +1405,23 @@ def _first_difference(one: dict[str, Said], other: dict[str, Said]) -> str:
     return "nothing"
 
 
+def moving_changes_nothing(history: History, rules: Rules) -> str | None:
+    """Whether a call that moves joins what it meets, or is a guest there, plays no part in any final verdict.
+
+    Within one window, so that all of it can be seen; and not where a policy asks for tasks.
+    """
+    if history.policy == _OF_QUEUES:
+        history = history._replace(policy=0)
+    messages = tuple((min(stamp, WINDOW_MS - 1), entries) for stamp, entries in sorted(history.messages))
+    within = history._replace(messages=messages, entries_max=50)
+    joined = final_sense(Straight(within._replace(conferences_max=1 << 30), rules).topic)
+    for most in (1, 2):
+        moved = final_sense(Straight(within._replace(conferences_max=most), rules).topic)
+        if moved != joined:
+            return f"nailed up beyond {most}: {_first_difference(joined, moved)}"
+    return None
+
+
 def duplicates_change_nothing(history: History, rules: Rules) -> str | None:
     """Every message three times: the same final verdicts, and each repeat that has an id is counted as a duplicate."""
     tripled = history._replace(messages=tuple(m for m in history.messages for _ in range(3)))
@@ -1345,6 +1489,8 @@ def _beyond_bounds(pipeline: Pipeline, tuning: Tuning) -> str | None:
     for conversation in conversations:
         kept = conversation.read_evidence()
         others = sum(not any(map(shows_recording, one.facts)) for one in kept)
+        if any(max(len(call.notes), len(call.sights)) > tuning.entries_max for call in _noted(window)):
+            return "more is noted of a call than may be"
         if len(kept) > tuning.entries_max * RECORDINGS_KEPT_FACTOR or others > tuning.entries_max:
             return f"{len(kept)} entries are kept, {others} of them not of recordings"
         if len(conversation.read_properties()) > tuning.entries_max:
@@ -1373,6 +1519,10 @@ def _beyond_bounds(pipeline: Pipeline, tuning: Tuning) -> str | None:
     if (birth.offset if birth is not None else None) != min(births, default=None):
         return "the oldest birth is not that of the oldest conversation"
     return None
+
+
+def _noted(window: Window) -> list[Call]:
+    return [call for guests in window.nailed.accounts.values() for call in guests.notes.calls.values()]
 
 
 def _miscounted(pipeline: Pipeline, value: bytes) -> str | None:
@@ -1445,6 +1595,7 @@ PROPERTIES = (
     Property("P12 bounds hold", bounds_hold, _STRAIGHT),
     Property("P13 disallowed stands", disallowed_stands, _STRAIGHT),
     Property("P14 from a snapshot", same_from_snapshot, Feature(losses=True, snapshots=True)),
+    Property("P15 guests as members", moving_changes_nothing, _STRAIGHT._replace(cuts=False, truthful=True)),
 )
 
 
@@ -1494,6 +1645,7 @@ def _smaller(history: History) -> Iterator[History]:
         history._replace(entries_max=50),
         history._replace(drop_finals=False),
         history._replace(policy=0),
+        history._replace(conferences_max=3),
     ):
         if simpler_history != history:
             yield simpler_history
@@ -1532,6 +1684,7 @@ class _OtherWindow(Pipeline):
             grace_ms=tuning.grace_ms,
             age_max_ms=tuning.age_max_ms,
             entries_max=tuning.entries_max,
+            conferences_max=tuning.conferences_max,
             cut=more["checkpoint"].cut,
         )
 
@@ -1914,6 +2067,184 @@ class SnapshotBeforeLoss(_OtherPipeline):
             return super().load(header, log, msgspec.structs.replace(checkpoint, cut=None))
 
 
+class _OtherGuests(_OtherPipeline):
+    """A fold in which conversations meet nailed-up calls otherwise."""
+
+    guests_type: type[Guests] = Guests
+    nailed_type: type[Nailed] = Nailed
+
+    def pipeline(self, tuning: Tuning, policy: Policy, settings: AccountSettings, checkpoint: Checkpoint) -> Pipeline:
+        pipeline = Pipeline(tuning, policy, settings, partition=0, checkpoint=checkpoint)
+        window = pipeline.window
+        window.nailed = self.nailed_type(
+            window_ms=tuning.window_ms,
+            conferences_max=tuning.conferences_max,
+            entries_max=tuning.entries_max,
+            renewed=window.nailed.renewed,
+            truncate=window.nailed.truncate,
+        )
+        window.nailed.guests_type = self.guests_type
+        return pipeline
+
+
+class AsInLongWindows(_OtherGuests):
+    """Not refuted: a window of hours has so many buckets that what has no time is stamped more coarsely."""
+
+    class nailed_type(Nailed):  # noqa: N801
+        def __init__(self, **bounds: Any) -> None:
+            super().__init__(**bounds)
+            self.marks.part = 3
+
+
+class DumpedAndLoaded(_OtherPipeline):
+    """Not refuted: what is known of calls is dumped and loaded after every message."""
+
+    class pipeline_type(Pipeline):  # noqa: N801
+        def feed(self, offset: int, timestamp_ms: int, value: bytes | None, headers: Any = None) -> Sequence[Told]:
+            told = super().feed(offset, timestamp_ms, value, headers)
+            self.window.load_nailed(self.window.nailed.dump())
+            return told
+
+
+class NothingNoted(_OtherGuests):
+    """What is told of a nailed-up call is not seen where it is a guest."""
+
+    name, refuted_by = "guests tell nothing", "P15"
+
+    class guests_type(Guests):  # noqa: N801
+        def meet(self, *_: Any) -> None:
+            pass
+
+
+class NotNotedOnLeaving(_OtherGuests):
+    """What its conversation holds of a call that becomes nailed up stays there alone."""
+
+    name, refuted_by = "what a call leaves behind is not noted", "P15"
+
+    class guests_type(Guests):  # noqa: N801
+        def leave(self, conversation: Conversation, call: str, offset: int, arrived_ms: int) -> None:
+            super().leave(conversation, call, offset, arrived_ms)
+            known = self.notes.calls[call]
+            known.sights.clear()
+            known.notes.clear()
+            known.properties.clear()
+
+
+class NamesNotNoted(_OtherGuests):
+    """Of a conference that a guest was in only the guest's own events are known, not its name and its end."""
+
+    name, refuted_by = "where guests were is not noted", "P15"
+
+    class guests_type(Guests):  # noqa: N801
+        def _watch_room(self, *_: Any) -> None:
+            pass
+
+
+class StepsNotNoted(_OtherGuests):
+    """Of a Studio execution that a guest started only the guest's own events are known, not its steps."""
+
+    name, refuted_by = "steps of guests are not noted", "P15"
+
+    class guests_type(Guests):  # noqa: N801
+        def _watch_execution(self, *_: Any) -> None:
+            pass
+
+
+class NoLookBack(_OtherGuests):
+    """A rebuild begins where the oldest conversation does, and knows nothing of where calls were before."""
+
+    name, refuted_by = "no window before the oldest birth", "P4"
+
+    class nailed_type(Nailed):  # noqa: N801
+        def look_back_from(self, from_ms: int) -> None:
+            return None
+
+
+class OpensFromTheFirst(Rules):
+    """What a rebuild reads to know where calls were opens conversations too: as if the commit did not say B."""
+
+    name, refuted_by = "B not in the checkpoint", "P4"
+
+    def committed(self, safe: Checkpoint, now: Checkpoint) -> Checkpoint:
+        return msgspec.structs.replace(safe, open_from=None)
+
+
+class LooksAtNailedUpCallsOnly(_OtherGuests):
+    """Before the oldest birth only of calls that are nailed up by then is anything noted."""
+
+    name, refuted_by = "a look back notes nailed-up calls alone", "P4"
+
+    class guests_type(Guests):  # noqa: N801
+        def _note_of(self, call: str, *more: Any) -> None:
+            if self.index or self.notes.calls[call].conferences(-1) > self.nailed.conferences_max:
+                super()._note_of(call, *more)
+
+
+class NailedUpForGood(_OtherGuests):
+    """A call that has been nailed up stays so, however few conferences it enters."""
+
+    name, refuted_by = "once nailed up, always nailed up", "P4"
+
+    class nailed_type(Nailed):  # noqa: N801
+        def __init__(self, **bounds: Any) -> None:
+            super().__init__(**bounds)
+            self.for_good: set[str] = set()
+
+        def see(
+            self, guests: Guests | None, account: str, index: dict[str, Conversation], event: Event, arrived_ms: int
+        ) -> Guests | None:
+            for call in self.for_good.intersection(event.members):
+                guests = guests or self.open(account, index)
+                for number in range(self.conferences_max + 1):
+                    guests.notes.call(call).seen[str(number)] = arrived_ms // self.marks.bucket_ms
+            return super().see(guests, account, index, event, arrived_ms)
+
+    class guests_type(Guests):  # noqa: N801
+        def leave_out(self, members: Sequence[str], arrived_ms: int) -> tuple[list[str], list[str]]:
+            left, guests = super().leave_out(members, arrived_ms)
+            assert isinstance(self.nailed, NailedUpForGood.nailed_type)
+            self.nailed.for_good.update(left)
+            return left, guests
+
+        def forget(self, bucket: int) -> bool:
+            super().forget(bucket)
+            assert isinstance(self.nailed, NailedUpForGood.nailed_type)
+            self.notes.watched |= self.nailed.for_good
+            return True
+
+
+class RepeatsAreNoSights(_OtherGuests):
+    """A duplicate extends its conversation's window, but says nothing of where a call was, or is."""
+
+    name, refuted_by = "a duplicate is no sight", "P4"
+
+    class nailed_type(Nailed):  # noqa: N801
+        def tell_again(self, *_: Any) -> None:
+            pass
+
+
+class AllNotesSeen(_OtherGuests):
+    """A guest shows all that is still noted of it, however long before it was met."""
+
+    name, refuted_by = "guests show all that is noted", "P4"
+
+    class guests_type(Guests):  # noqa: N801
+        def meet(self, conversation: Conversation, call: str, since: int) -> None:
+            super().meet(conversation, call, since - self.window)
+
+
+class GuestsNoNews(_OtherPipeline):
+    """A conversation is not judged again for what is noted of its guests."""
+
+    name, refuted_by = "guests bring no news", "P11"
+
+    class pipeline_type(_OtherWindow):  # noqa: N801
+        class window_type(Window):  # noqa: N801
+            def fold(self, event: Event, offset: int, index: int, arrived_ms: int) -> Touched:
+                touched = super().fold(event, offset, index, arrived_ms)
+                return touched if touched.conversation is not None else msgspec.structs.replace(touched, renewed=())
+
+
 class _Guesses(Policy):
     __slots__ = ()
 
@@ -1966,6 +2297,17 @@ REFUTED: tuple[Rules, ...] = (
     OpenIsFalse(),
     WrittenAsItIs(),
     SnapshotBeforeLoss(),
+    NothingNoted(),
+    NotNotedOnLeaving(),
+    NamesNotNoted(),
+    StepsNotNoted(),
+    NoLookBack(),
+    OpensFromTheFirst(),
+    LooksAtNailedUpCallsOnly(),
+    NailedUpForGood(),
+    RepeatsAreNoSights(),
+    AllNotesSeen(),
+    GuestsNoNews(),
 )
 
 

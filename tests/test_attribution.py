@@ -22,6 +22,7 @@ from monitor.core.attribution import (
     canonical_source,
     relevance,
 )
+from monitor.core.conversation import KIND, Conversation
 from monitor.core.events import (
     AnyFact,
     ConferenceFact,
@@ -37,7 +38,7 @@ from monitor.core.events import (
     TwimlFact,
 )
 from monitor.core.evidence import JOIN_SLACK_MS, Evidence
-from monitor.core.window import CLAIM_REACH_MS, KIND, Conversation, Window
+from monitor.core.window import CLAIM_REACH_MS, Window
 
 ACCOUNT: Final = "AC" + "0" * 32
 FLOW: Final = "FW" + "0" * 32
@@ -75,7 +76,7 @@ def event(at_s: float, *facts: AnyFact, members: tuple[str, ...] = ()) -> Event:
 
 def fold(events: list[Event], *, entries_max: int = 10_000) -> Window:
     """A window into which events have come in this order, all at one instant."""
-    window = Window(window_ms=DAY_MS, grace_ms=60_000, age_max_ms=DAY_MS, entries_max=entries_max)
+    window = Window(window_ms=DAY_MS, grace_ms=60_000, age_max_ms=DAY_MS, entries_max=entries_max, conferences_max=3)
     for offset, one in enumerate(events):
         window.fold(one, offset, 0, NOW_MS)
     return window

@@ -63,15 +63,17 @@ def resumed(committed: Committed | None, log: Stamps, start_at: StartAt = "earli
 offsets = st.integers(0, 2**62)
 instants = st.integers(-(2**53), 2**53)
 checkpoints = st.builds(
-    lambda replay_from, more, generation, log_time_ms, cut: Checkpoint(
+    lambda replay_from, more, looked, generation, log_time_ms, cut: Checkpoint(
         offset=replay_from + more,
         generation=generation,
         replay_from=replay_from,
         log_time_ms=log_time_ms,
+        open_from=None if looked is None else replay_from + min(looked, more),
         cut=Cut(*cut) if cut is not None else None,
     ),
     offsets,
     st.integers(0, 2**60),
+    st.none() | st.integers(0, 2**60),
     st.integers(0, 2**31),
     st.none() | instants,
     st.none() | st.tuples(st.integers(-1, 2**62), instants),
@@ -92,6 +94,8 @@ def test_metadata_stays_far_below_what_kafka_takes(checkpoint: Checkpoint):
 def test_metadata_is_spelled_as_the_design_says():
     checkpoint = Checkpoint(offset=9, generation=2, replay_from=5, log_time_ms=77, cut=Cut(4, 99))
     assert encode_metadata(checkpoint, "abc") == '{"v":1,"g":2,"r":5,"w":77,"x":[4,99],"t":"abc"}'
+    looked_back = msgspec.structs.replace(checkpoint, open_from=7, cut=None)
+    assert encode_metadata(looked_back, "abc") == '{"v":1,"g":2,"r":5,"w":77,"x":null,"t":"abc","b":7}'
 
 
 @given(st.text() | st.binary().map(lambda data: data.decode("latin-1")))
@@ -111,6 +115,9 @@ def test_no_metadata_makes_the_decoding_raise(text: str):
         ('{"v":1,"g":1,"r":5,"x":null,"t":"%s"}', "unreadable"),
         ('{"v":1,"g":1,"r":5,"w":7,"x":null,"t":"another"}', "other_topic"),
         ('{"v":1,"g":1,"r":31,"w":7,"x":null,"t":"%s"}', "replay_after_commit"),
+        ('{"v":1,"g":1,"r":20,"w":7,"x":null,"t":"%s","b":19}', "replay_after_commit"),
+        ('{"v":1,"g":1,"r":20,"w":7,"x":null,"t":"%s","b":31}', "replay_after_commit"),
+        ('{"v":1,"g":1,"r":20,"w":7,"x":null,"t":"%s","b":-1}', "unreadable"),
     ],
 )
 def test_a_commit_that_is_not_ours_is_foreign_for_a_reason(metadata: str | None, reason: str):
@@ -130,6 +137,15 @@ def test_another_cluster_topic_or_partition_count_has_another_fingerprint():
         fingerprint_of("a", "t3", 3),
     }
     assert len(prints) == 6
+
+
+@pytest.mark.parametrize(("low", "open_from"), [(10, 25), (22, 25), (25, None), (28, None)])
+def test_what_is_left_to_look_at_before_conversations_open(low: int, open_from: int | None):
+    checkpoint = Checkpoint(offset=30, generation=3, replay_from=20, log_time_ms=Stamps.at(20), open_from=25)
+    found = resumed(Committed(30, encode_metadata(checkpoint, HERE)), Stamps(low, 50)).checkpoint
+    assert found.open_from == open_from
+    assert found.replay_from == max(20, low)
+    assert found.lost == (low > 20)
 
 
 def test_our_own_checkpoint_is_taken_as_it_stands():

@@ -16,8 +16,10 @@ from tests.history import (
     PROPERTIES,
     REFUTED,
     SIDS,
+    AsInLongWindows,
     Change,
     Crash,
+    DumpedAndLoaded,
     History,
     Interrupted,
     Property,
@@ -40,6 +42,23 @@ def test_property_holds(promise: Property):
         if fault is not None:
             smaller = shrink(history, lambda other: fault_of(other, promise, AS_BUILT) is not None)
             pytest.fail(f"example {number}: {fault}\n{smaller!r}\n{fault_of(smaller, promise, AS_BUILT)}")
+
+
+@pytest.mark.parametrize("name", ["P4", "P11", "P14"])
+def test_what_has_no_time_may_be_stamped_coarsely(name: str):
+    promise = property_named(name)
+    for number in range(EXAMPLES):
+        assert fault_of(promise.example(number), promise, AsInLongWindows()) is None
+
+
+def test_what_is_known_of_calls_can_be_dumped_and_loaded_at_any_time():
+    moved = 0
+    for number in range(EXAMPLES):
+        history = property_named("P12").example(number)
+        loaded = Straight(history, DumpedAndLoaded())
+        assert loaded.topic == Straight(history).topic
+        moved += loaded.pipeline.window.nailed.noted >= 0
+    assert moved > 20
 
 
 def test_generated_histories_hold_all_that_may_happen():
@@ -148,6 +167,44 @@ COUNTEREXAMPLES = {
         messages=((0, "request(a,flex)"), (0, "twiml(a,flex)"), (0, "name(d,ok)"), (0, "name(d,flex)")), entries_max=3
     ),
     "an open rule is false": History(messages=((0, "rec(r,c)"), (0, "api(c)")), policy=4),
+    "guests tell nothing": History(messages=((0, "leave(a,c)"), (0, "rec(t,a,DialVerb)"), (0, "leave(a,d)"))),
+    "what a call leaves behind is not noted": History(messages=((0, "join(a,c)"), (0, "rec(t,a)"), (0, "leave(a,d)"))),
+    "where guests were is not noted": History(messages=((0, "rec(t,a)"), (0, "leave(a,d)"), (0, "join(a,c,pay)"))),
+    "steps of guests are not noted": History(
+        messages=(
+            *((0, "flow()"), (0, "rec(r,a)"), (0, "step(say,)"), (0, "join(a,e)"), (0, "join(a,c)")),
+            (0, "studio(a)"),
+        ),
+    ),
+    "no window before the oldest birth": History(
+        messages=((2, "join(a,d)"), (11, "join(a,c)")), crashes=(Crash(after=3),), conferences_max=1
+    ),
+    "B not in the checkpoint": History(
+        messages=((0, "join(a,c)"), (0, "join(a,d)"), (1, "call(a)"), (10, "tick()")),
+        crashes=(Crash(after=3),),
+        conferences_max=1,
+    ),
+    "a look back notes nailed-up calls alone": History(
+        messages=((2, "join(a,d)"), (11, "join(a,c)")), crashes=(Crash(after=3),), conferences_max=1
+    ),
+    "once nailed up, always nailed up": History(
+        messages=((0, "join(a,c)"), (0, "join(a,d)"), (10, "join(a,e)")),
+        crashes=(Crash(after=2),),
+        conferences_max=1,
+    ),
+    "a duplicate is no sight": History(
+        messages=((0, "call(a)"), (1, "call(a)"), (0, "join(a,e)"), (0, "leave(a,c)"), (10, "rec(t,a)")),
+        crashes=(Crash(after=6),),
+        conferences_max=1,
+    ),
+    "guests show all that is noted": History(
+        messages=((0, "join(a,d)"), (1, "join(a,e)"), (10, "join(a,f)"), (11, "tick()")),
+        crashes=(Crash(after=3),),
+        conferences_max=1,
+    ),
+    "guests bring no news": History(
+        messages=((0, "join(a,c,pay)"), (0, "join(a,d,ok)"), (0, "rec(r,d)"), (0, "twiml(a,ok)")), conferences_max=1
+    ),
     "a snapshot of what has changed": History(
         messages=((0, "tick()"), (0, "tick()"), (0, "tick()"), (0, "tick()"), (14, "join(a,d)")),
         crashes=(Crash(after=6),),

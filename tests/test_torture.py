@@ -20,7 +20,7 @@ from tests.broker import RealBroker
 from tests.monitors import Site
 from tests.torture.fuzz import Mutator, through_core
 from tests.torture.judge import Commit, Mark, Tally, judge, live_again, read_commits
-from tests.torture.nailed import NailedUp
+from tests.torture.nailed import Endless
 from tests.torture.stage import Act
 from tests.verify import Message, Verdict
 
@@ -245,8 +245,8 @@ def test_the_same_seed_spoils_samples_in_the_same_way():
 
 
 def test_a_call_that_never_ends_never_rests_for_long():
-    nailed = NailedUp(1, hours=3, every_s=60)
-    stamps = [entry.stamp_ms or 0 for entry in nailed.entries(1_790_000_000_000)]
+    call = Endless(1, hours=3, every_s=60)
+    stamps = [entry.stamp_ms or 0 for entry in call.entries(1_790_000_000_000)]
 
     assert len(stamps) == 2 * 180 + 2
     assert stamps == sorted(stamps)
@@ -254,7 +254,7 @@ def test_a_call_that_never_ends_never_rests_for_long():
 
 
 def test_a_floor_that_stays_behind_is_said():
-    nailed = NailedUp(1, hours=3, every_s=60)
+    call = Endless(1, hours=3, every_s=60)
 
-    assert nailed.unbounded([Commit(0, 100, metadata(), 0)])
-    assert nailed.unbounded([Commit(0, 100, metadata().replace('"r":0', '"r":90'), 0)]) == []
+    assert call.unbounded([Commit(0, 100, metadata(), 0)])
+    assert call.unbounded([Commit(0, 100, metadata().replace('"r":0', '"r":90'), 0)]) == []

@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from monitor.core.account_settings import AccountSettings
+from monitor.core.conversation import KIND, PLACES, Focus, Kept, Lookout
 from monitor.core.events import (
     FOUND_BY_LISTING,
     FOUND_BY_STREAM,
@@ -28,7 +29,6 @@ from monitor.core.events import (
     TwimlFact,
 )
 from monitor.core.evidence import FAR, JOIN_SLACK_MS, Evidence, Proof
-from monitor.core.window import KIND, PLACES, Focus, Kept, Lookout
 
 PROOF_SLACK_MS: Final = 10_000  # Evidence of a start may be stamped this much after the recording's start.
 
@@ -347,8 +347,12 @@ def _conference_cause(asked: _Asked) -> _Cause:
     requests = [
         kept
         for kept, request in evidence.requests
-        if conference
-        == (request.conference or evidence.bound_conference(request.call, request.name or "", kept.occurred_ms))
+        if conference == request.conference
+        or (
+            request.conference is None
+            and evidence.may_be(conference, request.name or "")
+            and conference == evidence.bound_conference(request.call, request.name or "", kept.occurred_ms)
+        )
     ]
     if requests:
         shows = f"An API request added a participant to conference {conference} with ConferenceRecord"
@@ -356,7 +360,8 @@ def _conference_cause(asked: _Asked) -> _Cause:
     twiml = [
         Proof(kept, f"TwiML of call {ran.call} joined conference {conference} with recording on")
         for kept, ran in evidence.twiml
-        if conference == evidence.bound_conference(ran.call, ran.name, kept.occurred_ms)
+        if evidence.may_be(conference, ran.name)
+        and conference == evidence.bound_conference(ran.call, ran.name, kept.occurred_ms)
     ]
     if twiml:
         _weigh("conference_twiml", twiml, asked, found, ruled_out)
@@ -512,6 +517,7 @@ def relevance(
         kinds |= PLACES
     names = rooms = False
     lookouts: list[Lookout] = []
+    meant: set[str] | None = set()
     ends_until_ms = -FAR
     settled: list[dict[str, int]] = []
     for attribution in attributions:
@@ -534,9 +540,16 @@ def relevance(
             if attribution.conference_sid is None or evidence.naming(attribution.conference_sid) is None:
                 kinds |= PLACES | KIND[TaskFact]
                 names = True
+            known = evidence.rooms(attribution.conference_sid or "")
+            if not known:
+                meant = None
+            elif meant is not None:
+                meant |= known.keys()
             for claimant, name, at_ms in evidence.claims():
                 kinds |= PLACES
                 names = True
+                if known and name not in known:
+                    continue  # It means another one, unless this one is told to have that name too: names are news.
                 entered = evidence.entered(claimant)
                 joined = evidence.first_joined(claimant, name, at_ms) if entered else None
                 rooms = rooms or not entered
@@ -553,8 +566,16 @@ def relevance(
         for execution in (settled[0] if settled else ())
         if all(execution in each for each in settled)
     ]
-    focus = Focus(everywhere, tuple(lookouts), ends_until_ms, names, rooms, evidence.recorded, tuple(executions))
-    return kinds, focus
+    return kinds, Focus(
+        everywhere,
+        tuple(lookouts),
+        ends_until_ms,
+        names,
+        rooms,
+        evidence.recorded,
+        tuple(executions),
+        None if meant is None else frozenset(meant),
+    )
 
 
 def _lookout(evidence: Evidence, call: str, at_ms: int) -> Lookout:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from monitor.core.conversation import Conversation, Kept, read_noted, read_noted_properties
 from monitor.core.events import (
     CallFact,
     ConferenceFact,
@@ -25,7 +26,7 @@ from monitor.core.events import (
     TwimlFact,
 )
 from monitor.core.values import is_sid
-from monitor.core.window import CLAIM_REACH_MS, Conversation, Kept
+from monitor.core.window import CLAIM_REACH_MS
 
 JOIN_SLACK_MS: Final = 5_000  # A call's join may be stamped this much before the TwiML that led to it.
 
@@ -79,7 +80,11 @@ class Evidence:
         self._properties: tuple[CallFact | TaskFact, ...] | None = None
         self._executions: dict[str, list[tuple[Kept, ExecutionFact]]] | None = None
         by_kind: defaultdict[type, _Facts] = defaultdict(list)
-        for kept in sorted(conversation.read_evidence(), key=_BY_TIME):
+        self._view = conversation.view()
+        entries: Iterable[Kept] = conversation.read_evidence()
+        if self._view is not None:
+            entries = each_once(entries, read_noted(self._view))
+        for kept in sorted(entries, key=_BY_TIME):
             for fact in kept.facts:
                 by_kind[type(fact)].append((kept, fact))
         self._by_kind = by_kind
@@ -131,6 +136,9 @@ class Evidence:
         """What is known of calls and tasks without a time, in no order."""
         if self._properties is None:
             self._properties = self._conversation.read_properties()
+            if self._view is not None:
+                noted = read_noted_properties(self._view)
+                self._properties = tuple(dict.fromkeys([*self._properties, *noted]))
         return self._properties
 
     @property
@@ -144,8 +152,15 @@ class Evidence:
         return [fact for fact in self.properties() if isinstance(fact, CallFact) and fact.call in wanted]
 
     def rooms(self, conference: str) -> Mapping[str, _Room]:
-        """A conference by its names."""
-        return self._all_rooms().get(conference, _NO_ROOMS)
+        """A conference by its names; also one that only a guest was in, whose names alone are known."""
+        own = self._all_rooms().get(conference, _NO_ROOMS)
+        seen = None if self._view is None else self._view.room(conference)
+        return own if seen is None else {**{name: _Room(FAR, None) for name in seen[0]}, **own}
+
+    def may_be(self, conference: str, name: str) -> bool:
+        """Whether a conference is of a name, or of a name not known."""
+        names = self.rooms(conference)
+        return not names or name in names
 
     def _all_rooms(self) -> dict[str, dict[str, _Room]]:
         """The conferences that have names, by every event that says one."""
@@ -195,16 +210,23 @@ class Evidence:
             stays = self._stays[call] = self._build_stays(call)
         return stays
 
-    def _build_stays(self, call: str) -> list[Stay]:
-        stays: list[Stay] = []
-        current: dict[str, Stay] = {}
+    def _sights(self, call: str) -> list[tuple[int, int, str]]:
+        """The sights of a call in conferences, those of a guest too: instant, order within it, conference; sorted."""
         sights = [
             (kept.occurred_ms if fact.at_ms is None else fact.at_ms, _PHASE_ORDER[fact.phase], fact.conference)
             for kept, fact in self._by_kind[ParticipantFact]
             if fact.call == call
         ]
+        if self._view is not None:
+            noted = {(each.at_ms, _PHASE_ORDER[each.phase], each.conference) for each in self._view.sights(call)}
+            sights += noted.difference(sights)
         sights.sort()
-        for at_ms, order, conference in sights:
+        return sights
+
+    def _build_stays(self, call: str) -> list[Stay]:
+        stays: list[Stay] = []
+        current: dict[str, Stay] = {}
+        for at_ms, order, conference in self._sights(call):
             stay = current.get(conference)
             if order == _LEAVE:
                 if stay is not None:
@@ -231,7 +253,11 @@ class Evidence:
                 if fact.phase == "end":
                     at_ms = kept.occurred_ms if fact.at_ms is None else fact.at_ms
                     ends[fact.conference] = max(at_ms, ends.get(fact.conference, at_ms))
-        return ends.get(conference)
+        own = ends.get(conference)
+        seen = None if self._view is None else self._view.room(conference)
+        if seen is None or seen[1] is None:
+            return own
+        return seen[1] if own is None else max(own, seen[1])
 
     def conference_of(self, call: str, at_ms: int) -> str | None:
         """The conference a call was in at an instant; else the next it entered; else the last one before."""
@@ -255,9 +281,15 @@ class Evidence:
         named = [task.conference for task in self.tasks if task.conference is not None and call in task.calls]
         return min(named) if named else None
 
+    def conferences_of(self, call: str) -> int:
+        """In how many conferences a call is known to have been."""
+        return len({conference for _, _, conference in self._sights(call)})
+
     def calls_in(self, conference: str) -> tuple[str, ...]:
         """The calls known to have been in a conference, by SID."""
         seen = {fact.call for _, fact in self._by_kind[ParticipantFact] if fact.conference == conference}
+        if (view := self._view) is not None:
+            seen.update(call for call in view.guests if any(c.conference == conference for c in view.sights(call)))
         seen.update(call for task in self.tasks if task.conference == conference for call in task.calls)
         return tuple(sorted(seen))
 
@@ -279,6 +311,7 @@ class Evidence:
         if call is not None and self.entered(call):
             stay = self.first_joined(call, name, at_ms)
             return stay.conference if stay is not None else None
+        # Not those that only guests were in: of them only the guests' part is known.
         named = ((sid, names.get(name)) for sid, names in self._all_rooms().items())
         rooms = sorted((room.first_ms, sid, room.end_ms) for sid, room in named if room is not None)
         before = [(sid, end_ms) for first_ms, sid, end_ms in rooms if first_ms <= at_ms]
@@ -296,8 +329,7 @@ class Evidence:
         joined = [
             stay
             for stay in self.stays(call)
-            if stay.first_seen_ms >= at_ms - JOIN_SLACK_MS
-            and (not (names := self.rooms(stay.conference)) or name in names)
+            if stay.first_seen_ms >= at_ms - JOIN_SLACK_MS and self.may_be(stay.conference, name)
         ]
         return min(joined, key=lambda stay: (stay.first_seen_ms, stay.conference)) if joined else None
 
@@ -307,6 +339,18 @@ _BY_TIME: Final = attrgetter("occurred_ms", "offset")
 BY_OFFSET: Final = attrgetter("offset")
 _PHASE_ORDER: Final = {"join": 0, "inside": 1, "leave": 2}
 _LEAVE: Final = _PHASE_ORDER["leave"]
+
+
+def each_once(own: Iterable[Kept], beside: Iterable[Kept]) -> list[Kept]:
+    """A conversation's own evidence, and what is noted of its guests, without what it has itself."""
+    entries = list(own)
+    known = {(kept.event_id or kept.offset, fact) for kept in entries for fact in kept.facts}
+    for kept in sorted(beside, key=BY_OFFSET):
+        new = [fact for fact in kept.facts if (kept.event_id or kept.offset, fact) not in known]
+        if new:
+            known.update((kept.event_id or kept.offset, fact) for fact in new)
+            entries.append(msgspec.structs.replace(kept, facts=tuple(new)))
+    return entries
 
 
 def _see(

@@ -15,10 +15,10 @@ import msgspec
 
 from monitor.core.account_settings import AccountSettings
 from monitor.core.attribution import ABOUT_CALLS, Attribution, Background, Starter, attribute, other_causes, relevance
+from monitor.core.conversation import EVERY_KIND, Conversation, Seen
 from monitor.core.evidence import Evidence, Proof
 from monitor.core.policy import ABSENT, ALLOWED, OPEN, Judgement, Policy, Subject, Values, matcher
 from monitor.core.verdict import Finding, Ledger, RuledOut, Shown, Verdict, render_instant
-from monitor.core.window import EVERY_KIND, Conversation, Seen
 
 NO_ALIAS: Final = "other"
 _AboutCalls = tuple[Values, Values, Values, Values, Values]
@@ -34,6 +34,7 @@ class Tuning(msgspec.Struct, frozen=True, kw_only=True):
     session_max_ms: int = 24 * 3_600_000
     age_max_ms: int = 48 * 3_600_000
     entries_max: int = 2_000
+    conferences_max: int = 3  # A call seen in more of them within a window is nailed up: see ``nailed``.
     recordings_too_old_ms: int | None = 7 * 86_400_000
     starters: tuple[Starter, ...] = ()
     aliases: Mapping[str, str] = {}
@@ -243,8 +244,7 @@ class Judge:
         names = () if conference is None else evidence.rooms(conference)
         return Values(tuple(sorted(names)), True) if names else absent
 
-    @staticmethod
-    def _about_calls(evidence: Evidence, attribution: Attribution, absent: Values) -> _AboutCalls:
+    def _about_calls(self, evidence: Evidence, attribution: Attribution, absent: Values) -> _AboutCalls:
         """What the policy may ask about the calls a recording is of, and about the task they belong to.
 
         Direction, from, to, queue and worker.
@@ -252,7 +252,9 @@ class Judge:
         call, conference = attribution.call_sid, attribution.conference_sid
         own = {call} if call is not None else set(evidence.calls_in(conference)) if conference is not None else set()
         calls = evidence.calls(own)
-        tasks = [t for t in evidence.tasks if own.intersection(t.calls) or (conference and t.conference == conference)]
+        # A call that goes from conference to conference has been in many tasks, most of them of other conferences.
+        ties = {each for each in own if evidence.conferences_of(each) <= self._tuning.conferences_max}
+        tasks = [t for t in evidence.tasks if ties.intersection(t.calls) or (conference and t.conference == conference)]
         # Of a call's own recording the call says all; a conference may yet turn out to have had other calls.
         settled = absent is ABSENT or call is not None
         return (

@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from monitor.core.account_settings import AccountSettings
+from monitor.core.conversation import KIND, Conversation
 from monitor.core.decode import decode
 from monitor.core.events import (
     Entry,
@@ -34,7 +35,7 @@ from monitor.core.policy import Policy
 from monitor.core.readers import OWN
 from monitor.core.snapshot import Loading, Saving, Unusable, about
 from monitor.core.verdict import Ledger, Verdict, orphaned, render_instant, revise
-from monitor.core.window import KIND, Conversation, Cut, Window
+from monitor.core.window import Cut, Window
 
 AHEAD_MAX_MS: Final = 3_600_000
 
@@ -42,14 +43,16 @@ AHEAD_MAX_MS: Final = 3_600_000
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Where a partition goes on (``offset``, C) and from where it is rebuilt (``replay_from``, R, at log time w).
 
-    ``lost`` says that messages below ``replay_from`` which the state rested on are gone. ``end`` is the end of the log
-    when it was taken over: what has no conversation before that may yet find one.
+    Messages below ``open_from`` (None: there are none) are only looked at for where calls were; no conversation that is
+    open at C rests on them. ``lost`` says that messages below ``replay_from`` which the state rested on are gone.
+    ``end`` is the end of the log when it was taken over: what has no conversation before that may yet find one.
     """
 
     offset: int
     generation: int
     replay_from: int
     log_time_ms: int | None
+    open_from: int | None = None
     cut: Cut | None = None
     lost: bool = False
     end: int = 0
@@ -63,7 +66,7 @@ class _Taken(msgspec.Struct, frozen=True, array_like=True):
     offset: int
     log_time_ms: int
     stamped_before_ms: int | None
-    bounds: tuple[int, int, int, int]
+    bounds: tuple[int, int, int, int, int]
 
 
 class Publish(msgspec.Struct, frozen=True, gc=False):
@@ -188,10 +191,12 @@ class Pipeline:
             grace_ms=tuning.grace_ms,
             age_max_ms=tuning.age_max_ms,
             entries_max=tuning.entries_max,
+            conferences_max=tuning.conferences_max,
             cut=checkpoint.cut,
         )
         self.ledger = Ledger()
         self.gate: int | None = None
+        self._open_from = checkpoint.replay_from if checkpoint.open_from is None else checkpoint.open_from
         self._covered = checkpoint.cut.offset if checkpoint.cut is not None else -1
         self._clamp = clamp
         position = "" if partition is None else f"{partition}:"
@@ -258,12 +263,17 @@ class Pipeline:
         return self._safe if self._safe is not None else self._checkpoint_at(self.next_offset)
 
     def _checkpoint_at(self, offset: int) -> Checkpoint:
-        replay_from, log_time_ms = self.window.rebuild_from() or (offset, self.log_time_ms)
+        open_from, log_time_ms = self.window.rebuild_from() or (offset, self.log_time_ms)
+        replay_from = open_from
+        looked = None if log_time_ms is None else self.window.nailed.look_back_from(log_time_ms)
+        if looked is not None and looked[0] < open_from:
+            replay_from, log_time_ms = looked
         return Checkpoint(
             offset=offset,
             generation=self.generation,
             replay_from=replay_from,
             log_time_ms=log_time_ms,
+            open_from=open_from if replay_from < open_from else None,
             cut=self.window.cut,
         )
 
@@ -302,12 +312,12 @@ class Pipeline:
             raise Unusable("evidence was lost since")
         self.window.cut = cut
         self.log_time_ms, self._stamped_before_ms = taken.log_time_ms, taken.stamped_before_ms
-        self.next_offset = taken.offset
+        self.next_offset = self._open_from = taken.offset  # It holds what was known of calls by then.
         return Loading(self.window, taken.log_time_ms, taken.offset)
 
-    def _bounds(self) -> tuple[int, int, int, int]:
+    def _bounds(self) -> tuple[int, int, int, int, int]:
         tuning = self.tuning
-        return tuning.window_ms, tuning.grace_ms, tuning.age_max_ms, tuning.entries_max
+        return tuning.window_ms, tuning.grace_ms, tuning.age_max_ms, tuning.entries_max, tuning.conferences_max
 
     # ----------------------------------------------------------------- one message
 
@@ -323,9 +333,22 @@ class Pipeline:
         self.next_offset = offset + 1
         if offset <= self._covered or offset in self.skip:
             return _SILENCE
+        if offset < self._open_from:
+            return self._look_back(offset, log_time_ms, decode(value, headers))
         if self.gate is not None and offset >= self.gate:
             return self._tell(offset, log_time_ms, decode(value, headers))
         return self._rebuild(offset, log_time_ms, decode(value, headers))
+
+    def _look_back(self, offset: int, log_time_ms: int, entries: list[Entry]) -> Sequence[Told]:
+        """Look at a message that nothing open rests on, for where calls were before."""
+        self.counts.replayed += 1
+        self.window.drop_cut_when_over(log_time_ms)
+        for entry in entries:
+            if isinstance(entry, Event):
+                if entry.setting is not None:
+                    self._observe(entry, None)
+                self.window.look_back(entry, offset, log_time_ms)
+        return _SILENCE
 
     def _rebuild(self, offset: int, log_time_ms: int, entries: list[Entry]) -> Sequence[Told]:
         """Fold a message whose verdicts were told before; from the commit on, keep back what closes to be compared."""
@@ -392,13 +415,13 @@ class Pipeline:
             if conversation is not None:
                 if kinds & conversation.relevant and (conversation.recordings or conversation.suspects):
                     dirty.setdefault(id(conversation), (conversation, log_time_ms))
-                for renewed in touched.renewed:
-                    if renewed.recordings or renewed.suspects:
-                        dirty.setdefault(id(renewed), (renewed, log_time_ms))
                 if conversation.birth.arrived_ms < too_old_ms:
                     aged = True
             elif entry.setting is not None:
                 duplicate = self._observe(entry, told)
+            for renewed in touched.renewed:
+                if renewed.recordings or renewed.suspects:
+                    dirty.setdefault(id(renewed), (renewed, log_time_ms))
             if duplicate:
                 counts.duplicate += 1
             elif kinds & _RECORDING and self._is_late(entry, log_time_ms):

@@ -21,8 +21,10 @@ from typing import Final
 
 import msgspec
 
+from monitor.core.conversation import KIND, Birth, Conversation, Kept, Seen
+from monitor.core.nailed import Call, Execution, Note, Room, Sight
 from monitor.core.readers import EVENT_TYPES
-from monitor.core.window import KIND, Account, Birth, Conversation, Cut, Kept, Seen, Window
+from monitor.core.window import Account, Cut, Window
 
 CHUNK_BYTES: Final = 64 * 1024
 FRAME_BYTES: Final = 8
@@ -54,12 +56,21 @@ class State(msgspec.Struct, array_like=True, gc=False):
     rooms: list[tuple[str, str, int, int | None]] | None
     called: list[str] | None
     by_name: bool
+    told_late: dict[bytes, int] | None
+    again: dict[str, list[tuple[int, int]]] | None
+    guests: dict[str, int] | None
 
 
 class _Header(msgspec.Struct, array_like=True, tag="header"):
     layout: str
     about: bytes  # For whoever writes and reads the snapshot.
     cut: Cut | None
+
+
+class _Calls(msgspec.Struct, array_like=True, tag="calls"):
+    """What is known of calls beside the conversations (``Nailed.dump``): not much, and written at once."""
+
+    known: bytes
 
 
 class _Some(msgspec.Struct, array_like=True, tag="some"):
@@ -76,15 +87,18 @@ class _End(msgspec.Struct, array_like=True, tag="end"):
     conversations: int
 
 
+_OF_CALLS: Final = (Call, Sight, Note, Room, Execution)
+
+
 def _layout() -> str:
     """What the bytes mean, by the types they are read into: with other types they are not read."""
-    kinds = [(kind.__name__, kind.__annotations__) for kind in (*KIND, Kept, Seen, State)]
+    kinds = [(kind.__name__, kind.__annotations__) for kind in (*KIND, Kept, Seen, State, *_OF_CALLS)]
     return hashlib.sha256(repr((EVENT_TYPES, kinds)).encode()).hexdigest()[:16]
 
 
 LAYOUT: Final = _layout()
 _encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(_Header | _Some | _End).decode
+_decode: Final = msgspec.msgpack.Decoder(_Header | _Calls | _Some | _End).decode
 
 
 class Saving:
@@ -104,7 +118,10 @@ class Saving:
         self._ended = False
         self._states: list[msgspec.Raw] = []
         self._size = 0
-        self._ready: list[bytes] = [_frame(_Header(LAYOUT, about, window.cut))]
+        self._ready: list[bytes] = [
+            _frame(_Header(LAYOUT, about, window.cut)),
+            _frame(_Calls(window.nailed.dump())),
+        ]
 
     def before(self, conversation: Conversation) -> None:
         """Write a conversation that is about to be changed, unless it is written, or younger than the snapshot."""
@@ -168,6 +185,7 @@ class Loading:
         self._births: list[Birth] = []
         self._graces: list[tuple[int, int, int, str, str]] = []
         self._loaded = 0
+        self._calls: bytes | None = None
         self.done = False
 
     def feed(self, chunk: bytes) -> None:
@@ -177,8 +195,10 @@ class Loading:
             for state in read.states:
                 self._add(state)
             self._loaded += len(read.states)
-        elif isinstance(read, _End) and read.conversations == self._loaded and not self.done:
-            self._finish()
+        elif isinstance(read, _Calls) and self._calls is None:
+            self._calls = read.known
+        elif isinstance(read, _End) and read.conversations == self._loaded and self._calls is not None:
+            self._finish(self._calls)
         else:
             raise Unusable("a part is missing")
 
@@ -209,6 +229,10 @@ class Loading:
             claims=state.claims,
             rooms=[(name, conference) for name, conference, _, _ in state.rooms] if state.rooms else None,
             called=state.called,
+            told_late=state.told_late,
+            again=state.again,
+            guests=state.guests,
+            conferences=sum(member.startswith("CF") for member in state.members),
         )
         if any(member in account.index for member in state.members):
             raise Unusable("one call in two conversations")
@@ -220,8 +244,14 @@ class Loading:
                 due_ms = seen.arrived_ms + window.grace_ms
                 self._graces.append((due_ms, seen.offset, seen.index, account.sid, recording))
 
-    def _finish(self) -> None:
+    def _finish(self, calls: bytes) -> None:
+        if self.done:
+            raise Unusable("it ends twice")
         self.done = True
+        try:
+            self._window.load_nailed(calls)
+        except msgspec.DecodeError:
+            raise Unusable("its bytes say nothing") from None
         self._births.sort(key=lambda birth: (birth.offset, birth.arrived_ms))
         self._graces.sort()
         graces = [(due_ms, account, recording) for due_ms, _, _, account, recording in self._graces]
@@ -265,14 +295,14 @@ def check(chunk: bytes, length: int, checksum: int) -> None:
         raise Unusable("its bytes have changed")
 
 
-def _frame(part: _Header | _Written | _End) -> bytes:
+def _frame(part: _Header | _Calls | _Written | _End) -> bytes:
     body = _encode(part)
     return _FRAME.pack(len(body), zlib.crc32(body)) + body
 
 
-def _read(chunk: bytes) -> _Header | _Some | _End:
+def _read(chunk: bytes) -> _Header | _Calls | _Some | _End:
     try:
-        read: _Header | _Some | _End = _decode(chunk)
+        read: _Header | _Calls | _Some | _End = _decode(chunk)
     except msgspec.DecodeError:
         raise Unusable("its bytes say nothing") from None
     return read
@@ -306,4 +336,7 @@ def _state_of(conversation: Conversation, account: Account) -> State:
         rooms=rooms,
         called=conversation.called,
         by_name=conversation.by_name,
+        told_late=conversation.told_late,
+        again=conversation.again,
+        guests=conversation.guests,
     )

@@ -1,28 +1,41 @@
 """The window: conversations, which it joins, bounds and closes; nothing in it concludes anything.
 
 A *conversation* is the connected set of calls, conferences, recordings, tasks and Studio executions of one account.
-``Window.fold`` puts an event into it, ``Window.advance`` says what falls due. Evidence is kept as one bytes object a
-conversation, appended to and read back only to judge, so that a quiet conversation costs bytes and not objects.
+``Window.fold`` puts an event into it, ``Window.advance`` says what falls due. What a conversation keeps, and how, is in
+``conversation``; a call that goes from conference to conference joins nothing: see ``nailed`` and ``guests``.
 
 The rules, and the histories that refuted others, are in docs/checkpoint.md.
 """
 
 from __future__ import annotations
 
-import zlib
-from binascii import crc32, crc_hqx
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import heappop, heappush
-from struct import Struct
 from typing import Final, Protocol
 
 import msgspec
 
+from monitor.core.conversation import (
+    EVERY_KIND,
+    IN_FOCUS,
+    KIND,
+    PROPERTIES,
+    TYPE_CODES,
+    Birth,
+    Conversation,
+    Focus,
+    Kept,
+    Seen,
+    digest_of,
+    encode,
+    holds,
+    shows_recording,
+    stamp_of,
+)
 from monitor.core.events import (
     AnyFact,
-    CallFact,
     ConferenceFact,
     Event,
     ExecutionFact,
@@ -33,7 +46,7 @@ from monitor.core.events import (
     TaskFact,
     TwimlFact,
 )
-from monitor.core.readers import EVENT_TYPES
+from monitor.core.guests import Guests, Nailed
 
 BUCKET_MS: Final = 10_000
 CLAIM_REACH_MS: Final = (
@@ -44,182 +57,6 @@ COLD_AFTER: Final = (
     24  # A conversation is cold when nothing arrived for this part of the window: ten minutes of four hours.
 )
 COLD_TAIL_BYTES: Final = 512  # What a cold conversation may take in before it is packed again.
-
-DIGEST_BYTES: Final = 6  # Of two events that are none of each other's repeats, one pair in 10**14 looks like it.
-
-_TYPE_CODES: Final = {name: code for code, name in enumerate(EVENT_TYPES)}
-
-
-# One bit a kind of fact; what may change a conclusion is a set of kinds.
-KIND: Final[dict[type, int]] = {
-    kind: 1 << place
-    for place, kind in enumerate(
-        (
-            RecordingFact,
-            ParticipantFact,
-            ConferenceFact,
-            TwimlFact,
-            RequestFact,
-            TaskFact,
-            ExecutionFact,
-            StepFact,
-            CallFact,
-        )
-    )
-}
-EVERY_KIND: Final = (1 << len(KIND)) - 1
-PLACES: Final = KIND[ParticipantFact] | KIND[ConferenceFact]
-IN_FOCUS: Final = PLACES | KIND[TaskFact] | KIND[ExecutionFact] | KIND[StepFact]  # Of these only some can matter.
-PROPERTIES: Final = KIND[CallFact] | KIND[TaskFact]  # Known without a time.
-
-
-class Kept(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """An event as the window keeps it; ``type`` is a number where it is in the table of types."""
-
-    occurred_ms: int
-    offset: int
-    event_id: str | None
-    type: int | str
-    facts: tuple[AnyFact, ...]
-
-    @property
-    def type_name(self) -> str:
-        """The event's type, in our spelling."""
-        return self.type if isinstance(self.type, str) else EVENT_TYPES[self.type]
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_pack_digest = Struct(">IH").pack
-_decode_kept = msgspec.msgpack.Decoder(tuple[Kept, ...]).decode
-_decode_properties = msgspec.msgpack.Decoder(tuple[CallFact | TaskFact, ...]).decode
-
-
-def _array(blob: bytes, count: int) -> bytes:
-    """Concatenated msgpack values as one msgpack array."""
-    return b"\xdd" + count.to_bytes(4, "big") + blob
-
-
-class Birth(msgspec.Struct, gc=False):
-    """Where and when a conversation began; it stays true while one that holds it is open.
-
-    ``beside_offset`` and ``beside_ms`` are those of the oldest birth that was open then: whatever the conversation can
-    ever have met began no earlier.
-    """
-
-    offset: int
-    arrived_ms: int
-    beside_offset: int
-    beside_ms: int
-    open: bool = True
-
-
-class Seen(msgspec.Struct, frozen=True, gc=False):
-    """When a recording was first seen: its arrival, and its order of appearance (offset, place inside the message)."""
-
-    arrived_ms: int
-    offset: int
-    index: int
-
-    def before(self, other: Seen) -> bool:
-        """Whether this is the earlier sight of the two."""
-        return (self.offset, self.index) < (other.offset, other.index)
-
-
-class Lookout(msgspec.Struct, frozen=True, gc=False):
-    """Which sights of a call can still change a conclusion: those up to ``until_ms``.
-
-    Not those in conference ``but_in``, where it is known to have been; there only those before ``before_ms``.
-    """
-
-    call: str
-    until_ms: int
-    but_in: str | None
-    before_ms: int
-
-
-class Focus(msgspec.Struct, frozen=True, gc=False):
-    """Of facts of relevant kinds, only these can still change a conclusion.
-
-    ``everywhere``: wherever any call was. Else what ``calls`` says, the ends of conferences up to ``ends_until_ms``;
-    with ``names`` that a conference has a name, with ``rooms`` also when one of a name was first seen and ended.
-    ``recorded`` are the conferences that recordings are of: none of them is only suspected. ``executions`` are those
-    of Studio of which nothing after an instant counts.
-    """
-
-    everywhere: bool
-    calls: tuple[Lookout, ...]
-    ends_until_ms: int
-    names: bool
-    rooms: bool
-    recorded: tuple[str, ...]
-    executions: tuple[tuple[str, int], ...]
-
-
-class Conversation(msgspec.Struct, gc=False, eq=False):
-    """What belongs together. ``members`` are its SIDs; ``ids`` holds ``DIGEST_BYTES`` of each event id seen.
-
-    ``evidence`` and ``properties`` are what has been kept since the rest was packed: most conversations of a window are
-    over, and wait for nothing but late events. Packing takes 3.1 kB to 0.75 kB, in 45 µs once a conversation.
-    """
-
-    account: str
-    members: list[str]
-    birth: Birth
-    last_ms: int
-    due_ms: int  # The deadline it is filed under; the true one is ``last_ms`` + window.
-    truncated: bool
-    evidence: bytes = b""
-    kept: int = 0
-    properties: bytes = b""
-    properties_kept: int = 0
-    packed: bytes = b""  # Earlier evidence and properties, compressed.
-    packed_evidence: int = 0  # How many of the packed bytes are evidence.
-    cold: bool = False
-    ids: bytes = b""
-    recordings: dict[str, Seen] | None = None
-    suspects: dict[str, Seen] | None = None  # Conferences that Insights says had recording on.
-    claims: list[tuple[str, int, str]] | None = None  # TwiML that waits for its conference: name, instant, member.
-    rooms: list[tuple[str, str]] | None = None  # Conferences with a name: name, conference.
-    called: list[str] | None = None  # Conference names that TwiML of its calls, or requests for them, hold.
-    by_name: bool = False  # What it is joined with may rest on the names that other conversations hold.
-    relevant: int = EVERY_KIND  # The kinds of facts that can still change what was last concluded from it.
-    focus: Focus | None = None  # Of the facts of some kinds only these; None: every one.
-    waiting: bool = True  # The end of a grace can change what was last concluded.
-    open: bool = True
-    epoch: int = 0  # The last snapshot that it was written for, or born after.
-
-    def read_evidence(self) -> tuple[Kept, ...]:
-        """Everything kept with a time, in order of arrival within each merged part."""
-        evidence = self.evidence
-        if self.packed:
-            evidence = zlib.decompress(self.packed)[: self.packed_evidence] + evidence
-        return _decode_kept(_array(evidence, self.kept))
-
-    def read_properties(self) -> tuple[CallFact | TaskFact, ...]:
-        """What is known without a time: of calls and of tasks."""
-        return _decode_properties(_array(self.all_properties(), self.properties_kept))
-
-    def all_properties(self) -> bytes:
-        """The properties as they are kept, packed ones too."""
-        if not self.packed:
-            return self.properties
-        return zlib.decompress(self.packed)[self.packed_evidence :] + self.properties
-
-    def pack(self) -> None:
-        """Compress what is kept; a quiet conversation costs little and can still be read."""
-        self.unpack()
-        self.packed_evidence = len(self.evidence)
-        # Level 1: the repeated SIDs are found at any level, and the higher ones only take longer.
-        self.packed = zlib.compress(self.evidence + self.properties, 1)
-        self.evidence = self.properties = b""
-
-    def unpack(self) -> None:
-        """Undo ``pack``."""
-        if self.packed:
-            kept = zlib.decompress(self.packed)
-            self.evidence = kept[: self.packed_evidence] + self.evidence
-            self.properties = kept[self.packed_evidence :] + self.properties
-            self.packed, self.packed_evidence = b"", 0
 
 
 class _Room(msgspec.Struct, gc=False):
@@ -296,14 +133,15 @@ class _Book:
 
 
 class Account:
-    """The open conversations of one account, by member, and its conference names."""
+    """The open conversations of one account, by member, its conference names, and its calls that join nothing."""
 
-    __slots__ = ("books", "index", "sid")
+    __slots__ = ("books", "guests", "index", "sid")
 
     def __init__(self, sid: str) -> None:
         self.sid = sid  # One text for all its conversations.
         self.index: dict[str, Conversation] = {}
         self.books: dict[str, _Book] = {}
+        self.guests: Guests | None = None  # None as long as no call was seen in a second conference.
 
 
 class Cut(msgspec.Struct, frozen=True, gc=False):
@@ -340,7 +178,14 @@ class Window:
     """The open conversations of one partition. All instants come in from outside; nothing here has a clock."""
 
     def __init__(
-        self, *, window_ms: int, grace_ms: int, age_max_ms: int, entries_max: int, cut: Cut | None = None
+        self,
+        *,
+        window_ms: int,
+        grace_ms: int,
+        age_max_ms: int,
+        entries_max: int,
+        conferences_max: int,
+        cut: Cut | None = None,
     ) -> None:
         self.window_ms = window_ms
         self.grace_ms = grace_ms
@@ -365,6 +210,13 @@ class Window:
         self._saver: Saver | None = None
         self._epoch = 0
         self._warm: deque[Conversation] = deque()  # Those not cold, each once, looked at in turn.
+        self.nailed = Nailed(
+            window_ms=window_ms,
+            conferences_max=conferences_max,
+            entries_max=entries_max,
+            renewed=self._renewed,
+            truncate=self._truncate,
+        )
 
     # ----------------------------------------------------------------- what falls due
 
@@ -446,12 +298,15 @@ class Window:
             if (book := account.books.get(name)) is not None:
                 book.callers -= 1
                 self._drop_if_empty(account, name)
-        if not account.index:
-            del self.accounts[conversation.account]
+        self._drop_if_over(account)
         conversation.open = False
         conversation.birth.open = False
         self.open_conversations -= 1
         self.open_recordings -= len(conversation.recordings or ())
+
+    def _drop_if_over(self, account: Account) -> None:
+        if not account.index and account.guests is None:
+            del self.accounts[account.sid]
 
     @staticmethod
     def _drop_if_empty(account: Account, name: str) -> None:
@@ -460,10 +315,12 @@ class Window:
             del account.books[name]
 
     def close_all(self) -> list[Conversation]:
-        """Close every open conversation of the partition (a cut), in order of birth."""
+        """Close every open conversation of the partition (a cut), in order of birth; of calls nothing is known then."""
         if self._saver is not None:
             self._saver.give_up()
         conversations = self.conversations()
+        self._forget_calls(list(self.accounts))
+        self.nailed.clear()
         for conversation in conversations:
             self._close(conversation)
         self._due.clear()
@@ -570,12 +427,17 @@ class Window:
 
     def fold(self, event: Event, offset: int, index: int, arrived_ms: int) -> Touched:
         """Put one event where it belongs: join what it connects, keep what it shows, move the window on."""
+        if arrived_ms >= self.nailed.due_ms:
+            self._mark(offset, arrived_ms)
         members = event.members
         if not members:
             return _NOWHERE
         account = self.accounts.get(event.account)
         if account is None:
             account = self.accounts[event.account] = Account(event.account)
+        renewed = self._renewed
+        if renewed:
+            renewed.clear()
         get = account.index.get
         conversation: Conversation | None = None
         complete = joined = True  # All members are known; and all are in one conversation.
@@ -591,35 +453,131 @@ class Window:
             for member in members:
                 if (found := get(member)) is not None:
                     self._saver.before(found)
-        digest = b""  # Of an event without an id, which is never a duplicate.
-        if event.id is not None:
-            digest = digest_of(event.id)
-            if conversation is not None:
-                told = conversation if digest in conversation.ids and _holds(conversation.ids, digest) else None
+        digest = b"" if event.id is None else digest_of(event.id)  # Without an id it is never a duplicate.
+        guests = account.guests
+        if (
+            not joined
+            or (conversation is not None and conversation.conferences > complete)
+            or (guests is not None and not guests.notes.watched.isdisjoint(members))
+        ):
+            # Nothing else can show a call in a second conference: of its first it is a member, or that is new.
+            guests = account.guests = self.nailed.see(guests, account.sid, account.index, event, arrived_ms)
+            if guests is not None and not guests.notes.watched.isdisjoint(members):
+                return self._fold_beside(account, guests, event, digest, offset, index, arrived_ms)
+        if conversation is None:
+            conversation = self._begin(account.sid, offset, arrived_ms)
+        else:
+            if digest:
+                told = conversation if digest in conversation.ids and holds(conversation.ids, digest) else None
                 if told is None and not joined:
                     told = _told_of(account, members, digest)
                 if told is not None:
                     told.last_ms = arrived_ms
+                    if event.facts:
+                        self.nailed.tell_again(told, event, offset, arrived_ms)
                     return Touched(told, True, 0, ())
-        renewed = self._renewed
-        if renewed:
-            renewed.clear()
-        if conversation is None:
-            conversation = self._begin(account.sid, offset, arrived_ms)
-        elif not joined:
-            conversation = self._gather(account, members)
+            if not joined:
+                conversation = self._gather(account, members) or conversation
         if not complete:
             self._add_members(account, conversation, members)
+        return self._take_in(account, conversation, event, members, digest, offset, index, arrived_ms)
+
+    def _fold_beside(
+        self, account: Account, guests: Guests, event: Event, digest: bytes, offset: int, index: int, arrived_ms: int
+    ) -> Touched:
+        """As ``fold``, where calls of the account have moved: one that is nailed up joins nothing, and is noted."""
+        left, met = guests.leave_out(event.members, arrived_ms)
+        for call in left:
+            if call in account.index:
+                self._take_out(account, guests, call, offset, arrived_ms)
+        members = tuple([member for member in event.members if member not in left]) if left else event.members
+        if not members:
+            known = guests.note_alone(event, digest, offset, arrived_ms)
+            return Touched(None, known, 0, self._open_renewed())
+        told = _told_of(account, members, digest) if digest else None
+        if told is not None:
+            told.last_ms = arrived_ms
+            if event.facts:
+                self.nailed.tell_again(told, event, offset, arrived_ms)
+            guests.note(told, event, met, offset, arrived_ms)
+            return Touched(told, True, 0, self._open_renewed())
+        conversation = self._gather(account, members) or self._begin(account.sid, offset, arrived_ms)
+        self._add_members(account, conversation, members)
+        guests.note(conversation, event, met, offset, arrived_ms)
+        return self._take_in(account, conversation, event, members, digest, offset, index, arrived_ms)
+
+    def _take_in(
+        self,
+        account: Account,
+        conversation: Conversation,
+        event: Event,
+        members: tuple[str, ...],
+        digest: bytes,
+        offset: int,
+        index: int,
+        arrived_ms: int,
+    ) -> Touched:
+        """Keep an event in its conversation; ``members`` are those of the event's that are in it."""
         conversation.ids += digest
         conversation.last_ms = arrived_ms
         warm = self._warm
         if warm:
             self._cool(warm, arrived_ms)
-        kinds = self._keep(account, conversation, event, offset, index, arrived_ms) if event.facts else 0
-        if not renewed:
+        kinds = self._keep(account, conversation, event, members, offset, index, arrived_ms) if event.facts else 0
+        if not self._renewed:
             return Touched(conversation, False, kinds, ())
         # A binding may have poured it into another one.
-        return Touched(account.index[members[0]], False, kinds, [c for c in renewed if c.open])
+        return Touched(account.index[members[0]], False, kinds, self._open_renewed())
+
+    def _open_renewed(self) -> list[Conversation]:
+        return [conversation for conversation in self._renewed if conversation.open]
+
+    def _take_out(self, account: Account, guests: Guests, call: str, offset: int, arrived_ms: int) -> None:
+        """A call that has become nailed up leaves its conversation; nothing is left of one that it was alone in."""
+        conversation = account.index.pop(call)
+        conversation.members.remove(call)
+        self._release(account, conversation, call)
+        guests.leave(conversation, call, offset, arrived_ms)
+        if not conversation.members:
+            self._close(conversation)
+
+    def _mark(self, offset: int, arrived_ms: int) -> None:
+        """Log time has come to a new bucket with this message."""
+        self._forget_calls(self.nailed.mark(offset, arrived_ms, self.oldest_birth()))
+
+    def _forget_calls(self, accounts: Iterable[str]) -> None:
+        """Of the calls of these accounts nothing is known any more."""
+        for sid in accounts:
+            account = self.accounts[sid]
+            account.guests = None
+            self._drop_if_over(account)
+
+    def look_back(self, event: Event, offset: int, arrived_ms: int) -> None:
+        """Note an event from before the first one that a rebuild folds."""
+        if arrived_ms >= self.nailed.due_ms:
+            self._mark(offset, arrived_ms)
+        if event.members:
+            account = self.accounts.get(event.account)
+            if account is None:
+                account = self.accounts[event.account] = Account(event.account)
+            guests = account.guests = self.nailed.open(account.sid, account.index)
+            digest = b"" if event.id is None else digest_of(event.id)
+            guests.look_back(event, digest, offset, arrived_ms)
+
+    def load_nailed(self, dumped: bytes) -> None:
+        """Know of calls what ``nailed.dump`` gave, beside the conversations that are open."""
+        self.nailed.load(dumped, self._index_of)
+        for sid, account in self.accounts.items():
+            account.guests = self.nailed.accounts.get(sid)
+            for conversation in account.index.values():
+                if conversation.guests is not None:
+                    conversation.notes = self.nailed.open(sid, account.index).notes
+
+    def _index_of(self, sid: str) -> dict[str, Conversation]:
+        account = self.accounts.get(sid)
+        if account is None:
+            account = self.accounts[sid] = Account(sid)
+        return account.index
 
     def _begin(self, account_sid: str, offset: int, arrived_ms: int) -> Conversation:
         """A new conversation, without members yet."""
@@ -636,14 +594,13 @@ class Window:
         self._warm.append(conversation)
         return conversation
 
-    def _gather(self, account: Account, members: tuple[str, ...]) -> Conversation:
-        """The one conversation of all known ``members``, which are in several: merged."""
+    def _gather(self, account: Account, members: tuple[str, ...]) -> Conversation | None:
+        """The one conversation of all known ``members``, merged where they are in several; None: none is known."""
         conversation: Conversation | None = None
         for member in members:
             found = account.index.get(member)
             if found is not None and found is not conversation:
                 conversation = found if conversation is None else self._merge(account, conversation, found)
-        assert conversation is not None
         return conversation
 
     @staticmethod
@@ -653,6 +610,8 @@ class Window:
             if member not in index:
                 index[member] = conversation
                 conversation.members.append(member)
+                if member.startswith("CF"):
+                    conversation.conferences += 1
 
     def _cool(self, warm: deque[Conversation], arrived_ms: int) -> None:
         """Look at one conversation, the next in turn, and pack it if it is cold: never more than one a message."""
@@ -680,11 +639,16 @@ class Window:
         for member in other.members:
             account.index[member] = one
         one.members += other.members
+        one.conferences += other.conferences
+        if other.again:
+            one.again = _all_told(one.again or {}, other.again)
         if other.birth.offset < one.birth.offset:
             one.birth, other.birth = other.birth, one.birth
         other.birth.open = False
         one.last_ms = max(one.last_ms, other.last_ms)
         one.truncated = one.truncated or other.truncated
+        if one.told_late or other.told_late:
+            one.told_late = _latest(one.told_late or {}, other.told_late or {})
         one.relevant, one.focus, one.waiting = EVERY_KIND, None, True
         self._pour(one, other)
         if one.cold:
@@ -701,6 +665,9 @@ class Window:
                 account.books[name].callers -= 1
             else:
                 one.called = [*(one.called or ()), name]
+        for call, since in (other.guests or {}).items():
+            assert account.guests is not None
+            account.guests.meet(one, call, since)
         if one.by_name or other.by_name:
             one.by_name = False  # Its birth may be another one now.
             self._rest_on_names(one)
@@ -727,7 +694,7 @@ class Window:
             for entry in less.read_evidence():
                 precious = any(shows_recording(fact) for fact in entry.facts)
                 if kept < self.entries_max * (RECORDINGS_KEPT_FACTOR if precious else 1):
-                    pieces.append(_encode(entry))
+                    pieces.append(encode(entry))
                     kept += 1
                 else:
                     self._truncate(one)
@@ -737,12 +704,20 @@ class Window:
             one.properties += other.properties
             one.properties_kept += other.properties_kept
         else:
-            one.properties += b"".join(map(_encode, other.read_properties()[:left]))
+            stamped = other.read_stamped()[:left]
+            one.properties += b"".join([encode(fact) + stamp_of(told) for fact, told in stamped])
             one.properties_kept += left
             self._truncate(one)
 
     def _keep(
-        self, account: Account, conversation: Conversation, event: Event, offset: int, index: int, arrived_ms: int
+        self,
+        account: Account,
+        conversation: Conversation,
+        event: Event,
+        members: tuple[str, ...],
+        offset: int,
+        index: int,
+        arrived_ms: int,
     ) -> int:
         """Keep what an event shows; the kinds of what is new."""
         new = 0
@@ -752,12 +727,12 @@ class Window:
         for fact in event.facts:
             kind = KIND[type(fact)]
             if kind & PROPERTIES:
-                encoded = _encode(fact)
-                if encoded not in conversation.all_properties():
+                encoded = encode(fact)
+                if not conversation.tell_again(encoded, self.nailed.stamp):
                     if conversation.properties_kept >= self.entries_max:
                         self._truncate(conversation)
                         continue
-                    conversation.properties += encoded
+                    conversation.properties += encoded + self.nailed.stamp
                     conversation.properties_kept += 1
                     if conversation.focus is None or _is_news(account, conversation.focus, fact, occurred_ms):
                         new |= kind
@@ -791,14 +766,14 @@ class Window:
         for fact in (*timed, *dropped) if dropped else timed:
             # What is not kept binds all the same: a rebuild that begins later in the log may have room for it.
             self._bind(account, conversation, fact, occurred_ms, seen)
-            conversation = account.index[event.members[0]]  # A binding may have poured it into another one.
+            conversation = account.index[members[0]]  # A binding may have poured it into another one.
         return new
 
     def _write(
         self, conversation: Conversation, event: Event, occurred_ms: int, offset: int, facts: Sequence[AnyFact]
     ) -> None:
-        kept = Kept(occurred_ms, offset, event.id, _TYPE_CODES.get(event.type, event.type), tuple(facts))
-        conversation.evidence += _encode(kept)
+        kept = Kept(occurred_ms, offset, event.id, TYPE_CODES.get(event.type, event.type), tuple(facts))
+        conversation.evidence += encode(kept)
         conversation.kept += 1
         if conversation.cold and len(conversation.evidence) > COLD_TAIL_BYTES:
             self._warm_up(conversation)
@@ -806,6 +781,8 @@ class Window:
     def _truncate(self, conversation: Conversation) -> None:
         self.dropped_total += 1
         if not conversation.truncated:
+            if self._saver is not None:
+                self._saver.before(conversation)
             conversation.truncated = True
             self._renewed.append(conversation)
             self.truncated_total += 1
@@ -852,8 +829,8 @@ class Window:
         self, account: Account, conversation: Conversation, name: str | None, at_ms: int, member: str | None
     ) -> None:
         """A call is to be joined with the conference of a name."""
-        if name is None or member is None:
-            return
+        if name is None or member is None or member not in account.index:
+            return  # One that is nailed up was seen in conferences: it means none by its name alone.
         book = _book(account, name)
         if name not in (conversation.called or ()):
             conversation.called = [*(conversation.called or ()), name]
@@ -936,37 +913,13 @@ _NEVER: Final = 1 << 62
 _NOWHERE: Final = Touched(None, False, 0, ())
 
 
-def shows_recording(fact: AnyFact) -> bool:
-    """Whether a fact says that something was recorded: such are kept beyond the bound."""
-    return isinstance(fact, RecordingFact) or (isinstance(fact, ConferenceFact) and fact.recording_on is True)
-
-
-def digest_of(event_id: str) -> bytes:
-    """A few bytes that stand for an event's id, the same in every process, because snapshots hold them.
-
-    Two checksums over different polynomials: ids that differ in a few letters always differ in them, and they take a
-    fifth of the time of a cryptographic digest. Nobody is kept from making up two ids that collide: whoever can write
-    events can leave them out as well.
-    """
-    text = event_id.encode(errors="surrogatepass")
-    return _pack_digest(crc32(text), crc_hqx(text, 0))
-
-
 def _told_of(account: Account, members: tuple[str, ...], digest: bytes) -> Conversation | None:
     """The conversation of one of ``members`` that has had this event before."""
     for member in members:
         conversation = account.index.get(member)
-        if conversation is not None and digest in conversation.ids and _holds(conversation.ids, digest):
+        if conversation is not None and digest in conversation.ids and holds(conversation.ids, digest):
             return conversation
     return None
-
-
-def _holds(ids: bytes, digest: bytes) -> bool:
-    """Whether one of the digests in ``ids`` is ``digest``; a match across a border is none."""
-    at = ids.find(digest)
-    while at >= 0 and at % DIGEST_BYTES:
-        at = ids.find(digest, at + 1)
-    return at >= 0
 
 
 def _is_news(account: Account, focus: Focus, fact: AnyFact, occurred_ms: int) -> bool:
@@ -1000,6 +953,16 @@ def _moves_room(
     if room is None:
         return True
     return focus.rooms and (at_ms < room.first_ms or (ends and (room.end_ms is None or at_ms > room.end_ms)))
+
+
+def _latest(one: dict[bytes, int], other: dict[bytes, int]) -> dict[bytes, int]:
+    return one | {encoded: max(told, one.get(encoded, told)) for encoded, told in other.items()}
+
+
+def _all_told(
+    one: dict[str, list[tuple[int, int]]], other: dict[str, list[tuple[int, int]]]
+) -> dict[str, list[tuple[int, int]]]:
+    return one | {event_id: sorted([*one.get(event_id, ()), *told]) for event_id, told in other.items()}
 
 
 def _earliest(one: dict[str, Seen] | None, other: dict[str, Seen] | None) -> dict[str, Seen] | None:

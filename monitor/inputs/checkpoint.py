@@ -2,7 +2,8 @@
 
 It is one ordinary offset commit. The offset is C (all effects of the messages before it are safe), the commit's
 metadata says the rest: ``{"v":1,"g":generation,"r":R,"w":log time at R,"x":[cut,until]|null,"t":fingerprint}``, about
-100 of the 4,096 bytes Kafka allows. Pure: what has to be asked of the broker comes in as a ``Log``.
+100 of the 4,096 bytes Kafka allows; with ``"b":B`` where messages from R to B are only looked at for where calls were.
+Pure: what has to be asked of the broker comes in as a ``Log``.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ StartAt = int | Literal["earliest", "latest"]
 """Where a group without a commit begins: milliseconds since 1970, or an end of the log."""
 
 
-class _Metadata(msgspec.Struct, frozen=True):
+class _Metadata(msgspec.Struct, frozen=True, omit_defaults=True):
     """The commit's metadata; one letter a field, because it travels with each commit."""
 
     v: int
@@ -35,6 +36,7 @@ class _Metadata(msgspec.Struct, frozen=True):
     w: int | None
     x: tuple[Annotated[int, msgspec.Meta(ge=-1)], int] | None
     t: str
+    b: _Offset | None = None
 
 
 _decoder: Final = msgspec.json.Decoder(_Metadata)
@@ -118,6 +120,7 @@ def encode_metadata(checkpoint: Checkpoint, fingerprint: str) -> str:
         w=checkpoint.log_time_ms,
         x=(cut.offset, cut.until_ms) if cut is not None else None,
         t=fingerprint,
+        b=checkpoint.open_from,
     )
     return msgspec.json.encode(metadata).decode()
 
@@ -134,13 +137,14 @@ def decode_checkpoint(committed: Committed, fingerprint: str) -> Checkpoint | Fo
         return "unreadable"
     if read.t != fingerprint:
         return "other_topic"
-    if read.r > committed.offset:
+    if read.r > committed.offset or (read.b is not None and not read.r <= read.b <= committed.offset):
         return "replay_after_commit"
     return Checkpoint(
         offset=committed.offset,
         generation=read.g,
         replay_from=read.r,
         log_time_ms=read.w,
+        open_from=read.b,
         cut=Cut(*read.x) if read.x is not None else None,
     )
 
@@ -238,7 +242,10 @@ def _own(own: Checkpoint, log: Log, window_ms: int, now_ms: int) -> Resume:
         cut = Cut(offset=log.low - 1, until_ms=_log_time(log.low, own.log_time_ms, log, now_ms) + window_ms)
         if own.cut is not None:
             cut = Cut(offset=max(cut.offset, own.cut.offset), until_ms=max(cut.until_ms, own.cut.until_ms))
-        own = msgspec.structs.replace(own, offset=max(own.offset, log.low), replay_from=log.low, cut=cut, lost=True)
+        open_from = None if own.open_from is None or own.open_from <= log.low else own.open_from
+        own = msgspec.structs.replace(
+            own, offset=max(own.offset, log.low), replay_from=log.low, open_from=open_from, cut=cut, lost=True
+        )
     read_from = max(own.replay_from - 1, log.low)
     return Resume(checkpoint=own, read_from=read_from, fresh=False, foreign=None, raise_generation=False, blind=blind)
 

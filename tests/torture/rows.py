@@ -21,7 +21,7 @@ from tests.monitors import PROGRAM, Monitor
 from tests.torture.brokers import Cluster, ProxiedBroker
 from tests.torture.fuzz import Mutator, through_core
 from tests.torture.judge import COMMITS_TOPIC, Tally
-from tests.torture.nailed import NailedUp
+from tests.torture.nailed import Endless, Shift
 from tests.torture.stage import GRACE_S, Act, Entry, Feed, Stage, moments, now_ms, until
 
 
@@ -492,27 +492,48 @@ def _with_stamps(history: History, skew_ms: Callable[[int], int], *, apart: bool
 
 @row("endless", "a conversation that never ends", full=2)
 def endless(history: History) -> Tally:
-    """A call that enters conference after conference for 50 h of log time; members are killed on the way."""
+    """A call that stays in its conference for 50 h of log time; members are killed on the way."""
     bench = history.bench
     with Stage(bench.broker, history.directory, history.seed, window="1h") as stage:
         stage.begin(2)
-        nailed = NailedUp(history.seed, hours=50, every_s=60)
-        stage.truth += nailed.truth
+        call = Endless(history.seed, hours=50, every_s=60)
+        stage.truth += call.truth
         begun_ms = now_ms()
-        feed = Feed(stage, nailed.entries(begun_ms), bench.size(20, 40))
+        feed = Feed(stage, call.entries(begun_ms), bench.size(20, 40))
         for _ in moments(stage.chance, feed, 3.0, 6.0):
             stage.chance.choice(stage.running()).kill()
             stage.mark()
             stage.join()
         feed.wait()
         stage.rest()
-        stage.notes += nailed.unbounded(stage.commits())
+        stage.notes += call.unbounded(stage.commits())
         # The other partitions follow; then whoever calls now is judged as well as ever.
         stage.close_windows(52 * 3_600_000)
         stage.play(Act(history.seed * 1000, 2_000), 6).wait()
         stage.close_windows(2 * 3_600_000)
         stage.rest()
-        return stage.account(weakened=nailed.recordings)
+        return stage.account(weakened=call.recordings)
+
+
+@row("nailed", "20 agents whose calls stay up for 30 h", full=2)
+def nailed_up(history: History) -> Tally:
+    """Their legs enter conference after conference, customers are transferred; members are killed on the way."""
+    bench = history.bench
+    with Stage(bench.broker, history.directory, history.seed) as stage:
+        stage.begin(2)
+        agents, hours = (6, 8) if bench.quick else (20, 30)
+        shift = Shift(history.seed, agents=agents, hours=hours)
+        stage.truth += shift.truth
+        late_ms = stage.chance.choice((0, 600_000, 3_600_000))
+        feed = Feed(stage, shift.entries(now_ms(), late_ms=late_ms), bench.size(20, 120))
+        for _ in moments(stage.chance, feed, bench.size(3, 12), bench.size(6, 24)):
+            stage.chance.choice(stage.running()).kill()
+            stage.mark()
+            stage.join()
+        feed.wait()
+        stage.close_windows((hours + 6) * 3_600_000)
+        stage.rest()
+        return stage.account()
 
 
 @row("fuzz-core", "200 million bytes of mutated samples, through the core")

@@ -1,0 +1,282 @@
+"""A conversation and what it keeps: evidence as bytes, which are read back only to judge.
+
+Evidence is kept as one bytes object a conversation, appended to, so that a quiet conversation costs bytes and not
+objects. What joins, bounds and closes conversations is the window.
+"""
+
+from __future__ import annotations
+
+import zlib
+from binascii import crc32, crc_hqx
+from struct import Struct
+from typing import Final, cast
+
+import msgspec
+
+from monitor.core.events import (
+    AnyFact,
+    CallFact,
+    ConferenceFact,
+    ExecutionFact,
+    ParticipantFact,
+    RecordingFact,
+    RequestFact,
+    StepFact,
+    TaskFact,
+    TwimlFact,
+)
+from monitor.core.nailed import Notes, View
+from monitor.core.readers import EVENT_TYPES
+
+DIGEST_BYTES: Final = 6  # Of two events that are none of each other's repeats, one pair in 10**14 looks like it.
+TYPE_CODES: Final = {name: code for code, name in enumerate(EVENT_TYPES)}
+
+# One bit a kind of fact; what may change a conclusion is a set of kinds.
+KIND: Final[dict[type, int]] = {
+    kind: 1 << place
+    for place, kind in enumerate(
+        (
+            RecordingFact,
+            ParticipantFact,
+            ConferenceFact,
+            TwimlFact,
+            RequestFact,
+            TaskFact,
+            ExecutionFact,
+            StepFact,
+            CallFact,
+        )
+    )
+}
+EVERY_KIND: Final = (1 << len(KIND)) - 1
+PLACES: Final = KIND[ParticipantFact] | KIND[ConferenceFact]
+IN_FOCUS: Final = PLACES | KIND[TaskFact] | KIND[ExecutionFact] | KIND[StepFact]  # Of these only some can matter.
+PROPERTIES: Final = KIND[CallFact] | KIND[TaskFact]  # Known without a time.
+
+
+class Kept(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """An event as the window keeps it; ``type`` is a number where it is in the table of types."""
+
+    occurred_ms: int
+    offset: int
+    event_id: str | None
+    type: int | str
+    facts: tuple[AnyFact, ...]
+
+    @property
+    def type_name(self) -> str:
+        """The event's type, in our spelling."""
+        return self.type if isinstance(self.type, str) else EVENT_TYPES[self.type]
+
+
+_pack_digest = Struct(">IH").pack
+encode: Final = msgspec.msgpack.Encoder().encode
+_decode_kept = msgspec.msgpack.Decoder(tuple[Kept, ...]).decode
+_decode_properties = msgspec.msgpack.Decoder(tuple[CallFact | TaskFact | int, ...]).decode
+_decode_property = msgspec.msgpack.Decoder(CallFact | TaskFact).decode
+
+
+def stamp_of(bucket: int) -> bytes:
+    """A bucket as it stands behind each property: msgpack's eight bytes, whatever the number."""
+    return b"\xcf" + bucket.to_bytes(8, "big")
+
+
+STAMP_BYTES: Final = len(stamp_of(0))
+
+
+def read_noted(view: View) -> tuple[Kept, ...]:
+    """The events that a conversation sees through its guests."""
+    kept = view.kept()
+    return _decode_kept(_array(b"".join(kept), len(kept)))
+
+
+def read_noted_properties(view: View) -> tuple[CallFact | TaskFact, ...]:
+    """What a conversation sees through its guests that is known without a time."""
+    return tuple(map(_decode_property, view.properties()))
+
+
+def _array(blob: bytes, count: int) -> bytes:
+    """Concatenated msgpack values as one msgpack array."""
+    return b"\xdd" + count.to_bytes(4, "big") + blob
+
+
+class Birth(msgspec.Struct, gc=False):
+    """Where and when a conversation began; it stays true while one that holds it is open.
+
+    ``beside_offset`` and ``beside_ms`` are those of the oldest birth that was open then: whatever the conversation can
+    ever have met began no earlier.
+    """
+
+    offset: int
+    arrived_ms: int
+    beside_offset: int
+    beside_ms: int
+    open: bool = True
+
+
+class Seen(msgspec.Struct, frozen=True, gc=False):
+    """When a recording was first seen: its arrival, and its order of appearance (offset, place inside the message)."""
+
+    arrived_ms: int
+    offset: int
+    index: int
+
+    def before(self, other: Seen) -> bool:
+        """Whether this is the earlier sight of the two."""
+        return (self.offset, self.index) < (other.offset, other.index)
+
+
+class Lookout(msgspec.Struct, frozen=True, gc=False):
+    """Which sights of a call can still change a conclusion: those up to ``until_ms``.
+
+    Not those in conference ``but_in``, where it is known to have been; there only those before ``before_ms``.
+    """
+
+    call: str
+    until_ms: int
+    but_in: str | None
+    before_ms: int
+
+
+class Focus(msgspec.Struct, frozen=True, gc=False):
+    """Of facts of relevant kinds, only these can still change a conclusion.
+
+    ``everywhere``: wherever any call was. Else what ``calls`` says, the ends of conferences up to ``ends_until_ms``;
+    with ``names`` that a conference has a name, with ``rooms`` also when one of a name was first seen and ended.
+    ``recorded`` are the conferences that recordings are of: none of them is only suspected. ``executions`` are those
+    of Studio of which nothing after an instant counts. ``meant``: of TwiML and requests of guests only those for these
+    conference names; None: all.
+    """
+
+    everywhere: bool
+    calls: tuple[Lookout, ...]
+    ends_until_ms: int
+    names: bool
+    rooms: bool
+    recorded: tuple[str, ...]
+    executions: tuple[tuple[str, int], ...]
+    meant: frozenset[str] | None = None
+
+
+class Conversation(msgspec.Struct, gc=False, eq=False):
+    """What belongs together. ``members`` are its SIDs; ``ids`` holds ``DIGEST_BYTES`` of each event id seen.
+
+    ``properties`` has, behind each, when it was last told. It and ``evidence`` are what has been kept since the rest
+    was packed: most conversations of a window are over, and wait for nothing but late events. Packing takes 3.1 kB to
+    0.75 kB, in 45 µs once a conversation.
+    """
+
+    account: str
+    members: list[str]
+    birth: Birth
+    last_ms: int
+    due_ms: int  # The deadline it is filed under; the true one is ``last_ms`` + window.
+    truncated: bool
+    evidence: bytes = b""
+    kept: int = 0
+    properties: bytes = b""
+    properties_kept: int = 0
+    told_late: dict[bytes, int] | None = None  # Of properties that were told again when they had been packed: when.
+    packed: bytes = b""  # Earlier evidence and properties, compressed.
+    packed_evidence: int = 0  # How many of the packed bytes are evidence.
+    cold: bool = False
+    ids: bytes = b""
+    recordings: dict[str, Seen] | None = None
+    suspects: dict[str, Seen] | None = None  # Conferences that Insights says had recording on.
+    claims: list[tuple[str, int, str]] | None = None  # TwiML that waits for its conference: name, instant, member.
+    rooms: list[tuple[str, str]] | None = None  # Conferences with a name: name, conference.
+    called: list[str] | None = None  # Conference names that TwiML of its calls, or requests for them, hold.
+    by_name: bool = False  # What it is joined with may rest on the names that other conversations hold.
+    relevant: int = EVERY_KIND  # The kinds of facts that can still change what was last concluded from it.
+    focus: Focus | None = None  # Of the facts of some kinds only these; None: every one.
+    waiting: bool = True  # The end of a grace can change what was last concluded.
+    open: bool = True
+    epoch: int = 0  # The last snapshot that it was written for, or born after.
+    conferences: int = 0  # Of its members, so many are conferences.
+    again: dict[str, list[tuple[int, int]]] | None = None  # Of duplicates by event id: offset and arrival (a bucket).
+    guests: dict[str, int] | None = None  # Nailed-up calls it has met, and since when (a bucket).
+    notes: Notes | None = None  # Where these are noted.
+
+    def read_evidence(self) -> tuple[Kept, ...]:
+        """Everything kept with a time, in order of arrival within each merged part."""
+        evidence = self.evidence
+        if self.packed:
+            evidence = zlib.decompress(self.packed)[: self.packed_evidence] + evidence
+        return _decode_kept(_array(evidence, self.kept))
+
+    def read_properties(self) -> tuple[CallFact | TaskFact, ...]:
+        """What is known without a time: of calls and of tasks."""
+        return tuple([fact for fact, _ in self.read_stamped()])
+
+    def read_stamped(self) -> list[tuple[CallFact | TaskFact, int]]:
+        """What is known without a time, and when it was last told (a bucket)."""
+        stamped = iter(_decode_properties(_array(self.all_properties(), 2 * self.properties_kept)))
+        found = cast("list[tuple[CallFact | TaskFact, int]]", list(zip(stamped, stamped, strict=True)))
+        if (late := self.told_late) is None:
+            return found
+        return [(fact, max(told, late.get(encode(fact), told))) for fact, told in found]
+
+    def all_properties(self) -> bytes:
+        """The properties as they are kept, packed ones too."""
+        if not self.packed:
+            return self.properties
+        return zlib.decompress(self.packed)[self.packed_evidence :] + self.properties
+
+    def tell_again(self, encoded: bytes, stamp: bytes) -> bool:
+        """Take down that something known without a time was told again; whether it is known at all."""
+        told = self.all_properties() if self.packed else self.properties
+        place = told.find(encoded)
+        if place < 0:
+            return False
+        end = place + len(encoded)
+        if told.startswith(stamp, end):
+            return True
+        if self.packed:  # To pack again for this would cost more than all else that a late event does.
+            self.told_late = {**(self.told_late or {}), encoded: int.from_bytes(stamp[1:], "big")}
+        else:
+            self.properties = told[:end] + stamp + told[end + STAMP_BYTES :]
+        return True
+
+    def view(self) -> View | None:
+        """What it sees through its guests; None where it has none."""
+        return None if self.guests is None or self.notes is None else self.notes.view(self.guests)
+
+    def pack(self) -> None:
+        """Compress what is kept; a quiet conversation costs little and can still be read."""
+        self.unpack()
+        self.packed_evidence = len(self.evidence)
+        # Level 1: the repeated SIDs are found at any level, and the higher ones only take longer.
+        self.packed = zlib.compress(self.evidence + self.properties, 1)
+        self.evidence = self.properties = b""
+
+    def unpack(self) -> None:
+        """Undo ``pack``."""
+        if self.packed:
+            kept = zlib.decompress(self.packed)
+            self.evidence = kept[: self.packed_evidence] + self.evidence
+            self.properties = kept[self.packed_evidence :] + self.properties
+            self.packed, self.packed_evidence = b"", 0
+
+
+def shows_recording(fact: AnyFact) -> bool:
+    """Whether a fact says that something was recorded: such are kept beyond the bound."""
+    return isinstance(fact, RecordingFact) or (isinstance(fact, ConferenceFact) and fact.recording_on is True)
+
+
+def digest_of(event_id: str) -> bytes:
+    """A few bytes that stand for an event's id, the same in every process, because snapshots hold them.
+
+    Two checksums over different polynomials: ids that differ in a few letters always differ in them, and they take a
+    fifth of the time of a cryptographic digest. Nobody is kept from making up two ids that collide: whoever can write
+    events can leave them out as well.
+    """
+    text = event_id.encode(errors="surrogatepass")
+    return _pack_digest(crc32(text), crc_hqx(text, 0))
+
+
+def holds(ids: bytes, digest: bytes) -> bool:
+    """Whether one of the digests in ``ids`` is ``digest``; a match across a border is none."""
+    at = ids.find(digest)
+    while at >= 0 and at % DIGEST_BYTES:
+        at = ids.find(digest, at + 1)
+    return at >= 0
