@@ -98,7 +98,7 @@ class Stage:
         self._hand_over(case.key, now)
 
     def _hand_over(self, key: str, now: int) -> None:
-        self.board.take(standing_of(self.cases[key], self.pace.resolve_on, COUNTED), now)
+        self.board.take(standing_of(self.cases[key], self.pace, COUNTED), now)
 
     def settle(self, now: int) -> dict[Labels, Alert]:
         """Settle, send, and have who was told come round through the topic."""
@@ -224,7 +224,7 @@ def test_a_lesser_verdict_that_comes_late_changes_nothing():
     stage = Stage()
     stage.take(verdict(at=5), now=T0)
     stage.settle(T0)
-    zombie = standing_of(succeed(None, verdict(at=4, since=None), T0), "ended", COUNTED)
+    zombie = standing_of(succeed(None, verdict(at=4, since=None), T0), PACE, COUNTED)
     stage.board.take(zombie, T0 + SECOND)
 
     assert firing(stage.settle(T0 + SECOND)) == [recording(1)]
@@ -378,10 +378,17 @@ def test_a_backlog_is_one_summary_an_account_and_what_still_records_pages_singly
     for number in range(1, 301):
         account = f"account-{number % 3}"
         alert = AlertLabels("default", "warning" if number < 10 else "critical", None, account, "DialVerb")
+        begun = verdict(number, since=long_ago + number, alert=alert)
+        stage.take(begun, now=T0)
+        stage.settle(T0)
         stage.take(ended(number, since=long_ago + number, end=long_ago + MINUTE, backlog=True, alert=alert), now=T0)
     stage.take(verdict(999, since=long_ago), now=T0)
-    assert firing(stage.settle(T0)) == [recording(999)]
+    # Of each its beginning was read first, as of one that goes on.
+    assert firing(stage.settle(T0)) == []
     alerts = stage.settle(T0 + PACE.summary_after_ms)
+    stage.settle(T0 + PACE.behind_wait_ms - 1)
+    alerts = stage.settle(T0 + PACE.behind_wait_ms)
+    assert recording(999) in firing(alerts)
 
     summaries = [alert for alert in alerts.values() if alert.name == BACKLOG]
     assert sorted(dict(alert.labels)["account"] for alert in summaries) == ["account-0", "account-1", "account-2"]

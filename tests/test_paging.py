@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,76 +18,13 @@ import pytest
 import yaml
 from confluent_kafka import Producer
 
-from tests.alerting import Alerting, ReceivedAlert, alertmanager_config
+from tests.alerting import Alerting, alertmanager_config
 from tests.broker import RealBroker, free_ports
 from tests.member import account_sid, recording_event, recording_sid
-from tests.monitors import PROGRAM, Monitor, Site, environment, until
+from tests.monitors import PROGRAM, environment, until
+from tests.paging import BACKLOG, FLOOD, HEARTBEAT, HOUR_MS, PACE, SINGLE, Scene, kill_at_random
 
 pytestmark = [pytest.mark.broker, pytest.mark.alerting]
-
-SINGLE = "DisallowedRecording"
-FLOOD = "DisallowedRecordingFlood"
-BACKLOG = "DisallowedRecordingBacklog"
-HEARTBEAT = "RecordingMonitorHeartbeat"
-HOUR_MS = 3_600_000
-# A tenth or so of what production has; the lease outlives every wait of a test but the one that is about it.
-PACE: dict[str, int] = {
-    "hold_ms": 2_500,
-    "lease_ms": 60_000,
-    "heartbeat_lease_ms": 3_000,
-    "resend_ms": 1_000,
-    "retry_ms": 300,
-    "timeout_ms": 2_000,
-    "resolved_for_ms": 4_000,
-    "summary_after_ms": 1_500,
-    "fresh_ms": 5_000,
-    "probe_ms": 500,
-}
-
-
-class Scene:
-    """One installation that pages: a site, its Alertmanagers, who is told."""
-
-    def __init__(
-        self,
-        broker: RealBroker,
-        directory: Path,
-        alerting: Alerting,
-        *,
-        alertmanagers: int = 1,
-        stamped_by_producers: bool = False,
-    ) -> None:
-        self.receiver = alerting.receiver()
-        config = alertmanager_config(self.receiver, group_wait="500ms")
-        # A page for each recording, so that what one is told of and how often is plain to see.
-        config["route"]["group_by"] = ["alertname", "recording_sid"]
-        self.alertmanagers = [alerting.alertmanager(config) for _ in range(alertmanagers)]
-        self.site = Site(broker, directory, partitions=2, stamped_by_producers=stamped_by_producers)
-
-    def monitor(self, pace: Any = None, **settings: Any) -> Monitor:
-        given = {
-            "alertmanagers": [one.url for one in self.alertmanagers],
-            "web": {"listen": "127.0.0.1:0", "external_url": "https://monitor.example.com"},
-            **settings,
-        }
-        return self.site.start_quick(
-            window=timedelta(minutes=10), tick_every=timedelta(seconds=1), pace={**PACE, **(pace or {})}, **given
-        )
-
-    def begin(self, number: int, **more: Any) -> None:
-        """A recording that is not allowed begins."""
-        self.site.send([recording_event(number, **more)])
-
-    def end(self, number: int, **more: Any) -> None:
-        self.site.send([recording_event(number, status="completed", **more)])
-
-    def told(self, number: int, status: str = "firing", **more: Any) -> ReceivedAlert:
-        return self.receiver.wait_for(status, alertname=SINGLE, recording_sid=recording_sid(number), **more)
-
-    def notified(self, status: str = "firing", name: str = SINGLE) -> set[str]:
-        """Of which recordings (or, for other alerts, accounts) somebody was told."""
-        label = "recording_sid" if name == SINGLE else "account"
-        return {a.labels[label] for _, a in self.receiver.alerts() if a.name == name and a.status == status}
 
 
 @pytest.fixture
@@ -266,13 +202,14 @@ def test_hours_of_backlog_are_one_summary_an_account_and_what_still_records_is_a
     assert producer.flush(60) == 0
     with scene.monitor({"hold_ms": 30_000}) as monitor:
         monitor.ready()
-        scene.told(999)
+        [alertmanager] = scene.alertmanagers
         summary = scene.receiver.wait_for("firing", alertname=BACKLOG)
-        until(lambda: monitor.metrics()("open_cases") == 601, why=lambda: monitor.metrics().by("open_cases", "account"))
-        until(
-            lambda: [int(a["annotations"]["count"]) for a in scene.alertmanagers[0].alerts(alertname=BACKLOG)] == [600],
-            why=lambda: scene.alertmanagers[0].alerts(alertname=BACKLOG),
-        )
+
+        def counts() -> list[str]:
+            return [alert["annotations"]["count"] for alert in alertmanager.alerts(alertname=BACKLOG)]
+
+        until(lambda: counts() == ["600"], why=counts)
+        scene.told(999)
         assert scene.notified() == {recording_sid(999)}
         assert summary.labels["account"] == "other"
     assert scene.receiver.told_twice() == []
@@ -321,18 +258,13 @@ def test_a_monitor_killed_between_decision_and_notification_leaves_nobody_untold
             scene.begin(2)
             until(lambda: monitor.metrics()("open_cases") >= 1)
             monitor.kill()
-    # At any moment from the message on: before it is judged, written, sent, answered, or marked as told.
-    for number in range(3, 9):
-        with scene.monitor(**database) as monitor:
-            monitor.ready()
-            scene.begin(number)
-            time.sleep(chance.choice([0.0, 0.005, 0.01, 0.02, 0.05, 0.1]))
+    kill_at_random(scene, range(3, 7), chance, **database)
     with scene.monitor(**database) as monitor:
         monitor.ready()
-        until(lambda: scene.notified() == {recording_sid(number) for number in range(1, 9)}, why=scene.receiver.summary)
-        for number in range(2, 9):
+        until(lambda: scene.notified() == {recording_sid(number) for number in range(1, 7)}, why=scene.receiver.summary)
+        for number in range(2, 7):
             scene.end(number)
-        until(lambda: len(scene.notified("resolved")) == 8, why=scene.receiver.summary)
+        until(lambda: len(scene.notified("resolved")) == 6, why=scene.receiver.summary)
         assert monitor.stop() == 0
     assert scene.receiver.told_twice() == []
 

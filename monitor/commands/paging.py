@@ -21,6 +21,7 @@ from monitor.core.policy import Policy
 from monitor.core.verdict import decode_verdict, render_instant
 from monitor.errors import OutputUnavailable
 from monitor.inputs.follower import Freshness, Mode, Place, TopicFollower
+from monitor.inputs.reader import shared_properties
 from monitor.outputs.alert_text import Links, heartbeat, render_alert
 from monitor.outputs.alertmanager import Outgoing, Route
 from monitor.outputs.alerts import HEARTBEAT, Alert, Board, Labels, Pace, standing_of
@@ -110,7 +111,9 @@ class Paging:
         self._routes = [Route(one, self._outbox, self, pace) for one in settings.alertmanagers]
         self._beating: asyncio.Task[None] | None = None
         self._marks: queue.SimpleQueue[CaseAction] = queue.SimpleQueue()
-        self._delivery = Delivery(producer_properties(client), on_error=on_kafka_error)
+        self._delivery = Delivery(
+            producer_properties(shared_properties(client, consumes=False)), on_error=on_kafka_error
+        )
         self._looked_at = self._forgot_at = time.monotonic()
         topics = settings.topics
         self.view = CaseView(
@@ -245,7 +248,7 @@ class Paging:
             self._board.drop(key, now_ms)
         for case in cases:
             counted = self._metrics.case_labels(case.verdict)
-            self._board.take(standing_of(case, self._pace.resolve_on, counted), now_ms)
+            self._board.take(standing_of(case, self._pace, counted), now_ms)
             self._news[case.key] = case
         self._settle(now_ms)
 

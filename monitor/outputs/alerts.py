@@ -56,6 +56,10 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """What nobody could be told for so long after its end is not told any more."""
     flood_from: int = 50
     flood_until: int = 25
+    behind_ms: int = 10 * 60_000
+    behind_wait_ms: int = 60_000
+    """A verdict that was decided so far behind the clock on the wall waits so long before it pages singly: what seemed
+    to be going on has mostly ended a moment later in what is read at full speed, and belongs into the summary."""
     summary_after_ms: int = 10_000
     """A backlog is summed up once this much time went by since its first case: one page, with a count that says
     something."""
@@ -98,10 +102,13 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     over_ms: int | None
     """When it was cleared by evidence or closed by a person: at once, whatever the hold."""
     backlog: bool
+    behind: bool
+    """Decided long after it happened, and not known to be over: perhaps it only seems to go on."""
+    seen_ms: int
     told: Told | None
 
 
-def standing_of(case: Case, resolve_on: str, counted: tuple[str, str, str, str]) -> Standing:
+def standing_of(case: Case, pace: Pace, counted: tuple[str, str, str, str]) -> Standing:
     """What decides about the alerts of a case, which counts as ``counted``."""
     verdict = case.verdict
     pages = verdict.alert is not None
@@ -117,9 +124,11 @@ def standing_of(case: Case, resolve_on: str, counted: tuple[str, str, str, str])
         counted=counted,
         group=group,
         starts_ms=read_instant(since),
-        ended_ms=_ended_ms(case, resolve_on),
+        ended_ms=_ended_ms(case, pace.resolve_on),
         over_ms=_over_ms(case),
         backlog=verdict.backlog,
+        behind=case.ended_ms is None and case.seen_ms - read_instant(verdict.decided_at) > pace.behind_ms,
+        seen_ms=case.seen_ms,
         told=_told(case) if pages else None,
     )
 
@@ -144,7 +153,9 @@ def _ended_ms(case: Case, resolve_on: str) -> int | None:
 
 
 def _over_ms(case: Case) -> int | None:
-    moved = [action for action in case.actions if action.kind in (CLOSE, REOPEN)]
+    # What was closed, and then became disallowed anew, is open again.
+    since_ms = read_instant(case.verdict.disallowed_since or case.verdict.decided_at)
+    moved = [done for done in case.actions if done.kind in (CLOSE, REOPEN) and read_instant(done.at) >= since_ms]
     closed_ms = read_instant(moved[-1].at) if moved and moved[-1].kind == CLOSE else None
     return min((at for at in (case.cleared_ms, closed_ms) if at is not None), default=None)
 
@@ -240,6 +251,7 @@ class Board:
         self._summaries: dict[str, Labels] = {}
         self._pending: dict[str, int] = {}
         self._closing: list[tuple[int, str]] = []
+        self._waiting: list[tuple[int, str]] = []
         self._alerts: dict[Labels, Alert] = {}
         self._counts: Counter[tuple[str, str, str, str]] = Counter()
         self._version = 0
@@ -328,7 +340,7 @@ class Board:
 
     def next_ms(self) -> int | None:
         """When there is next something to settle."""
-        due = [self._closing[0][0]] if self._closing else []
+        due = [heap[0][0] for heap in (self._closing, self._waiting) if heap]
         return min((*due, *self._pending.values()), default=None)
 
     # What is asked.
@@ -370,7 +382,11 @@ class Board:
         if standing.group is None:
             return
         if key not in self._how:
-            self._undecided.add(key)
+            self._undecided.discard(key)
+            if standing.behind and standing.told is None:
+                heapq.heappush(self._waiting, (standing.seen_ms + self._pace.behind_wait_ms, key))
+            else:
+                self._undecided.add(key)
         elif self._how[key] == "single":
             self._again(labels_of(SINGLE, standing.group, key))
 
@@ -423,6 +439,10 @@ class Board:
     # How a case is paged.
 
     def _decide(self, now_ms: int) -> None:
+        while self._waiting and self._waiting[0][0] <= now_ms:
+            _, key = heapq.heappop(self._waiting)
+            if key in self._open and key not in self._how:
+                self._undecided.add(key)
         for standing in sorted((self._open[key] for key in self._undecided), key=_by_age):
             assert standing.group is not None
             how = self._how_of(standing, standing.group)
