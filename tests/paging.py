@@ -79,6 +79,10 @@ class Scene:
         label = "recording_sid" if name == SINGLE else "account"
         return {a.labels[label] for _, a in self.receiver.alerts() if a.name == name and a.status == status}
 
+    def told_twice(self) -> list[str]:
+        """For what somebody was woken again. The heartbeat is meant to begin again, with each monitor."""
+        return [said for said in self.receiver.told_twice() if HEARTBEAT not in said]
+
 
 def kill_at_random(scene: Scene, numbers: Iterable[int], chance: random.Random, **settings: Any) -> None:
     """One recording after the other begins, and the monitor is killed at any moment from the message on.

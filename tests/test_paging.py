@@ -62,7 +62,7 @@ def test_a_disallowed_recording_pages_once_with_what_is_needed_and_resolves_when
         resolved = scene.told(1, "resolved")
         assert resolved.starts_at == fired.starts_at
         assert monitor.stop() == 0
-    assert scene.receiver.told_twice() == []
+    assert scene.told_twice() == []
 
 
 def test_a_recording_of_two_seconds_notifies_and_stays_for_the_hold(scene: Scene):
@@ -74,7 +74,7 @@ def test_a_recording_of_two_seconds_notifies_and_stays_for_the_hold(scene: Scene
     [fired, ended, *_] = [(n.at, a.status) for n, a in scene.receiver.alerts() if a.name == SINGLE]
     assert (fired[1], ended[1]) == ("firing", "resolved")
     assert ended[0] - fired[0] >= PACE["hold_ms"] / 1000 - 1
-    assert scene.receiver.told_twice() == []
+    assert scene.told_twice() == []
 
 
 def verb_event(number: int) -> bytes:
@@ -98,7 +98,7 @@ def test_later_evidence_that_clears_it_resolves_at_once_and_says_so(scene: Scene
         cleared = scene.told(1, "resolved")
         assert cleared.annotations["reason"].startswith("Cleared by later evidence: it is allowed now.")
         assert cleared.labels == fired.labels
-    assert scene.receiver.told_twice() == []
+    assert scene.told_twice() == []
 
 
 def test_an_alertmanager_that_is_restarted_in_the_midst_of_it_tells_nobody_again(scene: Scene):
@@ -111,7 +111,7 @@ def test_an_alertmanager_that_is_restarted_in_the_midst_of_it_tells_nobody_again
         until(lambda: alertmanager.alerts(alertname=SINGLE))  # It had forgotten, and was told again.
         scene.end(1)
         scene.told(1, "resolved")
-    assert scene.receiver.told_twice() == []
+    assert scene.told_twice() == []
 
 
 def test_of_two_alertmanagers_the_one_that_is_down_delays_nothing(
@@ -146,7 +146,7 @@ def test_what_happened_while_the_alertmanager_was_away_is_told_when_it_is_back(s
         until(lambda: len(scene.notified()) == 500, 60.0, lambda: len(scene.notified()))
         assert time.time() - back <= 60.0
         until(lambda: len(scene.notified("resolved")) == 400)
-    assert scene.receiver.told_twice() == []
+    assert scene.told_twice() == []
 
 
 def test_a_flood_is_fifty_pages_and_one_that_counts(scene: Scene):
@@ -169,7 +169,7 @@ def test_a_flood_is_fifty_pages_and_one_that_counts(scene: Scene):
             scene.site.send([recording_event(number, status="completed") for number in range(1, 301)])
             scene.receiver.wait_for("resolved", alertname=FLOOD)
     assert len(scene.notified()) == 50
-    assert scene.receiver.told_twice() == []
+    assert scene.told_twice() == []
 
 
 def test_the_heartbeat_stops_with_the_loop_and_beats_again(scene: Scene):
@@ -212,7 +212,7 @@ def test_hours_of_backlog_are_one_summary_an_account_and_what_still_records_is_a
         scene.told(999)
         assert scene.notified() == {recording_sid(999)}
         assert summary.labels["account"] == "other"
-    assert scene.receiver.told_twice() == []
+    assert scene.told_twice() == []
 
 
 def test_of_two_processes_the_one_with_a_stale_view_fires_nothing_again(scene: Scene):
@@ -234,7 +234,7 @@ def test_of_two_processes_the_one_with_a_stale_view_fires_nothing_again(scene: S
         until(lambda: other.metrics()("open_cases") == 0)
         scene.begin(2)
         scene.told(2)
-    assert scene.receiver.told_twice() == []
+    assert scene.told_twice() == []
 
 
 def test_a_monitor_killed_between_decision_and_notification_leaves_nobody_untold_and_tells_nobody_twice(scene: Scene):
@@ -266,7 +266,7 @@ def test_a_monitor_killed_between_decision_and_notification_leaves_nobody_untold
             scene.end(number)
         until(lambda: len(scene.notified("resolved")) == 6, why=scene.receiver.summary)
         assert monitor.stop() == 0
-    assert scene.receiver.told_twice() == []
+    assert scene.told_twice() == []
 
 
 @pytest.mark.parametrize("harm", ["deleted", "cut", "flipped", "unwritable"])
@@ -299,7 +299,7 @@ def test_no_harm_to_the_case_database_stops_a_page(scene: Scene, harm: str):
         assert ("cases: kept in memory" in monitor.get("/-/ready")[1]) == (harm == "unwritable")
         scene.end(1)
         scene.told(1, "resolved")
-    assert scene.receiver.told_twice() == []
+    assert scene.told_twice() == []
 
 
 def alert_test(tmp_path: Path, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:

@@ -626,7 +626,7 @@ def paging_killed(history: History) -> Tally:
             verdicts=count,
             lost=sorted(wanted - scene.notified()),
             faults=[f"not resolved: {sid}" for sid in sorted(wanted - scene.notified("resolved"))],
-            repeated=scene.receiver.told_twice(),
+            repeated=scene.told_twice(),
             harm=count,
         )
 
