@@ -365,3 +365,11 @@ def test_a_case_remembers_when_it_was_first_over():
 
     assert (first.ended_ms, later.ended_ms, later.seen_ms) == (T0 + MINUTE, T0 + MINUTE, T0 + 4 * HOUR)
     assert isinstance(later, Case)
+
+
+def test_what_was_found_long_after_stays_so_until_it_begins_anew(path):
+    view = opened(path)
+    view.take([seen(ended(1, backlog=True)), seen(ended(1, at=3, final=True))], {})
+    assert [case.backlog for case in view.cases()] == [True]
+    view.take([seen(verdict(1, at=4, since=T0 + HOUR))], {})
+    assert [case.backlog for case in view.cases()] == [False]

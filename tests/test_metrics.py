@@ -571,6 +571,27 @@ def test_whatever_happens_the_series_stay_within_the_budget():
     assert (value(metrics, "series_overflow_total") or 0) > 0
 
 
+def test_a_hundred_thousand_made_up_accounts_and_sources_stay_within_the_budget():
+    metrics = crowded(100_000)
+    series = [sample for family in metrics.registry.collect() for sample in family.samples]
+
+    assert len(series) <= SERIES_MAX
+    assert value(metrics, "account_overflow_total") == 100_000
+
+
+def crowded(accounts: int) -> Metrics:
+    """Metrics after as many accounts and start sources as somebody makes up, each with an open case."""
+    metrics = fresh(process=True)
+    cases: dict[tuple[str, str, str, str], int] = {}
+    for number in range(accounts):
+        told = verdict(account_sid=f"AC{number:032x}", start_source=f"Source{number}", rule=f"rule-{number % 300}")
+        publish(metrics, told, key=f"RE{number:032x}")
+        labels = metrics.case_labels(told)
+        cases[labels] = cases.get(labels, 0) + 1
+    metrics.cases_from(lambda: cases, dict)
+    return metrics
+
+
 def test_what_is_folded_is_counted_all_the_same():
     metrics = _flooded()
     published = 21 * 25 * 7 * 3

@@ -126,7 +126,7 @@ def standing_of(case: Case, pace: Pace, counted: tuple[str, str, str, str]) -> S
         starts_ms=read_instant(since),
         ended_ms=_ended_ms(case, pace.resolve_on),
         over_ms=_over_ms(case),
-        backlog=verdict.backlog,
+        backlog=case.backlog,
         behind=case.ended_ms is None and case.seen_ms - read_instant(verdict.decided_at) > pace.behind_ms,
         seen_ms=case.seen_ms,
         told=_told(case) if pages else None,

@@ -100,13 +100,15 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of one recording that is or was not allowed.
 
     ``seen_ms`` is when Kafka took the verdict; ``ended_ms`` when it was first known to be over, and ``cleared_ms`` when
-    later evidence cleared it (both on Kafka's clock, None where not). Neither moves with later revisions.
+    later evidence cleared it (both on Kafka's clock, None where not). Neither moves with later revisions. ``backlog``:
+    it was found long after, whatever a later revision of the same says.
     """
 
     verdict: Verdict
     seen_ms: int
     ended_ms: int | None = None
     cleared_ms: int | None = None
+    backlog: bool = False
     actions: tuple[CaseAction, ...] = ()
 
     @property
@@ -127,11 +129,14 @@ def succeed(before: Case | None, verdict: Verdict, seen_ms: int) -> Case:
         ended_ms = seen_ms if before is None or before.ended_ms is None else before.ended_ms
     if verdict.outcome == ALLOWED or (verdict.disallowed_since is None and verdict.alert is not None):
         cleared_ms = seen_ms if before is None or before.cleared_ms is None else before.cleared_ms
+    same = before is not None and before.verdict.disallowed_since == verdict.disallowed_since
     return Case(
         verdict=verdict,
         seen_ms=seen_ms,
         ended_ms=ended_ms,
         cleared_ms=cleared_ms,
+        # A verdict becomes final when log time has caught up: that revision by itself is none of the backlog.
+        backlog=verdict.backlog or (same and before is not None and before.backlog),
         actions=() if before is None else before.actions,
     )
 
@@ -195,6 +200,7 @@ class _Row(msgspec.Struct, frozen=True, array_like=True):
     seen_ms: int
     ended_ms: int | None
     cleared_ms: int | None
+    backlog: bool
 
 
 _pack: Final = msgspec.msgpack.Encoder().encode
@@ -347,7 +353,7 @@ class CaseView:
             if other is not None:
                 self._db.execute("DELETE FROM others WHERE key = ?", (key,))
         case = succeed(before, verdict, seen.seen_ms)
-        row = _Row(_encode_verdict(verdict), case.seen_ms, case.ended_ms, case.cleared_ms)
+        row = _Row(_encode_verdict(verdict), case.seen_ms, case.ended_ms, case.cleared_ms, case.backlog)
         body = _sealed(_named(key, seen.seen_ms), _pack(row))
         self._db.execute("INSERT OR REPLACE INTO cases VALUES (?, ?, ?)", (key, seen.seen_ms, body))
         return key
@@ -371,6 +377,7 @@ class CaseView:
             seen_ms=row.seen_ms,
             ended_ms=row.ended_ms,
             cleared_ms=row.cleared_ms,
+            backlog=row.backlog,
             actions=tuple(self._actions(key)),
         )
 
