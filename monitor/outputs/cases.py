@@ -284,12 +284,14 @@ class CaseView:
         Raises ``ViewLost``: then nothing of it was taken in, and the topics are to be read again.
         """
         with self._lock, self._guarded():
-            changed: dict[str, None] = {}
+            changed: dict[str, Case] = {}
             with self._db:
                 for one in seen:
-                    key = self._take_verdict(one) if isinstance(one, VerdictSeen) else self._take_action(one)
-                    if key is not None:
-                        changed[key] = None
+                    case = self._take_verdict(one) if isinstance(one, VerdictSeen) else self._take_action(one)
+                    if case is not None:
+                        changed[case.key] = case
+                    elif isinstance(one, VerdictSeen) and one.verdict is None:
+                        changed.pop(one.key, None)
                 after = {topic: dict(partitions) for topic, partitions in self._offsets.items()}
                 for (topic, partition), offset in offsets.items():
                     after.setdefault(topic, {})[partition] = offset
@@ -297,8 +299,7 @@ class CaseView:
                 if self.trouble is not None:
                     self._keep_few()
             self._offsets = after
-            cases = [self._case(key) for key in changed]
-        return [case for case in cases if case is not None]
+        return list(changed.values())
 
     def forget(self, now_ms: int) -> int:
         """Drop what has not changed for the retention; how many cases that were. Raises ``ViewLost``."""
@@ -330,8 +331,8 @@ class CaseView:
 
     # One change.
 
-    def _take_verdict(self, seen: VerdictSeen) -> str | None:
-        """Put one verdict in place; the key, where it is a case."""
+    def _take_verdict(self, seen: VerdictSeen) -> Case | None:
+        """Put one verdict in place; the case, where it is one and has changed."""
         key, verdict = seen.key, seen.verdict
         before = self._case(key)
         if verdict is None:
@@ -353,19 +354,22 @@ class CaseView:
             if other is not None:
                 self._db.execute("DELETE FROM others WHERE key = ?", (key,))
         case = succeed(before, verdict, seen.seen_ms)
+        if before is None:
+            # Topics are read side by side: what was done about it may have been read before it.
+            case = msgspec.structs.replace(case, actions=tuple(self._actions(key)))
         row = _Row(_encode_verdict(verdict), case.seen_ms, case.ended_ms, case.cleared_ms, case.backlog)
         body = _sealed(_named(key, seen.seen_ms), _pack(row))
         self._db.execute("INSERT OR REPLACE INTO cases VALUES (?, ?, ?)", (key, seen.seen_ms, body))
-        return key
+        return case
 
-    def _take_action(self, seen: ActionSeen) -> str | None:
+    def _take_action(self, seen: ActionSeen) -> Case | None:
         key = seen.key.partition("/")[0]
         if seen.action is None:
             self._db.execute("DELETE FROM actions WHERE key = ?", (seen.key,))
         else:
             body = _sealed(seen.key, msgspec.json.encode(seen.action))
             self._db.execute("INSERT OR REPLACE INTO actions VALUES (?, ?)", (seen.key, body))
-        return key
+        return self._case(key)
 
     def _case(self, key: str) -> Case | None:
         found = self._db.execute("SELECT changed_ms, body FROM cases WHERE key = ?", (key,)).fetchone()
