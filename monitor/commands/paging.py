@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import queue
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import structlog
@@ -24,7 +24,7 @@ from monitor.inputs.follower import Freshness, Mode, Place, TopicFollower
 from monitor.inputs.reader import shared_properties
 from monitor.outputs.alert_text import Links, heartbeat, render_alert
 from monitor.outputs.alertmanager import Outgoing, Route
-from monitor.outputs.alerts import HEARTBEAT, Alert, Board, Labels, Pace, standing_of
+from monitor.outputs.alerts import HEARTBEAT, Alert, Board, Labels, Pace, Standing, closes_ms, standing_of
 from monitor.outputs.cases import (
     ActionSeen,
     Case,
@@ -54,6 +54,13 @@ MARKS_MAX: Final = 100_000
 """Who was told, still to be written: the oldest go beyond it, and their cases may be told again after a restart."""
 HEARTBEAT_BEHIND_S: Final = 120.0
 LAST_WORD_S: Final = 2.0
+
+
+class Change(NamedTuple):
+    """A case that has changed; the case itself where it may be paged at once, so that no disk is waited for."""
+
+    standing: Standing
+    case: Case | None
 
 
 def pace_of(settings: Settings) -> Pace:
@@ -137,7 +144,7 @@ class Paging:
         """Take up what the view holds, then follow and tell."""
         self._say_where()
         with contextlib.suppress(ViewLost):  # Then it is read from the topics.
-            self._hand_over(list(self.view.cases(_now_ms() - OPEN_FOR_MAX_MS)))
+            self._hand_over([Change(standing, None) for standing in self._standing_before()])
         asyncio.run_coroutine_threadsafe(self._begin(), self._loop).result(30.0)
         self._follower.start()
 
@@ -167,7 +174,7 @@ class Paging:
             return False
         gone = [one.key for one in seen if isinstance(one, VerdictSeen) and one.verdict is None]
         if changed or gone:
-            self._hand_over(changed, gone)
+            self._hand_over([self._change(case) for case in changed], gone)
         return True
 
     def turn(self) -> bool:
@@ -201,9 +208,25 @@ class Paging:
             return None  # None of ours; the ledger passes over it too.
         return VerdictSeen(key, verdict, message.timestamp()[1])
 
-    def _hand_over(self, cases: Sequence[Case], gone: Sequence[str] = ()) -> None:
+    def _change(self, case: Case) -> Change:
+        standing = self._standing(case)
+        return Change(standing, case if standing.group is not None and standing.over_ms is None else None)
+
+    def _standing(self, case: Case) -> Standing:
+        return standing_of(case, self._pace, self._metrics.case_labels(case.verdict))
+
+    def _standing_before(self) -> Iterator[Standing]:
+        """What the view holds of cases that are open, or were until a moment ago; of a year, those are few."""
+        now_ms = _now_ms()
+        for case in self.view.cases(now_ms - OPEN_FOR_MAX_MS):
+            standing = self._standing(case)
+            until_ms = closes_ms(standing, self._pace)
+            if until_ms is None or until_ms > now_ms - self._pace.resolved_for_ms:
+                yield standing
+
+    def _hand_over(self, changes: Sequence[Change], gone: Sequence[str] = ()) -> None:
         with contextlib.suppress(RuntimeError):  # The loop has ended: so does all of it.
-            self._loop.call_soon_threadsafe(self._on_cases, cases, gone)
+            self._loop.call_soon_threadsafe(self._on_cases, changes, gone)
 
     def _write_marks(self) -> None:
         """Write who was told. What is not acknowledged is written again."""
@@ -242,14 +265,16 @@ class Paging:
             self._beating.cancel()
         await asyncio.gather(*[route.stop() for route in self._routes])
 
-    def _on_cases(self, cases: Sequence[Case], gone: Sequence[str]) -> None:
+    def _on_cases(self, changes: Sequence[Change], gone: Sequence[str]) -> None:
         now_ms = _now_ms()
         for key in gone:
             self._board.drop(key, now_ms)
-        for case in cases:
-            counted = self._metrics.case_labels(case.verdict)
-            self._board.take(standing_of(case, self._pace, counted), now_ms)
-            self._news[case.key] = case
+        for standing, case in changes:
+            self._board.take(standing, now_ms)
+            if case is not None:
+                self._news[standing.key] = case
+            else:
+                self._news.pop(standing.key, None)  # It is read from the view where it is told of.
         self._settle(now_ms)
 
     def _settle(self, now_ms: int) -> None:
