@@ -111,8 +111,10 @@ def test_a_case_that_was_cleared_is_still_a_case_and_when_is_told_once(path):
 def test_a_tombstone_takes_the_case_and_what_was_done_about_it(path):
     view = opened(path)
     view.take([seen(verdict(1)), action(), seen(verdict(2)), action(number=2)], {})
+    assert [name.partition("/")[0] for name in view.action_keys(recording(1))] == [recording(1)]
     view.take([VerdictSeen(recording(1), None, T0)], {})
 
+    assert view.action_keys(recording(1)) == []
     assert [case.key for case in view.cases()] == [recording(2)]
     view.close()
     assert sqlite3.connect(path).execute("SELECT count(*) FROM actions").fetchone() == (1,)

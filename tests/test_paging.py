@@ -23,6 +23,7 @@ from tests.broker import RealBroker, free_ports
 from tests.member import account_sid, recording_event, recording_sid
 from tests.monitors import PROGRAM, environment, until
 from tests.paging import BACKLOG, FLOOD, HEARTBEAT, HOUR_MS, PACE, SINGLE, Scene, kill_at_random
+from tests.verify import read_topic
 
 pytestmark = [pytest.mark.broker, pytest.mark.alerting]
 
@@ -300,6 +301,25 @@ def test_no_harm_to_the_case_database_stops_a_page(scene: Scene, harm: str):
         scene.end(1)
         scene.told(1, "resolved")
     assert scene.told_twice() == []
+
+
+def test_with_a_verdict_that_has_had_its_time_goes_what_was_done_about_it(scene: Scene):
+    actions = scene.site.settings["topics"]["case_actions"]
+    database: dict[str, Any] = {"cases": {"database": "cases.sqlite3"}}
+
+    def standing() -> set[str]:
+        return {str(m.key) for m in read_topic(scene.site.bootstrap, actions) if m.value is not None} - {
+            str(m.key) for m in read_topic(scene.site.bootstrap, actions) if m.value is None
+        }
+
+    with scene.monitor(**database) as monitor:
+        monitor.ready()
+        scene.begin(1)
+        until(lambda: len(standing()) == 1)
+        monitor.stop()
+    scene.site.send([None], 0, scene.site.verdict_topic, key=recording_sid(1))
+    with scene.monitor(**database) as monitor:
+        until(lambda: standing() == set())
 
 
 def alert_test(tmp_path: Path, *arguments: str, **settings: Any) -> subprocess.CompletedProcess[str]:

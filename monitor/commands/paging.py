@@ -28,7 +28,6 @@ from monitor.outputs.alerts import HEARTBEAT, Alert, Board, Labels, Pace, Standi
 from monitor.outputs.cases import (
     ActionSeen,
     Case,
-    CaseAction,
     CaseView,
     Seen,
     VerdictSeen,
@@ -50,8 +49,8 @@ OPEN_FOR_MAX_MS: Final = 7 * 86_400_000
 """No case is open longer after its last verdict: a conversation closes within 48 h, and nobody is told a day later."""
 NEWS_MAX: Final = 2_000
 """Cases kept at hand beyond those that are paged singly, until they are looked through."""
-MARKS_MAX: Final = 100_000
-"""Who was told, still to be written: the oldest go beyond it, and their cases may be told again after a restart."""
+TO_WRITE_MAX: Final = 100_000
+"""Actions still to be written; what is refused beyond it is not tried again, and may be told again after a restart."""
 HEARTBEAT_BEHIND_S: Final = 120.0
 LAST_WORD_S: Final = 2.0
 
@@ -117,7 +116,7 @@ class Paging:
         self._rendered: dict[Labels, tuple[int, dict[str, Any]]] = {}
         self._routes = [Route(one, self._outbox, self, pace) for one in settings.alertmanagers]
         self._beating: asyncio.Task[None] | None = None
-        self._marks: queue.SimpleQueue[CaseAction] = queue.SimpleQueue()
+        self._to_write: queue.SimpleQueue[tuple[str, bytes | None]] = queue.SimpleQueue()
         self._delivery = Delivery(
             producer_properties(shared_properties(client, consumes=False)), on_error=on_kafka_error
         )
@@ -154,7 +153,7 @@ class Paging:
         with contextlib.suppress(TimeoutError):
             asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(max(0.5, for_s / 2))
         if ended:
-            self._write_marks()
+            self._write()
             self._delivery.close(LAST_WORD_S / 2)
             self.view.close()
 
@@ -167,19 +166,23 @@ class Paging:
     def take(self, messages: Sequence[Message], offsets: Mapping[Place, int]) -> bool:
         """Take what was read into the view, and hand on which cases that changed."""
         seen = [one for message in messages if (one := self._seen(message)) is not None]
+        gone = [one.key for one in seen if isinstance(one, VerdictSeen) and one.verdict is None]
         try:
+            # The topic of actions is compacted: without these it would grow for ever.
+            forgotten = [name for key in gone for name in self.view.action_keys(key)]
             changed = self.view.take(seen, offsets)
         except ViewLost:
             self._say_where()
             return False
-        gone = [one.key for one in seen if isinstance(one, VerdictSeen) and one.verdict is None]
+        for name in forgotten:
+            self._to_write.put((name, None))
         if changed or gone:
             self._hand_over([self._change(case) for case in changed], gone)
         return True
 
     def turn(self) -> bool:
         """Write who was told, and look after the view now and then."""
-        self._write_marks()
+        self._write()
         now = time.monotonic()
         if now - self._looked_at < LOOK_EVERY_S:
             return True
@@ -228,18 +231,17 @@ class Paging:
         with contextlib.suppress(RuntimeError):  # The loop has ended: so does all of it.
             self._loop.call_soon_threadsafe(self._on_cases, changes, gone)
 
-    def _write_marks(self) -> None:
-        """Write who was told. What is not acknowledged is written again."""
-        for _ in range(min(self._marks.qsize(), 1000)):
+    def _write(self) -> None:
+        """Write who was told, and take back what was done about cases that are gone; until it is acknowledged."""
+        for _ in range(min(self._to_write.qsize(), 1000)):
             try:
-                mark = self._marks.get_nowait()
+                key, value = self._to_write.get_nowait()
             except queue.Empty:
                 break
-            key, value = render_action(mark, _now_ms())
 
-            def done(place: int | None, mark: CaseAction = mark) -> None:
-                if place is None and self._marks.qsize() < MARKS_MAX:
-                    self._marks.put(mark)
+            def done(place: int | None, key: str = key, value: bytes | None = value) -> None:
+                if place is None and self._to_write.qsize() < TO_WRITE_MAX:
+                    self._to_write.put((key, value))
 
             try:
                 self._delivery.send(self._settings.topics.case_actions, value, key=key, done=done)
@@ -363,7 +365,7 @@ class Paging:
             if alert is None or alert.version != one.version:
                 continue  # It has changed meanwhile, and is sent again.
             for mark in self._board.accepted(one.labels, now_ms):
-                self._marks.put(mark)
+                self._to_write.put(render_action(mark, now_ms))
 
 
 _HEARTBEAT_LABELS: Final[Labels] = tuple(sorted({"alertname": HEARTBEAT, "severity": "none"}.items()))

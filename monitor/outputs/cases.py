@@ -276,6 +276,12 @@ class CaseView:
             if case is not None:
                 yield case
 
+    def action_keys(self, key: str) -> list[str]:
+        """The keys of the messages about what was done about a case. Raises ``ViewLost``."""
+        ask = "SELECT key FROM actions WHERE key > ? AND key < ?"
+        with self._lock, self._guarded():
+            return [name for (name,) in self._db.execute(ask, (f"{key}/", f"{key}0"))]
+
     # What is told.
 
     def take(self, seen: Sequence[Seen], offsets: Mapping[Place, int]) -> list[Case]:
