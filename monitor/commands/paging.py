@@ -141,6 +141,7 @@ class Paging:
 
     def start(self) -> None:
         """Take up what the view holds, then follow and tell."""
+        self._health.missing("cases", "verdicts and case actions are not read to their ends yet")
         self._say_where()
         with contextlib.suppress(ViewLost):  # Then it is read from the topics.
             self._hand_over([Change(standing, None) for standing in self._standing_before()])
@@ -310,7 +311,8 @@ class Paging:
 
     def _outbox(self, known: Mapping[Labels, int] | None) -> Iterable[Outgoing]:
         now_ms = _now_ms()
-        self._mode = self._freshness.mode(time.monotonic())
+        # Settled first: one that has just become fresh may still hold as firing what another has resolved meanwhile.
+        self._settle(now_ms)
         outgoing = []
         if self._mode != "stale":
             new = [a for a in self._board.alerts() if known is None or known.get(a.labels) != a.version]

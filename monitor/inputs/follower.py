@@ -132,6 +132,7 @@ class TopicFollower:
         self._on_error = on_error
         self._stopping = threading.Event()
         self._places: dict[Place, None] = {}
+        self._missed: set[str] = set()
         self._looked_at = 0.0
         self._threads = [
             threading.Thread(target=self._follow, name="follower", daemon=True),
@@ -193,7 +194,9 @@ class TopicFollower:
             except KafkaException:
                 return
             if described.error is not None:
-                log.warning("topic_not_there", topic=topic, why=described.error.name())
+                if topic not in self._missed:
+                    self._missed.add(topic)
+                    log.warning("topic_not_there", topic=topic, why=described.error.name())
                 return  # The view is not whole without it.
             found += [(topic, partition) for partition in described.partitions]
         new = [place for place in found if place not in self._places]
