@@ -284,11 +284,9 @@ def test_evidence_shown_is_evidence_that_was_kept(events):
 # --------------------------------------------------------------------------- what can still change a conclusion
 
 
-@given(EVENTS, st.one_of(participants(), conferences(), twiml(), requests(), studio(), tasks()))
-def test_a_fact_of_a_kind_that_is_not_relevant_changes_no_conclusion(events, one_more):
+def judged(events: list[Event]) -> Window:
+    """A window whose conversations know what can still change what is concluded from them."""
     window = fold(events)
-    before = conclusions(window)
-    touched = {}
     for conversation in window.conversations():
         evidence = Evidence(conversation)
         if conversation.recordings:
@@ -297,15 +295,126 @@ def test_a_fact_of_a_kind_that_is_not_relevant_changes_no_conclusion(events, one
                 for recording in conversation.recordings
                 for over in (False, True)
             ]
-            touched[id(conversation)] = relevance(evidence, found, frozenset())
-            conversation.relevant, conversation.focus = touched[id(conversation)]
-    result = window.fold(one_more, len(events), 0, NOW_MS)
-    after = conclusions(window)
-    assert result.conversation is not None
-    if result.renewed or result.kinds & result.conversation.relevant:
-        return
+            conversation.relevant, conversation.focus = relevance(evidence, found, frozenset())
+    return window
 
-    assert after == before
+
+def is_news(window: Window, one_more: Event, offset: int) -> bool:
+    """Fold one more event; whether its conversation is to be judged again."""
+    result = window.fold(one_more, offset, 0, NOW_MS)
+    assert result.conversation is not None
+    return bool(result.renewed or result.kinds & result.conversation.relevant)
+
+
+MORE: Final = st.lists(
+    st.one_of(participants(), conferences(), twiml(), requests(), studio(), tasks()), min_size=1, max_size=4
+)
+
+
+@given(EVENTS, MORE)
+def test_facts_that_are_no_news_change_no_conclusion_however_many_come(events, more):
+    window = judged(events)
+    before = conclusions(window)
+    for number, one_more in enumerate(more):
+        if is_news(window, one_more, len(events) + number):
+            break  # Then it is judged again.
+
+        assert conclusions(window) == before
+
+
+def recorded(source: str, call: str | None = None, conference: str | None = None) -> Event:
+    fact = RecordingFact(sid("RE1"), call, conference, source, "completed", NOW_MS, None, None, "stream")
+    return event(0, fact, members=(sid("CA1"), sid("CA2"), sid("CF1"), sid("CF2")))
+
+
+def sight(at_s: float, call: str, phase: str, conference: str, name: str | None = None) -> Event:
+    return event(at_s, ParticipantFact(sid(conference), sid(call), phase, name, None))
+
+
+def end(at_s: float, conference: str) -> Event:
+    return event(at_s, ConferenceFact(sid(conference), None, "end", None, None))
+
+
+def suspicion(conference: str) -> Event:
+    return event(90, ConferenceFact(sid(conference), None, "seen", None, True))
+
+
+def step(at_s: float, execution: str, leaves: str) -> Event:
+    return event(at_s, StepFact(sid(execution), leaves, "say", "success"), members=(sid("CA1"),))
+
+
+def execution(at_s: float, name: str, *, ended: bool) -> Event:
+    return event(at_s, ExecutionFact(sid(name), sid("CA1"), FLOW, 1, ended))
+
+
+def task(conference: str | None) -> Event:
+    return event(20, TaskFact(sid("WT1"), conference, (sid("CA1"),), (), ()))
+
+
+OF_A_CALL: Final = recorded("StartCallRecordingAPI", call=sid("CA1"))
+IN_ONE: Final = [OF_A_CALL, sight(-5, "CA1", "join", "CF1")]
+IN_TWO: Final = [
+    OF_A_CALL,
+    sight(-99, "CA1", "join", "CF1"),
+    sight(-90, "CA1", "leave", "CF1"),
+    sight(-5, "CA1", "join", "CF2"),
+]
+IN_TWO_ONE_ENDED: Final = [
+    OF_A_CALL,
+    sight(-20, "CA1", "join", "CF1"),
+    sight(-10, "CA1", "join", "CF2"),
+    end(-5, "CF2"),
+]
+BY_TWIML: Final = [
+    recorded("Conference", conference=sid("CF1")),
+    event(0, TwimlFact(sid("CA1"), "room")),
+    sight(5, "CA1", "join", "CF1", "room"),
+]
+BY_WIDGET: Final = [*IN_ONE, execution(-9, "FN1", ended=False), step(1, "FN1", "rec")]
+
+
+@pytest.mark.parametrize(
+    ("events", "one_more", "news"),
+    [
+        # Of a call that was in one conference only another one matters.
+        (IN_ONE, sight(50, "CA1", "inside", "CF1"), False),
+        (IN_ONE, sight(-9, "CA1", "join", "CF1"), False),
+        (IN_ONE, sight(-1, "CA1", "leave", "CF1"), False),
+        (IN_ONE, sight(50, "CA1", "join", "CF2"), True),
+        (IN_ONE, sight(-1, "CA2", "join", "CF2"), False),
+        (IN_ONE, end(-1, "CF1"), False),
+        # Of one that was in several, what was before the recording's start.
+        (IN_TWO, sight(-2, "CA1", "inside", "CF1"), True),
+        (IN_TWO, sight(50, "CA1", "join", "CF1"), False),
+        (IN_TWO, end(-1, "CF2"), True),
+        (IN_TWO, end(50, "CF2"), False),
+        # It left the second when that ended, unless it is seen to leave it later, or that ends again.
+        (IN_TWO_ONE_ENDED, sight(5, "CA1", "leave", "CF2"), True),
+        (IN_TWO_ONE_ENDED, end(5, "CF2"), True),
+        # Until a call is seen anywhere, its task may name its conference.
+        ([OF_A_CALL], sight(50, "CA1", "join", "CF1"), True),
+        ([OF_A_CALL], task(sid("CF1")), True),
+        ([OF_A_CALL], task(None), False),
+        # TwiML means the conference that its call enters first from then on.
+        (BY_TWIML, sight(2, "CA1", "inside", "CF1", "room"), False),
+        (BY_TWIML, sight(-6, "CA1", "inside", "CF1", "room"), True),
+        (BY_TWIML, sight(2, "CA1", "join", "CF2", "room"), True),
+        (BY_TWIML, sight(50, "CA1", "leave", "CF1", "room"), False),
+        (BY_TWIML, sight(50, "CA2", "join", "CF1", "hall"), True),
+        (BY_TWIML, end(50, "CF1"), False),
+        # Of an execution that left a recording widget, only what was before.
+        (BY_WIDGET, step(50, "FN1", "say"), False),
+        (BY_WIDGET, step(0, "FN1", "rec"), True),
+        (BY_WIDGET, step(0, "FN2", "rec"), True),
+        (BY_WIDGET, execution(50, "FN1", ended=True), False),
+        (BY_WIDGET, execution(50, "FN2", ended=False), True),
+        # A conference is only suspected while no recording of it is known.
+        (BY_TWIML, suspicion("CF1"), False),
+        (BY_TWIML, suspicion("CF2"), True),
+    ],
+)
+def test_what_is_news_to_what_was_concluded(events, one_more, news):
+    assert is_news(judged(events), one_more, len(events)) is news
 
 
 # --------------------------------------------------------------------------- what the window joins, and what it means
@@ -326,7 +435,7 @@ def apart(evidence: Evidence, name: str, at_ms: int) -> bool:
     Where an earlier one is not known to have ended before a later one that has ended too, a call may have been joined
     with the earlier one before the later one was seen; its conversation then knows nothing of the later one.
     """
-    rooms = [room for _, room in evidence._rooms(name) if room.first_ms <= at_ms]
+    rooms = [names[name] for names in evidence._all_rooms().values() if name in names and names[name].first_ms <= at_ms]
     latest = max((room.first_ms for room in rooms), default=at_ms)
     return sum(room.end_ms is None or room.end_ms >= at_ms or room.first_ms == latest for room in rooms) <= 1
 
@@ -355,7 +464,7 @@ def test_twiml_binds_only_as_the_name_the_time_and_the_call_allow(events):
         conference = evidence.bound_conference(call, name, at_ms)
         if conference is None:
             continue
-        rooms = evidence.conferences[conference].rooms
+        rooms = evidence.rooms(conference)
         assert not rooms or name in rooms
         if evidence.entered(call):
             assert any(

@@ -27,8 +27,8 @@ from monitor.core.events import (
     TaskFact,
     TwimlFact,
 )
-from monitor.core.evidence import FAR, Evidence, Proof
-from monitor.core.window import KIND, PLACES, Focus, Kept
+from monitor.core.evidence import FAR, JOIN_SLACK_MS, Evidence, Proof
+from monitor.core.window import KIND, PLACES, Focus, Kept, Lookout
 
 PROOF_SLACK_MS: Final = 10_000  # Evidence of a start may be stamped this much after the recording's start.
 
@@ -111,6 +111,7 @@ class Attribution(msgspec.Struct, frozen=True):
     evidence: tuple[Proof, ...]
     ruled_out: tuple[tuple[str, str], ...]
     missing: tuple[str, ...]
+    settled: tuple[tuple[str, int], ...]  # Studio executions, and after which instant nothing of them counts.
 
 
 # --------------------------------------------------------------------------- the attribution of one recording
@@ -130,6 +131,7 @@ class _Cause(msgspec.Struct, frozen=True, gc=False):
     ruled_out: tuple[tuple[str, str], ...] = ()
     missing: tuple[str, ...] = ()
     open_to_end: bool = False
+    settled: tuple[tuple[str, int], ...] = ()
 
 
 class Background(msgspec.Struct, frozen=True):
@@ -194,6 +196,7 @@ def attribute(evidence: Evidence, recording: str, background: Background, *, gra
         cause.proofs,
         cause.ruled_out,
         cause.missing,
+        cause.settled,
     )
 
 
@@ -357,8 +360,7 @@ def _conference_cause(asked: _Asked) -> _Cause:
     ]
     if twiml:
         _weigh("conference_twiml", twiml, asked, found, ruled_out)
-    known = evidence.conferences.get(conference)
-    naming = (known.named or known.in_task) if known else None
+    naming = evidence.naming(conference) or evidence.in_task(conference)
     if naming is not None:
         found.append(_flex_cause(asked, naming))
     if not found:
@@ -402,13 +404,16 @@ def _call_recording_cause(asked: _Asked) -> _Cause:
     ruled_out: list[tuple[str, str]] = []
     open_to_end = False
     wait = False
+    settled: list[tuple[str, int]] = []
     for execution in sorted(evidence.executions):
         facts = evidence.executions[execution]
         if call is None or all(fact.call != call for _, fact in facts):
             continue
-        answer = _widget(asked, execution, facts)
+        answer, until_ms = _widget(asked, execution, facts)
+        if until_ms is not None:
+            settled.append((execution, until_ms))
         if isinstance(answer, Proof):
-            return _Cause("studio_call_recording_widget", "observed", (answer, sight))
+            return _Cause("studio_call_recording_widget", "observed", (answer, sight), settled=tuple(settled))
         if answer == "open":
             open_to_end = True
         elif answer == "wait" and not asked.absence_false:
@@ -418,45 +423,53 @@ def _call_recording_cause(asked: _Asked) -> _Cause:
             ruled_out.append(
                 ("studio_call_recording_widget", f"Studio execution {execution} was in no recording widget then")
             )
+    name: str | None = None
+    strength: str | None = None
+    missing: tuple[str, ...] = ()
     if open_to_end or wait:
-        return _Cause(None, None, (sight,), missing=("studio",), open_to_end=open_to_end)
-    if evidence.truncated:
+        missing, ruled_out = ("studio",), []
+    elif evidence.truncated:
         # A Studio execution may be among what was lost: nothing may be allowed by elimination.
-        return _Cause(None, None, (sight,), missing=("evidence lost",), open_to_end=True)
-    return _Cause("api_call_recording", "inferred", (sight,), tuple(ruled_out))
+        missing, ruled_out, open_to_end = ("evidence lost",), [], True
+    else:
+        name, strength = "api_call_recording", "inferred"
+    return _Cause(name, strength, (sight,), tuple(ruled_out), missing, open_to_end, tuple(settled))
 
 
-def _widget(asked: _Asked, execution: str, facts: list[tuple[Kept, ExecutionFact]]) -> Proof | str:
+def _widget(asked: _Asked, execution: str, facts: list[tuple[Kept, ExecutionFact]]) -> tuple[Proof | str, int | None]:
     """Whether a Studio execution was in a recording widget at a recording's start.
 
     The proof that it was; else ``open`` (nobody can tell until the end), ``wait`` (the steps around the start may still
-    come) or ``no``.
+    come) or ``no``. And after which instant nothing of the execution changes that any more; None where something may.
     """
     flow = _first((kept, fact.flow) for kept, fact in facts)
     revision = _first((kept, fact.revision) for kept, fact in facts)
     evidence, started_ms = asked.evidence, asked.started_ms
     widgets = asked.background.settings.recording_widgets(evidence.account, flow, revision)
     if widgets is None:
-        return "open"
+        return "open", None
+    known_ms = None if flow is None or revision is None else facts[-1][0].occurred_ms
     if not widgets:
-        return "no"
+        return "no", known_ms
     steps = evidence.steps(execution)
     if not steps:
-        return "open"
+        return "open", None
     for kept, step in steps:
         near = abs(kept.occurred_ms - started_ms) <= PROOF_SLACK_MS
         if not near:
             continue
         if step.leaves in widgets and step.transition != "failed":
-            return Proof(kept, f"Studio execution {execution} left recording widget {step.leaves}")
+            until_ms = None if known_ms is None else max(known_ms, kept.occurred_ms)
+            return Proof(kept, f"Studio execution {execution} left recording widget {step.leaves}"), until_ms
         if step.enters in widgets and not any(
             other.leaves == step.enters and at.occurred_ms >= kept.occurred_ms for at, other in steps
         ):
-            return Proof(kept, f"Studio execution {execution} entered recording widget {step.enters}")
+            # Whenever it leaves that widget, that is another proof, or none.
+            return Proof(kept, f"Studio execution {execution} entered recording widget {step.enters}"), None
     ended = any(fact.ended for _, fact in facts)
     before = [(kept, step) for kept, step in steps if kept.occurred_ms <= started_ms]
     if not before:
-        return "wait"
+        return "wait", None
     last_ms = before[-1][0].occurred_ms
     lasts = [(kept, step) for kept, step in before if kept.occurred_ms == last_ms]
     for kept, step in lasts:
@@ -464,8 +477,8 @@ def _widget(asked: _Asked, execution: str, facts: list[tuple[Kept, ExecutionFact
         if any(other.leaves == step.enters for _, other in lasts if other is not step):
             continue
         if ended or any(at.occurred_ms >= kept.occurred_ms and other.leaves == step.enters for at, other in steps):
-            return "no"
-    return "wait"
+            return "no", None if known_ms is None else max(known_ms, started_ms + PROOF_SLACK_MS)
+    return "wait", None
 
 
 def _starter(urls: Iterable[str], starters: tuple[tuple[Callable[[str], bool], Starter], ...]) -> Starter | None:
@@ -486,44 +499,79 @@ ABOUT_CALLS: Final = frozenset({"direction", "from", "to", "queue", "worker"})
 def relevance(
     evidence: Evidence, attributions: Iterable[Attribution], conditions: frozenset[str]
 ) -> tuple[int, Focus | None]:
-    """What can still change what was concluded: kinds of facts, and of where calls were only some (None: all).
+    """What can still change what was concluded: kinds of facts, and of some kinds only some (None: every one).
 
-    ``conditions`` are those the policy asks about. Exact in one direction: any other fact changes nothing, so a
-    conversation need not be judged again for it.
+    ``conditions`` are those the policy asks about. Exact in one direction: whatever else comes, and however much of it,
+    changes nothing, so a conversation need not be judged again for it.
     """
     kinds = KIND[RecordingFact]
-    calls: set[str] = set()
-    until_ms = -FAR
     everywhere = bool(conditions & ABOUT_CALLS) or "conference_name" in conditions
     if conditions & ABOUT_CALLS:
         kinds |= KIND[TaskFact] | KIND[CallFact]
     if everywhere:
         kinds |= PLACES
+    names = rooms = False
+    lookouts: list[Lookout] = []
+    ends_until_ms = -FAR
+    settled: list[dict[str, int]] = []
     for attribution in attributions:
         call = attribution.call_sid
         if call is not None and not attribution.conference_stated:
             kinds |= PLACES
-            calls.add(call)
-            stay = evidence.inside(call, attribution.started_ms)
-            until_ms = max(until_ms, FAR if stay is None else attribution.started_ms)
+            lookout = _lookout(evidence, call, attribution.started_ms)
+            lookouts.append(lookout)
             if not evidence.entered(call):
                 kinds |= KIND[TaskFact]
+            elif lookout.but_in is None:
+                ends_until_ms = max(ends_until_ms, lookout.until_ms)
         if attribution.cause_stated:
             continue
         if attribution.start_source == "StartCallRecordingAPI":
             kinds |= KIND[StepFact] | KIND[ExecutionFact]
+            settled.append(dict(attribution.settled))
         if attribution.start_source == "Conference":
             kinds |= KIND[TwimlFact] | KIND[RequestFact]
-            conference = evidence.conferences.get(attribution.conference_sid or "")
-            if conference is None or conference.named is None:
+            if attribution.conference_sid is None or evidence.naming(attribution.conference_sid) is None:
                 kinds |= PLACES | KIND[TaskFact]
-                everywhere = everywhere or attribution.cause not in ("conference_api", "conference_twiml")
+                names = True
             for claimant, name, at_ms in evidence.claims():
                 kinds |= PLACES
-                joined = evidence.first_joined(claimant, name, at_ms) if evidence.entered(claimant) else None
-                if joined is None or name not in evidence.conferences[joined.conference].rooms:
-                    everywhere = True
+                names = True
+                entered = evidence.entered(claimant)
+                joined = evidence.first_joined(claimant, name, at_ms) if entered else None
+                rooms = rooms or not entered
+                if joined is None or name not in evidence.rooms(joined.conference):
+                    lookouts.append(Lookout(claimant, FAR, None, -FAR))
                 else:
-                    calls.add(claimant)
-                    until_ms = max(until_ms, joined.first_seen_ms)
-    return kinds, None if everywhere else Focus(frozenset(calls), until_ms)
+                    # Another sight of it there is the same stay, unless it began before the TwiML ran.
+                    before_ms = at_ms - JOIN_SLACK_MS
+                    lookouts.append(Lookout(claimant, joined.first_seen_ms, joined.conference, before_ms))
+    if evidence.truncated:
+        return kinds, None  # What is told again of what was lost may be news.
+    executions = [
+        (execution, max(each[execution] for each in settled))
+        for execution in (settled[0] if settled else ())
+        if all(execution in each for each in settled)
+    ]
+    focus = Focus(everywhere, tuple(lookouts), ends_until_ms, names, rooms, evidence.recorded, tuple(executions))
+    return kinds, focus
+
+
+def _lookout(evidence: Evidence, call: str, at_ms: int) -> Lookout:
+    """Which sights of a call can still change in which conference it was at an instant."""
+    stays = evidence.stays(call)
+    first = stays[0].conference if stays else None
+    if all(stay.conference == first for stay in stays):
+        return Lookout(call, FAR, first, -FAR)  # While it was seen in one conference only, it is that, whenever.
+    inside = evidence.inside(call, at_ms)
+    if inside is None:
+        return Lookout(call, FAR, None, -FAR)
+    # One that it entered after that and has left since may yet turn out to have been left later.
+    later = any(
+        stay.enter_ms is not None
+        and inside.enter_ms is not None
+        and (inside.enter_ms, inside.conference) < (stay.enter_ms, stay.conference)
+        and stay.enter_ms <= at_ms
+        for stay in stays
+    )
+    return Lookout(call, FAR if later else at_ms, None, -FAR)

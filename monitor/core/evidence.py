@@ -6,8 +6,8 @@ which events show it. The order in which events arrived plays no part.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import cached_property
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from operator import attrgetter
 from typing import Any, Final
 
@@ -57,117 +57,136 @@ class _Room(msgspec.Struct):
     end_ms: int | None
 
 
-class _Conference(msgspec.Struct):
-    rooms: dict[str, _Room]
-    named: Proof | None
-    end_ms: int | None
-    in_task: Proof | None
+_Facts = list[tuple[Kept, Any]]
+_NO_ROOMS: Final[Mapping[str, _Room]] = {}
 
 
 class Evidence:
     """A conversation's evidence, read back and put in order; built once to judge all its recordings.
 
     Facts are sorted by kind at once, and looked into only when a question needs them: most recordings are decided by
-    their start source and a few facts of one or two kinds.
+    their start source and a few facts of one or two kinds. What was asked once is kept.
     """
 
     def __init__(self, conversation: Conversation) -> None:
         self.account = conversation.account
         self.truncated = conversation.truncated
         self._conversation = conversation
-        self._by_kind: dict[type, list[tuple[Kept, Any]]] = {}
         self._stays: dict[str, list[Stay]] = {}
-        by_kind = self._by_kind
+        self._ends: dict[str, int] | None = None
+        self._rooms: dict[str, dict[str, _Room]] | None = None
+        self._namings: dict[str, Proof | None] = {}
+        self._properties: tuple[CallFact | TaskFact, ...] | None = None
+        self._executions: dict[str, list[tuple[Kept, ExecutionFact]]] | None = None
+        by_kind: defaultdict[type, _Facts] = defaultdict(list)
         for kept in sorted(conversation.read_evidence(), key=_BY_TIME):
             for fact in kept.facts:
-                kind = type(fact)
-                if kind in by_kind:
-                    by_kind[kind].append((kept, fact))
-                else:
-                    by_kind[kind] = [(kept, fact)]
+                by_kind[type(fact)].append((kept, fact))
+        self._by_kind = by_kind
         self.recordings: dict[str, list[tuple[Kept, RecordingFact]]] = {}
-        for kept, fact in by_kind.get(RecordingFact, ()):
-            self.recordings.setdefault(fact.recording, []).append((kept, fact))
+        conferences: dict[str, None] = {}
+        for kept, fact in by_kind[RecordingFact]:
+            if fact.recording in self.recordings:
+                self.recordings[fact.recording].append((kept, fact))
+            else:
+                self.recordings[fact.recording] = [(kept, fact)]
+            if fact.conference is not None:
+                conferences[fact.conference] = None
+        self.recorded = tuple(conferences)  # The conferences that recordings say they are of.
 
     @property
     def twiml(self) -> list[tuple[Kept, TwimlFact]]:
         """TwiML that records a conference, in order of time."""
-        return self._by_kind.get(TwimlFact, [])
+        return self._by_kind[TwimlFact]
 
     @property
     def requests(self) -> list[tuple[Kept, RequestFact]]:
         """Participant requests that record their conference, in order of time."""
-        return self._by_kind.get(RequestFact, [])
+        return self._by_kind[RequestFact]
 
-    @cached_property
+    @property
     def executions(self) -> dict[str, list[tuple[Kept, ExecutionFact]]]:
         """Studio executions: what is known of each, in order of time."""
-        executions: dict[str, list[tuple[Kept, ExecutionFact]]] = {}
-        for kept, fact in self._by_kind.get(ExecutionFact, ()):
-            executions.setdefault(fact.execution, []).append((kept, fact))
-        return executions
+        if self._executions is None:
+            self._executions = {}
+            for kept, fact in self._by_kind[ExecutionFact]:
+                self._executions.setdefault(fact.execution, []).append((kept, fact))
+        return self._executions
 
     def steps(self, execution: str) -> list[tuple[Kept, StepFact]]:
         """The steps of a Studio execution, in order of time."""
-        return [(kept, fact) for kept, fact in self._by_kind.get(StepFact, ()) if fact.execution == execution]
+        return [(kept, fact) for kept, fact in self._by_kind[StepFact] if fact.execution == execution]
 
-    @cached_property
     def suspected(self) -> dict[str, Kept]:
         """Conferences that Voice Insights says had recording on, and the first event that said so."""
         suspected: dict[str, Kept] = {}
-        for kept, fact in self._by_kind.get(ConferenceFact, ()):
+        for kept, fact in self._by_kind[ConferenceFact]:
             if fact.recording_on:
                 known = suspected.get(fact.conference)
                 if known is None or kept.offset < known.offset:
                     suspected[fact.conference] = kept
         return suspected
 
-    @cached_property
-    def _properties(self) -> tuple[CallFact | TaskFact, ...]:
-        return self._conversation.read_properties()
+    def properties(self) -> tuple[CallFact | TaskFact, ...]:
+        """What is known of calls and tasks without a time, in no order."""
+        if self._properties is None:
+            self._properties = self._conversation.read_properties()
+        return self._properties
 
-    @cached_property
+    @property
     def tasks(self) -> list[TaskFact]:
         """What is known of tasks, in no order."""
-        return [fact for fact in self._properties if isinstance(fact, TaskFact)]
+        return [fact for fact in self.properties() if isinstance(fact, TaskFact)]
 
     def calls(self, sids: Iterable[str]) -> list[CallFact]:
         """What is known of these calls, in no order."""
         wanted = set(sids)
-        return [fact for fact in self._properties if isinstance(fact, CallFact) and fact.call in wanted]
+        return [fact for fact in self.properties() if isinstance(fact, CallFact) and fact.call in wanted]
 
-    @cached_property
-    def conferences(self) -> dict[str, _Conference]:
-        """The conferences, by every event that names them."""
-        conferences: dict[str, _Conference] = {}
-        for kept, participant in self._by_kind.get(ParticipantFact, ()):
-            at_ms = kept.occurred_ms if participant.at_ms is None else participant.at_ms
-            _see(conferences, kept, participant.conference, participant.name, at_ms, None)
-        for kept, fact in self._by_kind.get(ConferenceFact, ()):
-            at_ms = kept.occurred_ms if fact.at_ms is None else fact.at_ms
-            end_ms = at_ms if fact.phase == "end" else None
-            conference = _see(conferences, kept, fact.conference, fact.name, at_ms, end_ms)
-            if end_ms is not None and (conference.end_ms is None or end_ms > conference.end_ms):
-                conference.end_ms = end_ms
-        for kept, task in self._by_kind.get(TaskFact, ()):
-            conference = _see(conferences, kept, task.conference, None, 0, None)
-            if conference.in_task is None or kept.offset < conference.in_task.kept.offset:
-                shows = f"Task {task.task} names conference {task.conference} in its attributes"
-                conference.in_task = Proof(kept, shows)
-        return conferences
+    def rooms(self, conference: str) -> Mapping[str, _Room]:
+        """A conference by its names."""
+        return self._all_rooms().get(conference, _NO_ROOMS)
 
-    @cached_property
-    def _presence(self) -> dict[str, list[tuple[int, int, str]]]:
-        """Of each call the sights of it in conferences: instant, order within the instant, conference."""
-        presence: dict[str, list[tuple[int, int, str]]] = {}
-        for kept, fact in self._by_kind.get(ParticipantFact, ()):
-            at_ms = kept.occurred_ms if fact.at_ms is None else fact.at_ms
-            presence.setdefault(fact.call, []).append((at_ms, _PHASE_ORDER[fact.phase], fact.conference))
-        return presence
+    def _all_rooms(self) -> dict[str, dict[str, _Room]]:
+        """The conferences that have names, by every event that says one."""
+        rooms = self._rooms
+        if rooms is None:
+            rooms = self._rooms = {}
+            for kept, fact in self._by_kind[ParticipantFact]:
+                if fact.name is not None:
+                    _see(rooms, fact, kept.occurred_ms if fact.at_ms is None else fact.at_ms, None)
+            for kept, fact in self._by_kind[ConferenceFact]:
+                if fact.name is not None:
+                    at_ms = kept.occurred_ms if fact.at_ms is None else fact.at_ms
+                    _see(rooms, fact, at_ms, at_ms if fact.phase == "end" else None)
+        return rooms
+
+    def naming(self, conference: str) -> Proof | None:
+        """What shows that Flex named a conference, after a task: the first event that says the name."""
+        if conference not in self._namings:
+            firsts: dict[str, Kept] = {}  # Of each name it goes by, of which there are few.
+            for kind in (ParticipantFact, ConferenceFact):
+                for kept, fact in self._by_kind[kind]:
+                    if fact.conference == conference and fact.name is not None:
+                        first = firsts.get(fact.name)
+                        if first is None or kept.offset < first.offset:
+                            firsts[fact.name] = kept
+            named = [kept for name, kept in firsts.items() if _is_task_name(name)]
+            shows = f"Conference {conference} is named after a Flex task"
+            self._namings[conference] = Proof(min(named, key=BY_OFFSET), shows) if named else None
+        return self._namings[conference]
+
+    def in_task(self, conference: str) -> Proof | None:
+        """What shows that a task names a conference in its attributes: the first event that does."""
+        named = [(kept, fact) for kept, fact in self._by_kind[TaskFact] if fact.conference == conference]
+        if not named:
+            return None
+        kept, task = min(named, key=lambda one: one[0].offset)
+        return Proof(kept, f"Task {task.task} names conference {conference} in its attributes")
 
     def entered(self, call: str) -> bool:
         """Whether any participant event of this call is known."""
-        return call in self._presence
+        return bool(self.stays(call))
 
     def stays(self, call: str) -> list[Stay]:
         """Where a call has been, in order of the first sight of it there."""
@@ -179,7 +198,13 @@ class Evidence:
     def _build_stays(self, call: str) -> list[Stay]:
         stays: list[Stay] = []
         current: dict[str, Stay] = {}
-        for at_ms, order, conference in sorted(self._presence.get(call, ())):
+        sights = [
+            (kept.occurred_ms if fact.at_ms is None else fact.at_ms, _PHASE_ORDER[fact.phase], fact.conference)
+            for kept, fact in self._by_kind[ParticipantFact]
+            if fact.call == call
+        ]
+        sights.sort()
+        for at_ms, order, conference in sights:
             stay = current.get(conference)
             if order == _LEAVE:
                 if stay is not None:
@@ -191,10 +216,22 @@ class Evidence:
                 stay = current[conference] = Stay(conference, at_ms, None, at_ms)
                 stays.append(stay)
         for stay in stays:
-            end_ms = self.conferences[stay.conference].end_ms
-            if stay.leave_ms is None and end_ms is not None and end_ms >= stay.first_seen_ms:
-                stay.leave_ms = end_ms
+            if stay.leave_ms is None:
+                end_ms = self._end_of(stay.conference)
+                if end_ms is not None and end_ms >= stay.first_seen_ms:
+                    stay.leave_ms = end_ms
         return stays
+
+    def _end_of(self, conference: str) -> int | None:
+        """When a conference ended; of several ends the last."""
+        ends = self._ends
+        if ends is None:
+            ends = self._ends = {}
+            for kept, fact in self._by_kind[ConferenceFact]:
+                if fact.phase == "end":
+                    at_ms = kept.occurred_ms if fact.at_ms is None else fact.at_ms
+                    ends[fact.conference] = max(at_ms, ends.get(fact.conference, at_ms))
+        return ends.get(conference)
 
     def conference_of(self, call: str, at_ms: int) -> str | None:
         """The conference a call was in at an instant; else the next it entered; else the last one before."""
@@ -220,7 +257,7 @@ class Evidence:
 
     def calls_in(self, conference: str) -> tuple[str, ...]:
         """The calls known to have been in a conference, by SID."""
-        seen = {call for call, sights in self._presence.items() if any(c == conference for _, _, c in sights)}
+        seen = {fact.call for _, fact in self._by_kind[ParticipantFact] if fact.conference == conference}
         seen.update(call for task in self.tasks if task.conference == conference for call in task.calls)
         return tuple(sorted(seen))
 
@@ -242,7 +279,8 @@ class Evidence:
         if call is not None and self.entered(call):
             stay = self.first_joined(call, name, at_ms)
             return stay.conference if stay is not None else None
-        rooms = sorted((room.first_ms, sid, room.end_ms) for sid, room in self._rooms(name))
+        named = ((sid, names.get(name)) for sid, names in self._all_rooms().items())
+        rooms = sorted((room.first_ms, sid, room.end_ms) for sid, room in named if room is not None)
         before = [(sid, end_ms) for first_ms, sid, end_ms in rooms if first_ms <= at_ms]
         if before:
             sid, end_ms = before[-1]  # Only one conference of a name is in progress at a time: the latest.
@@ -259,14 +297,9 @@ class Evidence:
             stay
             for stay in self.stays(call)
             if stay.first_seen_ms >= at_ms - JOIN_SLACK_MS
-            and (not self.conferences[stay.conference].rooms or name in self.conferences[stay.conference].rooms)
+            and (not (names := self.rooms(stay.conference)) or name in names)
         ]
         return min(joined, key=lambda stay: (stay.first_seen_ms, stay.conference)) if joined else None
-
-    def _rooms(self, name: str) -> Iterable[tuple[str, _Room]]:
-        for sid, conference in self.conferences.items():
-            if (room := conference.rooms.get(name)) is not None:
-                yield sid, room
 
 
 FAR: Final = 1 << 60
@@ -277,23 +310,21 @@ _LEAVE: Final = _PHASE_ORDER["leave"]
 
 
 def _see(
-    conferences: dict[str, _Conference], kept: Kept, sid: str, name: str | None, at_ms: int, end_ms: int | None
-) -> _Conference:
-    """Take in a sight of a conference, under its name where the event says one."""
-    conference = conferences.get(sid)
-    if conference is None:
-        conference = conferences[sid] = _Conference({}, None, None, None)
-    if name is not None:
-        room = conference.rooms.get(name)
-        if room is None:
-            conference.rooms[name] = _Room(at_ms, end_ms)
-        else:
-            room.first_ms = min(room.first_ms, at_ms)
-            if end_ms is not None and (room.end_ms is None or end_ms > room.end_ms):
-                room.end_ms = end_ms
-        if _is_task_name(name) and (conference.named is None or kept.offset < conference.named.kept.offset):
-            conference.named = Proof(kept, f"Conference {sid} is named after a Flex task")
-    return conference
+    rooms: dict[str, dict[str, _Room]], fact: ParticipantFact | ConferenceFact, at_ms: int, end_ms: int | None
+) -> None:
+    """Take in a sight of a conference under the name that its event says."""
+    assert fact.name is not None
+    names = rooms.get(fact.conference)
+    if names is None:
+        names = rooms[fact.conference] = {}
+    room = names.get(fact.name)
+    if room is None:
+        names[fact.name] = _Room(at_ms, end_ms)
+        return
+    if at_ms < room.first_ms:
+        room.first_ms = at_ms
+    if end_ms is not None and (room.end_ms is None or end_ms > room.end_ms):
+        room.end_ms = end_ms
 
 
 def _is_task_name(name: str) -> bool:

@@ -550,6 +550,7 @@ class Pipeline:
         for conversation in conversations:
             if conversation.recordings or conversation.suspects:
                 due_ms = min(conversation.last_ms + self.tuning.window_ms, log_time_ms)
+                conversation.unpack()  # Once: to be judged, what is packed is read twice.
                 found = self._judge(conversation, moment, due_ms, closed=True)
                 concluded = {draft.key for draft in found}
                 # Nothing is left to conclude the others from: what is published of them ends as it would after a loss.
@@ -585,7 +586,7 @@ class Pipeline:
             if new is None:
                 ledger.note(key, digest)
                 continue
-            ledger.publish(new, digest)
+            ledger.publish(new, digest, published)
             before, late = (None, False) if published is None else (published.outcome, published.final)
             told.append(Publish(key, new, before, draft.due_ms, late, draft.appearance))
         return told

@@ -62,7 +62,7 @@ class AlertLabels(msgspec.Struct, frozen=True):
     start_source: str | None = None
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class Verdict(msgspec.Struct, frozen=True):
     """What is published about one recording (or one suspicion); the fields are those of the verdict topic."""
 
     kind: str
@@ -155,7 +155,7 @@ _FOUND_BY_RANK: Final = {"listing": 0, "verb": 1, "stream": 2}
 RESTS_ON_LOST: Final = -1
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class Finding(msgspec.Struct, frozen=True):
     """A verdict without what depends on what is published; ``team`` and ``account`` go into the alert's identity.
 
     ``failed``: judging raised, so that it says only that there is a recording.
@@ -200,9 +200,14 @@ def _digest(verdict: Verdict) -> int:
     return hash(_content(verdict))
 
 
-def remember(verdict: Verdict) -> Published:
-    """What has to be remembered of a published verdict."""
+def remember(verdict: Verdict, over: Published | None = None) -> Published:
+    """What has to be remembered of a published verdict; ``over``: which it was published over, where that is known."""
     alert, since = verdict.alert, verdict.disallowed_since
+    if over is not None:
+        history = _history_after(over)
+    else:
+        told = verdict.history
+        history = tuple([(one.revision, one.outcome, one.cause, _short_instant(one.decided_at)) for one in told])
     # In the order of the fields: by name it would cost several times as much, for every verdict.
     return Published(
         verdict.at,
@@ -217,7 +222,7 @@ def remember(verdict: Verdict) -> Published:
         verdict.backlog,
         None if since is None else _short_instant(since),
         None if alert is None else msgspec.structs.astuple(alert),
-        tuple([(told.revision, told.outcome, told.cause, _short_instant(told.decided_at)) for told in verdict.history]),
+        history,
     )
 
 
@@ -327,11 +332,15 @@ def _dated(published: Published | None, finding: Finding) -> tuple[str | None, A
 
 
 def _with_history(published: Published) -> tuple[Revision, ...]:
+    history = _history_after(published)
+    return tuple([Revision(number, outcome, cause, _long_instant(at)) for number, outcome, cause, at in history])
+
+
+def _history_after(published: Published) -> tuple[tuple[int, str, str | None, int | str], ...]:
+    """The history of what is published over it."""
     told = (published.revision, published.outcome, published.cause, published.decided_at)
     history = (*published.history, told)
-    if len(history) > HISTORY_MAX:
-        history = (history[0], *history[1 - HISTORY_MAX :])
-    return tuple([Revision(number, outcome, cause, _long_instant(at)) for number, outcome, cause, at in history])
+    return history if len(history) <= HISTORY_MAX else (history[0], *history[1 - HISTORY_MAX :])
 
 
 def orphaned(published: Verdict, at: tuple[int, int], decided_at: str) -> Verdict:
@@ -531,11 +540,11 @@ class Ledger:
         if entry is not None:
             self._replace(key, _FINDING.pack(digest) + entry[_FINDING.size :])
 
-    def publish(self, verdict: Verdict, digest: int) -> None:
-        """Take in a verdict of our own that is about to be written."""
+    def publish(self, verdict: Verdict, digest: int, over: Published | None = None) -> None:
+        """Take in a verdict of our own that is about to be written, over one of which ``over`` is remembered."""
         key = verdict.key
         entry = self._entry(key)
-        rest = _pack_rest((self._number_of(verdict.account_sid), remember(verdict)))
+        rest = _pack_rest((self._number_of(verdict.account_sid), remember(verdict, over)))
         head = _HEAD.pack(digest, _NO_PLACE, verdict.at[1], verdict.at[0], _flags_of(verdict))
         self._put(key, verdict, head + rest, None if entry is None else _head(entry))
         self._awaited[key] = self._awaited.get(key, 0) + 1

@@ -69,6 +69,7 @@ KIND: Final[dict[type, int]] = {
 }
 EVERY_KIND: Final = (1 << len(KIND)) - 1
 PLACES: Final = KIND[ParticipantFact] | KIND[ConferenceFact]
+IN_FOCUS: Final = PLACES | KIND[TaskFact] | KIND[ExecutionFact] | KIND[StepFact]  # Of these only some can matter.
 PROPERTIES: Final = KIND[CallFact] | KIND[TaskFact]  # Known without a time.
 
 
@@ -124,11 +125,34 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
         return (self.offset, self.index) < (other.offset, other.index)
 
 
-class Focus(msgspec.Struct, frozen=True, gc=False):
-    """Of where calls were, only this can still change a conclusion: these calls, up to this instant."""
+class Lookout(msgspec.Struct, frozen=True, gc=False):
+    """Which sights of a call can still change a conclusion: those up to ``until_ms``.
 
-    calls: frozenset[str]
+    Not those in conference ``but_in``, where it is known to have been; there only those before ``before_ms``.
+    """
+
+    call: str
     until_ms: int
+    but_in: str | None
+    before_ms: int
+
+
+class Focus(msgspec.Struct, frozen=True, gc=False):
+    """Of facts of relevant kinds, only these can still change a conclusion.
+
+    ``everywhere``: wherever any call was. Else what ``calls`` says, the ends of conferences up to ``ends_until_ms``;
+    with ``names`` that a conference has a name, with ``rooms`` also when one of a name was first seen and ended.
+    ``recorded`` are the conferences that recordings are of: none of them is only suspected. ``executions`` are those
+    of Studio of which nothing after an instant counts.
+    """
+
+    everywhere: bool
+    calls: tuple[Lookout, ...]
+    ends_until_ms: int
+    names: bool
+    rooms: bool
+    recorded: tuple[str, ...]
+    executions: tuple[tuple[str, int], ...]
 
 
 class Conversation(msgspec.Struct, gc=False, eq=False):
@@ -159,7 +183,7 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
     called: list[str] | None = None  # Conference names that TwiML of its calls, or requests for them, hold.
     by_name: bool = False  # What it is joined with may rest on the names that other conversations hold.
     relevant: int = EVERY_KIND  # The kinds of facts that can still change what was last concluded from it.
-    focus: Focus | None = None  # Of participants and conferences only this; None: everything.
+    focus: Focus | None = None  # Of the facts of some kinds only these; None: every one.
     waiting: bool = True  # The end of a grace can change what was last concluded.
     open: bool = True
     epoch: int = 0  # The last snapshot that it was written for, or born after.
@@ -735,7 +759,8 @@ class Window:
                         continue
                     conversation.properties += encoded
                     conversation.properties_kept += 1
-                    new |= kind
+                    if conversation.focus is None or _is_news(account, conversation.focus, fact, occurred_ms):
+                        new |= kind
                     if (
                         isinstance(fact, TaskFact)
                         and fact.conference is not None
@@ -750,7 +775,11 @@ class Window:
                 dropped.append(fact)
                 continue
             timed.append(fact)
-            if not kind & PLACES or conversation.focus is None or _is_news(account, conversation, fact, occurred_ms):
+            if (
+                not kind & IN_FOCUS
+                or conversation.focus is None
+                or _is_news(account, conversation.focus, fact, occurred_ms)
+            ):
                 new |= kind
         if not timed and not dropped:
             return new
@@ -811,7 +840,8 @@ class Window:
                     conversation.suspects = {}
                 if fact.conference not in conversation.suspects:
                     conversation.suspects[fact.conference] = seen
-                    self._renewed.append(conversation)
+                    if conversation.focus is None or fact.conference not in conversation.focus.recorded:
+                        self._renewed.append(conversation)
             if fact.name:
                 end_ms = at_ms if fact.phase == "end" else None
                 self._see_room(account, conversation, fact.name, fact.conference, at_ms, end_ms)
@@ -939,21 +969,37 @@ def _holds(ids: bytes, digest: bytes) -> bool:
     return at >= 0
 
 
-def _is_news(account: Account, conversation: Conversation, fact: AnyFact, occurred_ms: int) -> bool:
-    """Whether where a call was, or a conference, can matter, given what the conversation's conclusions rest on."""
-    assert isinstance(fact, ParticipantFact | ConferenceFact)
-    focus = conversation.focus
-    assert focus is not None
-    if fact.name is not None and (fact.name, fact.conference) not in (conversation.rooms or ()):
-        return True
-    at_ms = occurred_ms if fact.at_ms is None else fact.at_ms
+def _is_news(account: Account, focus: Focus, fact: AnyFact, occurred_ms: int) -> bool:
+    """Whether a fact of a kind that is relevant can matter, given what its conversation's conclusions rest on."""
     if isinstance(fact, ParticipantFact):
-        return at_ms <= focus.until_ms and fact.call in focus.calls
-    if fact.phase != "end":
+        at_ms = occurred_ms if fact.at_ms is None else fact.at_ms
+        for lookout in focus.calls:
+            elsewhere = fact.conference != lookout.but_in
+            if fact.call == lookout.call and at_ms <= lookout.until_ms and (elsewhere or at_ms < lookout.before_ms):
+                return True
+        return focus.everywhere or (focus.names and _moves_room(account, focus, fact, at_ms, ends=False))
+    if isinstance(fact, ConferenceFact):
+        at_ms = occurred_ms if fact.at_ms is None else fact.at_ms
+        ends = fact.phase == "end"
+        if focus.everywhere or (ends and at_ms <= focus.ends_until_ms):
+            return True
+        return focus.names and _moves_room(account, focus, fact, at_ms, ends=ends)
+    if isinstance(fact, ExecutionFact | StepFact):
+        return all(fact.execution != execution or occurred_ms <= until_ms for execution, until_ms in focus.executions)
+    return focus.everywhere or not isinstance(fact, TaskFact) or fact.conference is not None
+
+
+def _moves_room(
+    account: Account, focus: Focus, fact: ParticipantFact | ConferenceFact, at_ms: int, *, ends: bool
+) -> bool:
+    """Whether a sight of a conference changes what is known of it under its name: as most do not."""
+    if fact.name is None:
         return False
-    book = account.books.get(fact.name) if fact.name is not None else None
+    book = account.books.get(fact.name)
     room = book.rooms.get(fact.conference) if book is not None else None
-    return room is None or room.end_ms is None or at_ms > room.end_ms
+    if room is None:
+        return True
+    return focus.rooms and (at_ms < room.first_ms or (ends and (room.end_ms is None or at_ms > room.end_ms)))
 
 
 def _earliest(one: dict[str, Seen] | None, other: dict[str, Seen] | None) -> dict[str, Seen] | None:
