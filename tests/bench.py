@@ -744,7 +744,9 @@ def bench_paging(table: Table, broker: RealBroker, cores: Cores, sizes: Sizes, d
     at = f"produce → alert accepted, {rate:,} events/s"
     note = f"{len(lags):,} of {len(decided):,} paged singly; sent {told['per_s']:,.0f}/s; {cpu:.1f} s of processor time"
     table.add(f"{at}, p50", p50, f"{p50:.1f} ms", note=note)
-    table.add(f"{at}, p99", p99, f"{p99:.1f} ms", target="paged 1000")
+    broker_ms = quantile(told["acknowledged_ms"], 0.99)
+    note_of_broker = f"the broker alone acknowledged within {broker_ms:.1f} ms"
+    table.add(f"{at}, p99", p99, f"{p99:.1f} ms", target="paged 1000", note=note_of_broker)
     p50, p99 = (quantile(after, share) for share in (0.5, 0.99))
     name, note = "verdict read → alert accepted, 1,000 events/s, p99", f"p50 {p50:.1f} ms; what paging adds"
     table.add(name, p99, f"{p99:.1f} ms", note=note)
