@@ -48,7 +48,8 @@ class Process:
             "start_at": "earliest",
             "client": client or {},
         }
-        told = {"kafka": kafka, "topics": topics, "web": {"listen": "127.0.0.1:0"}, **settings}
+        own = {"web": {"listen": "127.0.0.1:0"}, "cases": {"database": f"{unique_name('cases')}.sqlite3"}}
+        told = {"kafka": kafka, "topics": topics, **own, **settings}
         config.write_text(json.dumps(told))
         self._log = directory / f"{unique_name('monitor')}.log"
         with self._log.open("wb") as log:
