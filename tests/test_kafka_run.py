@@ -25,7 +25,12 @@ from tests.conftest import BrokerMaker
 from tests.member import WAIT_S, Desk, account_sid, recording_event, recording_sid, until
 
 BROKER = pytest.mark.broker
-TOPICS = ("twilio-events", "recording-monitor.verdicts", "recording-monitor.account-settings")
+TOPICS = (
+    "twilio-events",
+    "recording-monitor.verdicts",
+    "recording-monitor.case-actions",
+    "recording-monitor.account-settings",
+)
 
 
 class Process:
