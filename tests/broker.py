@@ -139,9 +139,17 @@ def _first_client_port() -> int:
     return first if first > 16_000 else 65_536  # A kernel set up to use them all leaves us no choice.
 
 
-# Runs in place of the broker for a moment: has the kernel kill it with the thread that started it (prctl's
-# PR_SET_PDEATHSIG, SIGKILL), then becomes it. So a test run that is killed leaves no broker behind.
+# Runs in place of a program for a moment: has the kernel kill it with the thread that started it (prctl's
+# PR_SET_PDEATHSIG, SIGKILL), then becomes it. So a test run that is killed leaves nothing behind.
 _ENDS_WITH_US: Final = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+def ending_with_us(command: list[str]) -> list[str]:
+    """The same command, of a process that the kernel kills once this one is gone; its program by its full path."""
+    # Not from another thread: the process would end with that one.
+    if sys.platform == "linux" and threading.current_thread() is threading.main_thread():
+        return [sys.executable, "-I", "-S", "-c", _ENDS_WITH_US, *command]
+    return command
 
 
 def unique_name(stem: str) -> str:
@@ -315,10 +323,7 @@ class RealBroker:
             raise RuntimeError(f"the broker's storage could not be formatted: {(done.stderr or done.stdout)[-2000:]}")
 
     def _launch(self) -> None:
-        command = self._java("kafka.Kafka", str(self.directory / "server.properties"))
-        # Not from another thread: the broker would end with that one.
-        if sys.platform == "linux" and threading.current_thread() is threading.main_thread():
-            command = [sys.executable, "-I", "-S", "-c", _ENDS_WITH_US, *command]
+        command = ending_with_us(self._java("kafka.Kafka", str(self.directory / "server.properties")))
         with self.log.open("ab") as log:
             begins = log.tell()
             self._process = subprocess.Popen(

@@ -1,6 +1,6 @@
 """What all tests share: what they may need of the machine, the broker, golden files, how hard properties are searched.
 
-Nothing here replaces a part of the monitor: the broker is Kafka, promtool is Prometheus' own.
+Nothing here replaces a part of the monitor: the broker is Kafka, Prometheus and Alertmanager are themselves.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.alerting import Alerting, missing_programs
 from tests.broker import BrokerUnavailableError, RealBroker, jars, java
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -52,9 +53,16 @@ def _missing_promtool() -> str | None:
     return None if shutil.which("promtool") else "no promtool found (it comes with Prometheus)"
 
 
+@functools.cache
+def _missing_amtool() -> str | None:
+    return None if shutil.which("amtool") else "no amtool found (it comes with Alertmanager)"
+
+
 NEEDS = (
     Need("broker", frozenset({"broker", "new_broker"}), "against a real Kafka broker", _missing_broker),
     Need("promtool", frozenset({"promtool"}), "of what Prometheus says to our files", _missing_promtool),
+    Need("amtool", frozenset({"amtool"}), "of what Alertmanager says to our files", _missing_amtool),
+    Need("alerting", frozenset({"alerting"}), "against a real Prometheus and Alertmanager", missing_programs),
 )
 
 
@@ -100,6 +108,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if report.failed:
         for broker in _brokers_of(item):
             report.sections.append((f"broker log, {broker.log}", broker.log_tail()))
+        rig = getattr(item, "funcargs", {}).get("alerting")
+        for server in rig.servers if isinstance(rig, Alerting) else ():
+            report.sections.append((f"{server.name} log, {server.log}", server.log_tail()))
     return report
 
 
@@ -149,12 +160,29 @@ def new_broker(tmp_path: Path) -> Iterator[BrokerMaker]:
         made.remove_data()
 
 
+@pytest.fixture
+def alerting(tmp_path: Path) -> Iterator[Alerting]:
+    """Make real Prometheus and Alertmanager servers and receivers of notifications; they end with the test."""
+    with Alerting(tmp_path / "alerting") as rig:
+        yield rig
+
+
 @pytest.fixture(scope="session")
 def promtool() -> str:
     """The path of Prometheus' own checker."""
-    found = shutil.which("promtool")
-    assert found is not None  # pytest_runtest_setup has seen to it.
-    return found
+    return _found("promtool")
+
+
+@pytest.fixture(scope="session")
+def amtool() -> str:
+    """The path of Alertmanager's own checker."""
+    return _found("amtool")
+
+
+def _found(program: str) -> str:
+    path = shutil.which(program)
+    assert path is not None  # pytest_runtest_setup has seen to it.
+    return path
 
 
 class Golden(Protocol):
