@@ -438,6 +438,16 @@ class Cases(_Section, frozen=True, kw_only=True):
     resolve_on: Literal["ended", "deleted"] = "ended"
 
 
+class Snapshots(_Section, frozen=True, kw_only=True):
+    """Where the state of partitions is written now and then, so that a restart need not read the window again.
+
+    A cache: safe to delete. None: none is written.
+    """
+
+    directory: Path | None = None
+    every: Annotated[timedelta, _span("1s", "1h")] = timedelta(minutes=2)
+
+
 class Log(_Section, frozen=True, kw_only=True):
     """What the log looks like: ``auto`` is lines for people on a terminal and JSON elsewhere."""
 
@@ -463,6 +473,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     web: Web = Web()
     ingest: Ingest = Ingest()
     cases: Cases = Cases()
+    snapshots: Snapshots = Snapshots()
     log: Log = Log()
     origins: Annotated[dict[str, str], None] = {}
     warnings: Annotated[tuple[str, ...], None] = ()

@@ -454,8 +454,33 @@ def bench_whole(
             four_hours = took_s * WINDOW_S * 1000 / replayed
             note = f"extrapolated from {replayed:,} events"
             name = "takeover of 4 h at 1,000 events/s"
-            table.add(name, four_hours, f"{four_hours:,.0f} s", target="takeover 4h", note=note)
+            table.add(name, four_hours, f"{four_hours:,.0f} s", note=note)
+        bench_snapshot(table, broker, cores, directory, names, positions)
     positions.close()
+
+
+def bench_snapshot(
+    table: Table, broker: RealBroker, cores: Cores, directory: Path, names: Names, positions: Positions
+) -> None:
+    """Takeover of a full window by a process that ended a while after a snapshot of it was written."""
+    place = directory / "snapshots"
+    settings = {"snapshots": {"directory": str(place), "every": "5s"}}
+    with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured, settings=settings) as monitor:
+        monitor.wait_ready(3600)
+        while not list(place.glob("*.snapshot")):
+            monitor.check()
+            time.sleep(0.1)
+    size = sum(path.stat().st_size for path in place.glob("*.snapshot"))
+    with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured, settings=settings) as monitor:
+        _, took_s = _takeover(table, monitor, positions, "takeover of a full window with a snapshot")
+        conversations = monitor.conversations()
+    open_then = WINDOW_S * 1000 / EVENTS_PER_CALL
+    four_hours = took_s * open_then / conversations
+    note = (
+        f"extrapolated from {conversations:,} to {open_then:,.0f} conversations, {size / conversations:,.0f} B on disk"
+    )
+    name = "takeover of 4 h at 1,000 events/s with a snapshot"
+    table.add(name, four_hours, f"{four_hours:,.0f} s", target="takeover 4h", note=note)
 
 
 def _takeover(

@@ -37,8 +37,16 @@ from monitor.core.events import Event, FlexSetting, FlowSetting
 from monitor.core.evidence import Evidence
 from monitor.core.pipeline import Checkpoint, NotJudged, Pipeline, Publish, SetAside, SettingSeen, Told, Tuning
 from monitor.core.policy import Policy, PolicyDocument, RuleDocument, Subject, Values, compile_policy
+from monitor.core.snapshot import Loading, Saving, Unusable, chunks
 from monitor.core.verdict import Ledger, Published, Verdict, decode_verdict, encode_verdict, remember, render_instant
-from monitor.core.window import RECORDINGS_KEPT_FACTOR, Conversation, Touched, Window, shows_recording
+from monitor.core.window import (
+    DIGEST_BYTES,
+    RECORDINGS_KEPT_FACTOR,
+    Conversation,
+    Touched,
+    Window,
+    shows_recording,
+)
 from monitor.inputs.checkpoint import Committed, encode_metadata, resume
 
 # Units are milliseconds: a window of 10, a grace of 3. The base stands shortly before a border of the window's buckets.
@@ -310,6 +318,8 @@ class History(NamedTuple):
     age_max_ms: int = 1000
     entries_max: int = 50
     drop_finals: bool = True
+    # A snapshot begins after every so many messages, and so many conversations are written after each; 0: none is.
+    snapshots: tuple[int, int] = (0, 0)
 
     def tuning(self) -> Tuning:
         """The tuning of the fold, in units."""
@@ -338,6 +348,7 @@ class Feature(NamedTuple):
     skew: bool = True
     cuts: bool = True
     small: bool = True
+    snapshots: bool = False
     truthful: bool = False  # No two events contradict each other about a recording or a conference's name.
 
 
@@ -398,6 +409,7 @@ def generate(feature: Feature, chance: random.Random) -> History:
         chance.choice((12, 20, 25)) if feature.cuts and some() < 0.3 else 1000,
         chance.choice((2, 3)) if feature.cuts and feature.small and some() < 0.2 else 50,
         some() < 0.5,
+        (chance.choice((1, 2, 2, 3, 5)), chance.choice((1, 1, 2, 9))) if feature.snapshots else (0, 0),
     )
 
 
@@ -580,7 +592,7 @@ def state_of(pipeline: Pipeline) -> list[tuple[Any, ...]]:
             conversation.truncated,
             tuple(sorted(map(msgspec.json.encode, conversation.read_evidence()))),
             tuple(sorted(map(msgspec.json.encode, conversation.read_properties()))),
-            tuple(sorted(conversation.ids[at : at + 8] for at in range(0, len(conversation.ids), 8))),
+            tuple(sorted(map(bytes, zip(*[iter(conversation.ids)] * DIGEST_BYTES, strict=True)))),
             tuple(sorted((key, seen.offset, seen.arrived_ms) for key, seen in (conversation.recordings or {}).items())),
             tuple(sorted((key, seen.offset) for key, seen in (conversation.suspects or {}).items())),
             tuple(sorted(conversation.claims or ())),
@@ -588,6 +600,32 @@ def state_of(pipeline: Pipeline) -> list[tuple[Any, ...]]:
         )
         for conversation in pipeline.window.conversations()
     )
+
+
+def derived_of(pipeline: Pipeline) -> dict[str, Any]:
+    """What a window holds beside its conversations, and follows from them; and what the fold knows of the log."""
+    window = pipeline.window
+    log_time_ms = pipeline.log_time_ms or 0
+    filed = [c for bucket in window._buckets.values() for c in bucket.values()] + [c for *_, c in window._due]
+    return {
+        "log": (pipeline.next_offset, pipeline.log_time_ms, pipeline._stamped_before_ms, window.cut),
+        "counts": (window.open_conversations, window.open_recordings),
+        "from": window.rebuild_from(),
+        "births": [(b.offset, b.arrived_ms, b.beside_offset, b.beside_ms) for b in window._births if b.open],
+        "by name": sorted({(at, ms, birth.offset) for at, ms, _, birth in window._by_name if birth.open}),
+        "graces": [
+            grace
+            for grace in window._graces
+            if grace[1] in window.accounts and grace[2] in window.accounts[grace[1]].index
+        ],
+        "not filed": len(window.conversations()) - len({id(c) for c in filed if c.open}),
+        "due in time": all(c.last_ms + window.window_ms >= min(window.due_ms, log_time_ms + 1) for c in filed),
+        "books": {
+            (account, name): (book.callers, [*book.order], [*book.claims], {c: r.end_ms for c, r in book.rooms.items()})
+            for account, known in window.accounts.items()
+            for name, book in known.books.items()
+        },
+    }
 
 
 class Standing(NamedTuple):
@@ -682,6 +720,14 @@ class _Write(NamedTuple):
     at: tuple[int, int] | None
 
 
+class Taken(NamedTuple):
+    """A snapshot, and the state it was taken of."""
+
+    offset: int
+    chunks: list[bytes]
+    state: tuple[list[tuple[Any, ...]], dict[str, Any]]
+
+
 class _Owner:
     """A process that has the partition: its fold, its ledger, and what of it is still on its way."""
 
@@ -698,6 +744,23 @@ class _Owner:
         self.sent = [0, 0]
         self.delivered = [0, 0]
         self.candidates: list[tuple[list[int], Checkpoint]] = []
+        self.saving: Saving | None = None
+        self._taken: Taken | None = None
+        self.saved: list[Taken] = []
+
+    def save(self, every: int, conversations: int) -> None:
+        """After a message: go on with the snapshot that is being taken, or begin one if it is time."""
+        if self.saving is not None:
+            assert self._taken is not None
+            done = self.saving.walk(conversations)
+            self._taken.chunks.extend(self.saving.take())
+            if done:
+                self.saved += [] if self.saving.broken else [self._taken]
+                self.saving = None
+        if self.saving is None and self.pipeline.next_offset % every == 0:
+            self.saving = self.pipeline.save(FINGERPRINT)
+            state = (state_of(self.pipeline), derived_of(self.pipeline))
+            self._taken = Taken(self.pipeline.next_offset, [], state)
 
     def follow(self) -> None:
         """Read what others have written to the verdict topic since."""
@@ -829,6 +892,8 @@ class Interrupted:
         self.blind_until_ms: int | None = None
         self.ended_by_zombies: set[str] = set()  # By a policy or settings that no longer held.
         self._top = -1  # The last message that anybody has seen.
+        self._disk: Taken | None = None
+        self.loaded = 0
         # Where the conversation began that each recording was last in, and whether the loss before it was held over.
         self.births: dict[str, tuple[int, bool]] = {}
         self._late: list[tuple[int, list[_Write]]] = []  # What zombies have still on its way, and when it arrives.
@@ -852,12 +917,17 @@ class Interrupted:
             owner.deliver(0 if crash is None else crash.unwritten)
             owner.candidates.append((list(owner.sent), owner.pipeline.checkpoint()))
             self._look(owner, offset, told)
+            if any(self.history.snapshots):
+                owner.save(*self.history.snapshots)
         if crash is None:
             owner.deliver(0)
             return
         checkpoint = owner.commit(crash, self.rules)
         if checkpoint is not None:
             self.broker.committed = Committed(checkpoint.offset, encode_metadata(checkpoint, FINGERPRINT))
+            for taken in owner.saved:
+                if taken.offset <= checkpoint.offset:
+                    self._disk = taken
         if crash.zombie is not None:
             for offset in range(last + 1, min(last + 1 + crash.zombie, len(self.history.messages))):
                 if offset >= owner.pipeline.next_offset:
@@ -891,9 +961,12 @@ class Interrupted:
         if resumed.blind is not None and checkpoint.cut is not None:
             self.blind_until_ms = max(self.blind_until_ms or 0, checkpoint.cut.until_ms)
         owner.pipeline = pipeline = rules.pipeline(tuning, policy, settings, checkpoint)
-        if checkpoint.replay_from > broker.low:
-            pipeline.prime(broker.log[checkpoint.replay_from - 1][0])
-        for offset in range(checkpoint.replay_from, checkpoint.offset):
+        begin = checkpoint.replay_from
+        if self._disk is not None and self._load(pipeline, checkpoint, self._disk):
+            begin = pipeline.next_offset
+        elif begin > broker.low:
+            pipeline.prime(broker.log[begin - 1][0])
+        for offset in range(begin, checkpoint.offset):
             if owner.feed(offset):
                 self.faults.setdefault("gate", f"the replay of {offset} was not silent")
         self._arrive(-1, None)
@@ -903,6 +976,26 @@ class Interrupted:
         pipeline.open(ledger)
         owner.write_back()
         return owner
+
+    def _load(self, pipeline: Pipeline, checkpoint: Checkpoint, taken: Taken) -> bool:
+        """Begin with the snapshot on the disk, if it fits."""
+        header, *rest = chunks(b"".join(taken.chunks))
+        try:
+            loading = pipeline.load(header, FINGERPRINT, checkpoint)
+        except Unusable:
+            return False
+        for chunk in rest:
+            loading.feed(chunk)
+        self.loaded += 1
+        state, derived = state_of(pipeline), derived_of(pipeline)
+        if state != taken.state[0]:
+            self.faults.setdefault("snapshot", f"loaded at {taken.offset}: the open conversations differ")
+        for what, was in taken.state[1].items():
+            if derived[what] != was:
+                self.faults.setdefault(
+                    "snapshot", f"loaded at {taken.offset}: {what}: {derived[what]} instead of {was}"
+                )
+        return True
 
     def _known(self, rules: Rules) -> tuple[Policy, AccountSettings, int]:
         """What a process knows that begins now: the present policy, and all settings told so far."""
@@ -1067,6 +1160,18 @@ def same_state(history: History, rules: Rules) -> str | None:
         if takeover.log_time_ms != log_time_ms:
             return f"rebuilt at {takeover.offset}: log time {takeover.log_time_ms} instead of {log_time_ms}"
     return run.faults.get("gate")
+
+
+def same_from_snapshot(history: History, rules: Rules) -> str | None:
+    """P14: a rebuild that begins with a snapshot ends in the state of one that does not, and nothing else is told."""
+    run = Interrupted(history, rules)
+    other = Interrupted(history._replace(snapshots=(0, 0)), rules)
+    if "snapshot" in run.faults:
+        return run.faults["snapshot"]
+    for mine, theirs in zip(run.takeovers, other.takeovers, strict=True):
+        if mine != theirs:
+            return f"taken over at {theirs.offset}: the state is another one"
+    return None if run.topic == other.topic else "something else is told"
 
 
 def never_allowed_by_loss(history: History, rules: Rules) -> str | None:
@@ -1339,6 +1444,7 @@ PROPERTIES = (
     Property("P11 gated as ungated", gate_changes_nothing, Feature(crashes=False)),
     Property("P12 bounds hold", bounds_hold, _STRAIGHT),
     Property("P13 disallowed stands", disallowed_stands, _STRAIGHT),
+    Property("P14 from a snapshot", same_from_snapshot, Feature(losses=True, snapshots=True)),
 )
 
 
@@ -1784,6 +1890,30 @@ class MergePastBounds(_OtherPipeline):
                 one.properties_kept += other.properties_kept
 
 
+class WrittenAsItIs(_OtherPipeline):
+    """A snapshot is written while the fold goes on, each conversation as it is when its turn comes."""
+
+    name = "a snapshot of what has changed"
+    refuted_by = "P14"
+
+    class pipeline_type(Pipeline):  # noqa: N801
+        def save(self, log: str) -> Saving | None:
+            saving = super().save(log)
+            self.window._saver = None
+            return saving
+
+
+class SnapshotBeforeLoss(_OtherPipeline):
+    """A snapshot serves although evidence that it holds was lost to those who came after it."""
+
+    name = "a snapshot from before a loss"
+    refuted_by = "P14"
+
+    class pipeline_type(Pipeline):  # noqa: N801
+        def load(self, header: bytes, log: str, checkpoint: Checkpoint) -> Loading:
+            return super().load(header, log, msgspec.structs.replace(checkpoint, cut=None))
+
+
 class _Guesses(Policy):
     __slots__ = ()
 
@@ -1834,6 +1964,8 @@ REFUTED: tuple[Rules, ...] = (
     MergeNotJudged(),
     MergePastBounds(),
     OpenIsFalse(),
+    WrittenAsItIs(),
+    SnapshotBeforeLoss(),
 )
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Self
 
 import msgspec
@@ -21,6 +22,7 @@ from monitor.core.policy import built_in_policy
 from monitor.core.verdict import Ledger, Verdict, decode_verdict
 from monitor.inputs.checkpoint import Resume, StartAt
 from monitor.inputs.kafka import Fold, Member, Times, Topics
+from monitor.inputs.snapshots import Snapshots
 from monitor.outputs.delivery import Delivery, producer_properties
 from monitor.outputs.verdict_topic import VerdictTopic
 from tests.broker import RealBroker, unique_name
@@ -255,6 +257,7 @@ class Running:
         tick_every_s: float = 0.5,
         commit_every_s: float = 1.0,
         full_timeout_s: float = 20.0,
+        snapshots: Path | None = None,
     ) -> None:
         self.heard = Heard()
         self.tuning = tuning or Tuning()
@@ -301,6 +304,7 @@ class Running:
             between_batches=lambda idle: None,  # noqa: ARG005 - nothing to do between batches here.
             tick_every_s=tick_every_s,
             commit_every_s=commit_every_s,
+            snapshots=Snapshots(snapshots, every_s=0.1, kept_s=3600.0, version="1") if snapshots else None,
         )
         self.failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)

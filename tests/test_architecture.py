@@ -25,6 +25,7 @@ CORE_ORDER: Final = (
     "readers",
     "decode",
     "window",
+    "snapshot",
     "account_settings",
     "evidence",
     "attribution",

@@ -58,6 +58,7 @@ def test_generated_histories_hold_all_that_may_happen():
     assert any(history.changes for history in histories)
     taken_over = [[takeover.offset for takeover in Interrupted(history).takeovers] for history in histories[:200]]
     assert any(later <= earlier for offsets in taken_over for earlier, later in pairwise(offsets[1:]))
+    assert sum(Interrupted(property_named("P14").example(number)).loaded for number in range(200)) >= 40
     cuts = [Straight(history).pipeline.take_counts() for history in histories[:400]]
     assert sum(counts.closed_by_cut for counts in cuts) > 10
     assert sum(counts.dropped for counts in cuts) > 10
@@ -147,6 +148,16 @@ COUNTEREXAMPLES = {
         messages=((0, "request(a,flex)"), (0, "twiml(a,flex)"), (0, "name(d,ok)"), (0, "name(d,flex)")), entries_max=3
     ),
     "an open rule is false": History(messages=((0, "rec(r,c)"), (0, "api(c)")), policy=4),
+    "a snapshot of what has changed": History(
+        messages=((0, "tick()"), (0, "tick()"), (0, "tick()"), (0, "tick()"), (14, "join(a,d)")),
+        crashes=(Crash(after=6),),
+        snapshots=(2, 1),
+    ),
+    "a snapshot from before a loss": History(
+        messages=((0, "studio(b)"), (0, "request(a,pay)"), (0, "tick()")),
+        crashes=(Crash(after=2, low=1), Crash(after=3)),
+        snapshots=(2, 9),
+    ),
 }
 
 

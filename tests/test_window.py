@@ -18,7 +18,7 @@ from monitor.core.events import (
     TaskFact,
     TwimlFact,
 )
-from monitor.core.window import BUCKET_MS, RECORDINGS_KEPT_FACTOR, Conversation, Cut, Window, _holds
+from monitor.core.window import BUCKET_MS, RECORDINGS_KEPT_FACTOR, Conversation, Cut, Window, _holds, digest_of
 
 ACCOUNTS: Final = ("AC1", "AC2")
 WINDOW_MS: Final = 100_000
@@ -447,6 +447,14 @@ def test_closing_all_leaves_nothing_behind():
 
 
 def test_an_id_is_found_only_where_one_begins():
-    assert _holds(b"abcdefghijklmnop", b"ijklmnop")
-    assert not _holds(b"abcdefghijklmnop", b"efghijkl")
-    assert _holds(b"abcdefghijklefghefghijkl", b"efghijkl")
+    assert _holds(b"abcdefghijkl", b"ghijkl")
+    assert not _holds(b"abcdefghijkl", b"efghij")
+    assert _holds(b"abcdefghijabefghij", b"efghij")
+
+
+def test_ids_that_hardly_differ_have_other_digests():
+    ids = {f"EZ{number:032x}" for number in range(20_000)} | {str(number) for number in range(20_000)}
+    ids |= {f"{number:032x}" + "0" * at for number in range(100) for at in range(40)}
+    assert len({digest_of(event_id) for event_id in ids}) == len(ids)
+    # The same in every process and version: snapshots hold it.
+    assert digest_of("EZ0123456789abcdef0123456789abcdef").hex() == "06745e2c4c27"

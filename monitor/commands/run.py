@@ -37,6 +37,7 @@ from monitor.inputs.checkpoint import Resume, StartAt
 from monitor.inputs.kafka import Fold, Member, Times, Topics
 from monitor.inputs.places import SAY_EVERY_MS, Places
 from monitor.inputs.policy_file import LoadedPolicy, PolicyError, load_policy
+from monitor.inputs.snapshots import Snapshots
 from monitor.inputs.topics import Names, TopicAdmin
 from monitor.log import configure, flush_verdicts, log_verdict
 from monitor.outputs.delivery import Delivery, producer_properties
@@ -283,6 +284,18 @@ class Running:
             watch=listener,
             between_batches=self._between_batches,
             tick_every_s=tick_every_s,
+            snapshots=self._make_snapshots(),
+        )
+
+    def _make_snapshots(self) -> Snapshots | None:
+        wanted = self.settings.snapshots
+        if wanted.directory is None:
+            return None
+        return Snapshots(
+            wanted.directory,
+            every_s=wanted.every.total_seconds(),
+            kept_s=self._tuning.window_ms / 1000,
+            version=__version__,
         )
 
     def _between_batches(self, idle: bool) -> None:  # noqa: FBT001 - the reading calls it so.

@@ -32,6 +32,7 @@ from monitor.core.events import (
 from monitor.core.judging import Draft, Judge, Moment, Tuning, Watch
 from monitor.core.policy import Policy
 from monitor.core.readers import OWN
+from monitor.core.snapshot import Loading, Saving, Unusable, about
 from monitor.core.verdict import Ledger, Verdict, orphaned, render_instant, revise
 from monitor.core.window import KIND, Conversation, Cut, Window
 
@@ -52,6 +53,17 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     cut: Cut | None = None
     lost: bool = False
     end: int = 0
+
+
+class _Taken(msgspec.Struct, frozen=True, array_like=True):
+    """What a snapshot says of itself: of which log, as of before which message, and what the fold ran under."""
+
+    log: str
+    generation: int
+    offset: int
+    log_time_ms: int
+    stamped_before_ms: int | None
+    bounds: tuple[int, int, int, int]
 
 
 class Publish(msgspec.Struct, frozen=True, gc=False):
@@ -254,6 +266,48 @@ class Pipeline:
             log_time_ms=log_time_ms,
             cut=self.window.cut,
         )
+
+    # ----------------------------------------------------------------- snapshots
+
+    def save(self, log: str) -> Saving | None:
+        """Begin a snapshot of the state after the last message fed; ``log`` tells this partition's log from any other.
+
+        None while that state is not the whole of it: before the gate, or while something is held back.
+        """
+        if self.gate is None or self.next_offset < self.gate or self._safe is not None or self.log_time_ms is None:
+            return None
+        taken = _Taken(
+            log, self.generation, self.next_offset, self.log_time_ms, self._stamped_before_ms, self._bounds()
+        )
+        return Saving(self.window, msgspec.msgpack.encode(taken), self.next_offset)
+
+    def load(self, header: bytes, log: str, checkpoint: Checkpoint) -> Loading:
+        """Begin with a snapshot instead of at R, before anything is fed; ``header`` is its first chunk.
+
+        When the chunks that follow have been fed to what is returned, ``next_offset`` is the first message to fold.
+        Raises Unusable for a snapshot of another log, of other bounds, or that saves nothing.
+        """
+        said, cut = about(header)
+        try:
+            taken = msgspec.msgpack.decode(said, type=_Taken)
+        except msgspec.DecodeError:
+            raise Unusable("its header says nothing") from None
+        if taken.log != log or taken.generation != checkpoint.generation:
+            raise Unusable("it is of another log")
+        if taken.bounds != self._bounds():
+            raise Unusable("the window's settings were others")
+        if checkpoint.lost or not checkpoint.replay_from < taken.offset <= checkpoint.offset:
+            raise Unusable("the checkpoint is too far from it")
+        if checkpoint.cut is not None and checkpoint.cut != cut:
+            raise Unusable("evidence was lost since")
+        self.window.cut = cut
+        self.log_time_ms, self._stamped_before_ms = taken.log_time_ms, taken.stamped_before_ms
+        self.next_offset = taken.offset
+        return Loading(self.window, taken.log_time_ms, taken.offset)
+
+    def _bounds(self) -> tuple[int, int, int, int]:
+        tuning = self.tuning
+        return tuning.window_ms, tuning.grace_ms, tuning.age_max_ms, tuning.entries_max
 
     # ----------------------------------------------------------------- one message
 

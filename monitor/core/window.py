@@ -10,12 +10,13 @@ The rules, and the histories that refuted others, are in docs/checkpoint.md.
 from __future__ import annotations
 
 import zlib
+from binascii import crc32, crc_hqx
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 from struct import Struct
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -43,6 +44,8 @@ COLD_AFTER: Final = (
     24  # A conversation is cold when nothing arrived for this part of the window: ten minutes of four hours.
 )
 COLD_TAIL_BYTES: Final = 512  # What a cold conversation may take in before it is packed again.
+
+DIGEST_BYTES: Final = 6  # Of two events that are none of each other's repeats, one pair in 10**14 looks like it.
 
 _TYPE_CODES: Final = {name: code for code, name in enumerate(EVENT_TYPES)}
 
@@ -85,7 +88,7 @@ class Kept(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_pack_digest = Struct("q").pack
+_pack_digest = Struct(">IH").pack
 _decode_kept = msgspec.msgpack.Decoder(tuple[Kept, ...]).decode
 _decode_properties = msgspec.msgpack.Decoder(tuple[CallFact | TaskFact, ...]).decode
 
@@ -129,7 +132,7 @@ class Focus(msgspec.Struct, frozen=True, gc=False):
 
 
 class Conversation(msgspec.Struct, gc=False, eq=False):
-    """What belongs together. ``members`` are its SIDs; ``ids`` holds eight bytes of each event id seen.
+    """What belongs together. ``members`` are its SIDs; ``ids`` holds ``DIGEST_BYTES`` of each event id seen.
 
     ``evidence`` and ``properties`` are what has been kept since the rest was packed: most conversations of a window are
     over, and wait for nothing but late events. Packing takes 3.1 kB to 0.75 kB, in 45 µs once a conversation.
@@ -159,6 +162,7 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
     focus: Focus | None = None  # Of participants and conferences only this; None: everything.
     waiting: bool = True  # The end of a grace can change what was last concluded.
     open: bool = True
+    epoch: int = 0  # The last snapshot that it was written for, or born after.
 
     def read_evidence(self) -> tuple[Kept, ...]:
         """Everything kept with a time, in order of arrival within each merged part."""
@@ -298,6 +302,16 @@ class Touched(msgspec.Struct, frozen=True, gc=False):
     renewed: Sequence[Conversation]
 
 
+class Saver(Protocol):
+    """Who takes a snapshot (`core/snapshot`), and is told before a conversation changes."""
+
+    def before(self, conversation: Conversation) -> None:
+        """The conversation is about to change, or to close."""
+
+    def give_up(self) -> None:
+        """So much is about to change that it is not worth it."""
+
+
 class Window:
     """The open conversations of one partition. All instants come in from outside; nothing here has a clock."""
 
@@ -324,6 +338,8 @@ class Window:
         self._filed = 0
         self._renewed: list[Conversation] = []
         self._cold_after_ms = window_ms // COLD_AFTER
+        self._saver: Saver | None = None
+        self._epoch = 0
         self._warm: deque[Conversation] = deque()  # Those not cold, each once, looked at in turn.
 
     # ----------------------------------------------------------------- what falls due
@@ -373,6 +389,8 @@ class Window:
         """Put a conversation under its true deadline: into a bucket, or among the due ones of the present bucket."""
         if not conversation.open:
             return
+        if self._saver is not None:
+            self._saver.before(conversation)  # It may move to where the snapshot has been.
         due_ms = conversation.due_ms = conversation.last_ms + self.window_ms
         bucket = due_ms // BUCKET_MS
         if bucket * BUCKET_MS <= log_time_ms:
@@ -387,6 +405,8 @@ class Window:
             self.due_ms = min(self.due_ms, bucket * BUCKET_MS)
 
     def _close(self, conversation: Conversation) -> None:
+        if self._saver is not None:
+            self._saver.before(conversation)
         account = self.accounts[conversation.account]
         for member in conversation.members:
             del account.index[member]
@@ -417,6 +437,8 @@ class Window:
 
     def close_all(self) -> list[Conversation]:
         """Close every open conversation of the partition (a cut), in order of birth."""
+        if self._saver is not None:
+            self._saver.give_up()
         conversations = self.conversations()
         for conversation in conversations:
             self._close(conversation)
@@ -467,6 +489,59 @@ class Window:
         if birth is None or (birth.offset > cut.offset and birth.arrived_ms >= cut.until_ms):
             self.cut = None
 
+    # ----------------------------------------------------------------- snapshots
+
+    def begin_saving(self, saver: Saver) -> int:
+        """Tell ``saver`` of each conversation that is about to change; the epoch that those born from now on have."""
+        if self._saver is not None:
+            self._saver.give_up()
+        self._saver = saver
+        self._epoch += 1
+        return self._epoch
+
+    def end_saving(self, saver: Saver) -> None:
+        """Tell ``saver`` nothing more."""
+        if self._saver is saver:
+            self._saver = None
+
+    def filed(self) -> tuple[list[int], list[Conversation]]:
+        """Every open conversation: by the buckets that hold them, and those that are due within the present one."""
+        return list(self._buckets), [conversation for _, _, _, conversation in self._due]
+
+    def filed_under(self, bucket: int) -> list[Conversation]:
+        """What a bucket holds now."""
+        return list(self._buckets.get(bucket, {}).values())
+
+    def restore(
+        self,
+        account: Account,
+        conversation: Conversation,
+        rooms: Iterable[tuple[str, str, int, int | None]],
+        log_time_ms: int,
+        *,
+        by_name: bool,
+    ) -> None:
+        """Take in a conversation of a snapshot whose members are in the index: books, deadlines, counts."""
+        for name, conference, first_ms, end_ms in rooms:
+            _book(account, name).see(conference, first_ms, end_ms)
+        for name, at_ms, member in conversation.claims or ():
+            insort(_book(account, name).claims, (at_ms, member))
+        for name in conversation.called or ():
+            _book(account, name).callers += 1
+        if by_name:
+            self._rest_on_names(conversation)
+        self._file_again(conversation, log_time_ms)
+        if not conversation.cold:
+            self._warm.append(conversation)
+        self.open_conversations += 1
+        self.open_recordings += len(conversation.recordings or ())
+
+    def restored(self, births: Iterable[Birth], graces: Iterable[tuple[int, str, str]]) -> None:
+        """The snapshot is all there: births in order of their offsets, and the graces to come in order of time."""
+        self._births.extend(births)
+        self._graces.extend(graces)
+        self._look_at_deadlines()
+
     # ----------------------------------------------------------------- folding
 
     def fold(self, event: Event, offset: int, index: int, arrived_ms: int) -> Touched:
@@ -488,9 +563,13 @@ class Window:
                 conversation = found
             elif found is not conversation:
                 joined = False
+        if self._saver is not None and conversation is not None:
+            for member in members:
+                if (found := get(member)) is not None:
+                    self._saver.before(found)
         digest = b""  # Of an event without an id, which is never a duplicate.
         if event.id is not None:
-            digest = _pack_digest(hash(event.id))
+            digest = digest_of(event.id)
             if conversation is not None:
                 told = conversation if digest in conversation.ids and _holds(conversation.ids, digest) else None
                 if told is None and not joined:
@@ -525,6 +604,7 @@ class Window:
         beside = (offset, arrived_ms) if oldest is None else (oldest.offset, oldest.arrived_ms)
         birth = Birth(offset, arrived_ms, *beside)
         conversation = Conversation(account_sid, [], birth, arrived_ms, arrived_ms + self.window_ms, truncated)
+        conversation.epoch = self._epoch
         self.truncated_total += truncated
         self._births.append(birth)
         self.open_conversations += 1
@@ -568,6 +648,9 @@ class Window:
 
     def _merge(self, account: Account, one: Conversation, other: Conversation) -> Conversation:
         """Join two conversations for good; the smaller is poured into the larger."""
+        if self._saver is not None:
+            self._saver.before(one)
+            self._saver.before(other)
         if len(one.members) < len(other.members):
             one, other = other, one
         for member in other.members:
@@ -741,9 +824,7 @@ class Window:
         """A call is to be joined with the conference of a name."""
         if name is None or member is None:
             return
-        book = account.books.get(name)
-        if book is None:
-            book = account.books[name] = _Book()
+        book = _book(account, name)
         if name not in (conversation.called or ()):
             conversation.called = [*(conversation.called or ()), name]
             book.callers += 1
@@ -756,6 +837,8 @@ class Window:
 
     def _rest_on_names(self, conversation: Conversation) -> None:
         if not conversation.by_name:
+            if self._saver is not None:
+                self._saver.before(conversation)
             conversation.by_name = True
             birth = conversation.birth
             self._filed += 1
@@ -770,9 +853,7 @@ class Window:
         first_ms: int,
         end_ms: int | None,
     ) -> None:
-        book = account.books.get(name)
-        if book is None:
-            book = account.books[name] = _Book()
+        book = _book(account, name)
         room = book.rooms.get(conference)
         if room is not None and first_ms >= room.first_ms and end_ms is None:
             return  # As most sights of a room: it has been seen before, and nothing follows.
@@ -814,6 +895,13 @@ class Window:
             self._merge(account, one, other)
 
 
+def _book(account: Account, name: str) -> _Book:
+    book = account.books.get(name)
+    if book is None:
+        book = account.books[name] = _Book()
+    return book
+
+
 _NEVER: Final = 1 << 62
 _NOWHERE: Final = Touched(None, False, 0, ())
 
@@ -821,6 +909,17 @@ _NOWHERE: Final = Touched(None, False, 0, ())
 def shows_recording(fact: AnyFact) -> bool:
     """Whether a fact says that something was recorded: such are kept beyond the bound."""
     return isinstance(fact, RecordingFact) or (isinstance(fact, ConferenceFact) and fact.recording_on is True)
+
+
+def digest_of(event_id: str) -> bytes:
+    """A few bytes that stand for an event's id, the same in every process, because snapshots hold them.
+
+    Two checksums over different polynomials: ids that differ in a few letters always differ in them, and they take a
+    fifth of the time of a cryptographic digest. Nobody is kept from making up two ids that collide: whoever can write
+    events can leave them out as well.
+    """
+    text = event_id.encode(errors="surrogatepass")
+    return _pack_digest(crc32(text), crc_hqx(text, 0))
 
 
 def _told_of(account: Account, members: tuple[str, ...], digest: bytes) -> Conversation | None:
@@ -833,9 +932,9 @@ def _told_of(account: Account, members: tuple[str, ...], digest: bytes) -> Conve
 
 
 def _holds(ids: bytes, digest: bytes) -> bool:
-    """Whether one of the eight-byte digests in ``ids`` is ``digest``; a match across a border is none."""
+    """Whether one of the digests in ``ids`` is ``digest``; a match across a border is none."""
     at = ids.find(digest)
-    while at >= 0 and at % 8:
+    while at >= 0 and at % DIGEST_BYTES:
         at = ids.find(digest, at + 1)
     return at >= 0
 

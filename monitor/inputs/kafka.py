@@ -36,6 +36,7 @@ from confluent_kafka import (
 )
 
 from monitor.core.pipeline import Checkpoint, NotJudged, Publish, SetAside, SettingSeen, Told
+from monitor.core.snapshot import Loading, Saving, Unusable
 from monitor.core.verdict import Ledger
 from monitor.errors import OutOfReach, OutputUnavailable
 from monitor.inputs.checkpoint import (
@@ -47,6 +48,7 @@ from monitor.inputs.checkpoint import (
     resume,
 )
 from monitor.inputs.reader import BEGINNING, Questions, Reader, headers_of, logger, reader_properties, shared_properties
+from monitor.inputs.snapshots import Keeper, Restoring, Snapshots
 
 log = structlog.get_logger(__name__)
 
@@ -164,6 +166,16 @@ class Fold(Protocol):
 
     def change_settings(self, account_sid: str) -> None:
         """The settings of this account are others than before; what follows is told with the next message."""
+
+    @property
+    def next_offset(self) -> int:
+        """The first message that is not folded yet."""
+
+    def save(self, log: str) -> Saving | None:
+        """Begin a snapshot; None: not now."""
+
+    def load(self, header: bytes, log: str, checkpoint: Checkpoint) -> Loading:
+        """Begin with a snapshot. Raises Unusable."""
 
 
 class Outputs(Protocol):
@@ -330,6 +342,9 @@ class _Held:
         self.verdicts_read = False
         self.replayed = False
         self.write_back: dict[str, bytes] = {}
+        self.restoring: Restoring | None = None
+        self.without_snapshot = False
+        self.snapshots: Keeper | None = None
         self.next_offset = 0
         self.gate = 0
         self.at_end = False
@@ -347,13 +362,13 @@ class _Held:
 
 
 class _Replay:
-    """Feeds [R, C) into a fold with the gate shut."""
+    """Feeds [R, C), or what a snapshot left of it, into a fold with the gate shut."""
 
-    def __init__(self, member: Member, held: _Held, checkpoint: Checkpoint) -> None:
+    def __init__(self, member: Member, held: _Held, begin: int, end: int) -> None:
         self._member = member
         self._held = held
-        self._from = checkpoint.replay_from
-        self._end = checkpoint.offset
+        self._from = begin
+        self._end = end
 
     def messages(self, run: list[Message]) -> None:
         if self._held.replayed or self._held.dropped:
@@ -476,6 +491,7 @@ class Member:
         between_batches: Callable[[bool], None],
         tick_every_s: float = TICK_EVERY_S,
         commit_every_s: float = COMMIT_EVERY_S,
+        snapshots: Snapshots | None = None,
     ) -> None:
         """``client``: librdkafka properties, with the address. ``topic_id``: what names the events topic for good (its
         name where the broker can't tell); it may raise OutOfReach. ``build`` makes the fold of a partition,
@@ -496,6 +512,7 @@ class Member:
         self._between_batches = between_batches
         self._tick_every_s = tick_every_s
         self._commit_every_s = commit_every_s
+        self._snapshots = snapshots
         self._name = f"{platform.node() or 'monitor'}/{os.getpid()}"
         self._stopping = threading.Event()
         self._changes: queue.SimpleQueue[Callable[[Fold], None]] = queue.SimpleQueue()
@@ -798,6 +815,10 @@ class Member:
 
     def _abandon(self, held: _Held) -> None:
         held.dropped = True
+        if held.restoring is not None:
+            held.restoring.close()
+        if held.snapshots is not None:
+            held.snapshots.close()
         self._reader.leave(self._topics.events, held.partition)
         self._reader.leave(self._topics.verdicts, held.partition)
 
@@ -891,16 +912,40 @@ class Member:
             if resumed.raise_generation and not held.verdicts_read:
                 return  # The generation to begin in is not known before.
             self._begin_replay(held, resumed.in_generation(ledger.greatest_generation()), resumed.read_from)
+        if held.restoring is not None:
+            self._restore(held, held.restoring)
         if held.replayed and held.verdicts_read and self.settings_read:
             self._open(held, ledger)
 
     def _begin_replay(self, held: _Held, checkpoint: Checkpoint, read_from: int) -> None:
         held.committed_offset = held.next_offset = checkpoint.offset
         held.fold = self._build(held.partition, checkpoint, held.skip)
-        if read_from >= checkpoint.offset:
+        if self._snapshots is not None and not held.without_snapshot:
+            assert self._fingerprint is not None
+            held.restoring = self._snapshots.begin(held.fold, checkpoint, self._fingerprint, held.partition)
+            if held.restoring is not None:
+                return
+        self._replay(held, read_from, checkpoint.replay_from)
+
+    def _restore(self, held: _Held, restoring: Restoring) -> None:
+        """Read on in a snapshot; once it is all there, fold what came after it."""
+        try:
+            if not restoring.read(SLICE_S):
+                return
+        except (Unusable, OSError) as error:
+            log.warning("snapshot_not_used", partition=held.partition, why=str(error))
+            held.without_snapshot, held.fold = True, None  # Half a state is none: from R, as ever.
+        restoring.close()
+        held.restoring = None
+        if held.fold is not None:
+            self._replay(held, restoring.offset, restoring.offset)
+
+    def _replay(self, held: _Held, read_from: int, begin: int) -> None:
+        if read_from >= held.committed_offset:
             held.replayed = True
             return
-        self._reader.follow(self._topics.events, held.partition, read_from, _Replay(self, held, checkpoint))
+        replay = _Replay(self, held, begin, held.committed_offset)
+        self._reader.follow(self._topics.events, held.partition, read_from, replay)
 
     def _replayed(self, held: _Held) -> None:
         held.replayed = True
@@ -924,6 +969,8 @@ class Member:
             return
         held.stage = _Stage.LIVE
         held.attempt = 0
+        if self._snapshots is not None and self._fingerprint is not None:
+            held.snapshots = self._snapshots.keep(self._fingerprint, held.partition)
         # A generation that was raised is committed at once: or the next takeover would raise it again.
         settled = held.resumed is None or not held.resumed.raise_generation
         held.commit_after = time.monotonic() + (self._commit_every_s if settled else 0.0)
@@ -934,10 +981,12 @@ class Member:
         self._watch.restored(held.partition, seconds)
 
     def _attend(self, held: _Held) -> None:
-        """See to a live partition: its tick; and right after the resumption, that it is read from."""
+        """See to a live partition: its tick, its snapshot; and right after the resumption, that it is read from."""
         now = time.monotonic()
         if now >= held.tick_after:
             self._tick(held)
+        if held.snapshots is not None and held.fold is not None:
+            held.snapshots.turn(held.fold, held.safe_offset)
         if not held.heard and now >= held.wake_after:
             held.wake_after = now + WAKE_EVERY_S
             self._wake(TopicPartition(self._topics.events, held.partition))
@@ -1164,6 +1213,8 @@ class Member:
         for held in self._held.values():
             self._abandon(held)
         self._held.clear()
+        if self._snapshots is not None:
+            self._snapshots.close()
         self._askers.shutdown(wait=False, cancel_futures=True)
         if not _in_time(self._close, CLOSE_S):
             log.warning("group_not_left_in_time")

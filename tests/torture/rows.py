@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 from monitor.core.policy import BUILT_IN_POLICY
 from monitor.inputs.kafka import render_tick
@@ -107,11 +107,14 @@ def kill_three(history: History) -> Tally:
 def _kill(history: History, members: int) -> Tally:
     """Kill any member at any moment, also while it takes over from another; each is replaced soon.
 
-    In full, the broker stamps the messages of every other history, and the window's minute is waited for.
+    In full, the broker stamps the messages of every other history, and the window's minute is waited for. In two of
+    three, members write snapshots into one directory, and takeovers begin with whatever they find there.
     """
     bench = history.bench
     by_broker = not bench.quick and history.seed % 2 == 0
-    with Stage(bench.broker, history.directory, history.seed, stamped_by_broker=by_broker) as stage:
+    snapshots: dict[str, Any] = {"directory": str(history.directory / "snapshots"), "every": "1s"}
+    settings: dict[str, Any] = {"snapshots": snapshots} if history.seed % 3 else {}
+    with Stage(bench.broker, history.directory, history.seed, stamped_by_broker=by_broker, **settings) as stage:
         chance = stage.chance
         stage.begin(members)
         for number in range(int(bench.size(1, 2))):

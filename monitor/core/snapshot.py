@@ -1,0 +1,309 @@
+"""Snapshots: what a window holds as bytes, taken while the fold goes on, so that a takeover need not read it all again.
+
+A snapshot is a cache. It says what was open before the message at one offset S; a rebuild that begins with it folds
+[S, C) instead of [R, C). Without one that fits, the rebuild is the ordinary one, and ends in the same state.
+
+It is taken copy-on-write. From S on, whatever is about to change a conversation has it written first, as it still is,
+and ``Saving.walk`` writes some of the others between two messages. So nothing waits, and each conversation is written
+once, as it was at S. What follows from the conversations (index, books of names, births, deadlines) is not written:
+``Loading`` derives it.
+
+    A chunk is its length, its CRC-32 and msgpack. First comes the header, then conversations, then their number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterator
+from struct import Struct
+from typing import Final
+
+import msgspec
+
+from monitor.core.readers import EVENT_TYPES
+from monitor.core.window import KIND, Account, Birth, Conversation, Cut, Kept, Seen, Window
+
+CHUNK_BYTES: Final = 64 * 1024
+FRAME_BYTES: Final = 8
+_FRAME: Final = Struct(">II")
+
+
+class Unusable(Exception):
+    """These bytes are no snapshot for this rebuild. The text says why, and quotes nothing of them."""
+
+
+class State(msgspec.Struct, array_like=True, gc=False):
+    """A conversation as it is written. Of rooms also when they were first seen and ended, which the books know."""
+
+    account: str
+    members: list[str]
+    birth: tuple[int, int, int, int]
+    last_ms: int
+    truncated: bool
+    evidence: bytes
+    kept: int
+    properties: bytes
+    properties_kept: int
+    packed: bytes
+    packed_evidence: int
+    ids: bytes
+    recordings: dict[str, Seen] | None
+    suspects: dict[str, Seen] | None
+    claims: list[tuple[str, int, str]] | None
+    rooms: list[tuple[str, str, int, int | None]] | None
+    called: list[str] | None
+    by_name: bool
+
+
+class _Header(msgspec.Struct, array_like=True, tag="header"):
+    layout: str
+    about: bytes  # For whoever writes and reads the snapshot.
+    cut: Cut | None
+
+
+class _Some(msgspec.Struct, array_like=True, tag="some"):
+    states: list[State]
+
+
+class _Written(msgspec.Struct, array_like=True, tag="some"):
+    """What ``_Some`` is read from."""
+
+    states: list[msgspec.Raw]
+
+
+class _End(msgspec.Struct, array_like=True, tag="end"):
+    conversations: int
+
+
+def _layout() -> str:
+    """What the bytes mean, by the types they are read into: with other types they are not read."""
+    kinds = [(kind.__name__, kind.__annotations__) for kind in (*KIND, Kept, Seen, State)]
+    return hashlib.sha256(repr((EVENT_TYPES, kinds)).encode()).hexdigest()[:16]
+
+
+LAYOUT: Final = _layout()
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(_Header | _Some | _End).decode
+
+
+class Saving:
+    """A snapshot being taken of a window, as of now. ``take`` yields the bytes that are ready, in order.
+
+    It is of what was open before ``offset``; the header keeps ``about`` as it is. Where the window closes all it has
+    at once (a cut), the snapshot is given up: ``broken`` says so.
+    """
+
+    def __init__(self, window: Window, about: bytes, offset: int) -> None:
+        self.offset = offset
+        self.broken = False
+        self._window = window
+        self._epoch = window.begin_saving(self)
+        self._buckets, self._next = window.filed()
+        self._saved = 0
+        self._ended = False
+        self._states: list[msgspec.Raw] = []
+        self._size = 0
+        self._ready: list[bytes] = [_frame(_Header(LAYOUT, about, window.cut))]
+
+    def before(self, conversation: Conversation) -> None:
+        """Write a conversation that is about to be changed, unless it is written, or younger than the snapshot."""
+        if conversation.epoch == self._epoch:
+            return
+        conversation.epoch = self._epoch
+        state = _encode(_state_of(conversation, self._window.accounts[conversation.account]))
+        self._states.append(msgspec.Raw(state))
+        self._saved += 1
+        self._size += len(state)
+        if self._size >= CHUNK_BYTES:
+            self._pack()
+
+    def walk(self, conversations_max: int) -> bool:
+        """Write so many conversations at most; whether all are written."""
+        if self._ended or self.broken:
+            return True
+        for _ in range(conversations_max):
+            while not self._next:
+                if not self._buckets:
+                    self._end()
+                    return True
+                self._next = self._window.filed_under(self._buckets.pop())
+            conversation = self._next.pop()
+            if conversation.open:
+                self.before(conversation)
+        return False
+
+    def take(self) -> list[bytes]:
+        """The bytes that are ready and have not been taken."""
+        ready, self._ready = self._ready, []
+        return ready
+
+    def give_up(self) -> None:
+        """Take no more notice of what changes."""
+        self.broken = True
+        self._window.end_saving(self)
+
+    def _pack(self) -> None:
+        self._ready.append(_frame(_Written(self._states)))
+        self._states, self._size = [], 0
+
+    def _end(self) -> None:
+        self._window.end_saving(self)
+        self._ended = True
+        if self._states:
+            self._pack()
+        self._ready.append(_frame(_End(self._saved)))
+
+
+class Loading:
+    """Fills an empty window from the chunks of a snapshot, which are ``feed`` in order.
+
+    Raises Unusable for what is no whole snapshot of this layout; then the window is to be thrown away.
+    """
+
+    def __init__(self, window: Window, log_time_ms: int, offset: int) -> None:
+        self._window = window
+        self._log_time_ms = log_time_ms
+        self._offset = offset
+        self._births: list[Birth] = []
+        self._graces: list[tuple[int, int, int, str, str]] = []
+        self._loaded = 0
+        self.done = False
+
+    def feed(self, chunk: bytes) -> None:
+        """Take in one chunk after the header, without its frame."""
+        read = _read(chunk)
+        if isinstance(read, _Some) and not self.done:
+            for state in read.states:
+                self._add(state)
+            self._loaded += len(read.states)
+        elif isinstance(read, _End) and read.conversations == self._loaded and not self.done:
+            self._finish()
+        else:
+            raise Unusable("a part is missing")
+
+    def _add(self, state: State) -> None:
+        window = self._window
+        birth = Birth(*state.birth)
+        self._births.append(birth)
+        account = window.accounts.get(state.account)
+        if account is None:
+            account = window.accounts[state.account] = Account(state.account)
+        conversation = Conversation(
+            account=account.sid,
+            members=state.members,
+            birth=birth,
+            last_ms=state.last_ms,
+            due_ms=0,
+            truncated=state.truncated,
+            evidence=state.evidence,
+            kept=state.kept,
+            properties=state.properties,
+            properties_kept=state.properties_kept,
+            packed=state.packed,
+            packed_evidence=state.packed_evidence,
+            cold=bool(state.packed),
+            ids=state.ids,
+            recordings=state.recordings,
+            suspects=state.suspects,
+            claims=state.claims,
+            rooms=[(name, conference) for name, conference, _, _ in state.rooms] if state.rooms else None,
+            called=state.called,
+        )
+        if any(member in account.index for member in state.members):
+            raise Unusable("one call in two conversations")
+        account.index.update(dict.fromkeys(state.members, conversation))
+        window.restore(account, conversation, state.rooms or (), self._log_time_ms, by_name=state.by_name)
+        for recording, seen in (state.recordings or {}).items():
+            # Those that ended before were seen to; but for what the very last message brought.
+            if seen.arrived_ms + window.grace_ms > self._log_time_ms or seen.offset == self._offset - 1:
+                due_ms = seen.arrived_ms + window.grace_ms
+                self._graces.append((due_ms, seen.offset, seen.index, account.sid, recording))
+
+    def _finish(self) -> None:
+        self.done = True
+        self._births.sort(key=lambda birth: (birth.offset, birth.arrived_ms))
+        self._graces.sort()
+        graces = [(due_ms, account, recording) for due_ms, _, _, account, recording in self._graces]
+        self._window.restored(self._births, graces)
+
+
+def about(chunk: bytes) -> tuple[bytes, Cut | None]:
+    """What a snapshot's first chunk says of it: what was given to ``Saving``, and the window's cut. Raises Unusable."""
+    read = _read(chunk)
+    if not isinstance(read, _Header):
+        raise Unusable("it begins in the middle")
+    if read.layout != LAYOUT:
+        raise Unusable("it is of another layout")
+    return read.about, read.cut
+
+
+def frame(header: bytes) -> tuple[int, int]:
+    """Length and CRC-32 of a chunk, from its frame. Raises Unusable."""
+    if len(header) != FRAME_BYTES:
+        raise Unusable("it ends too soon")
+    length, checksum = _FRAME.unpack(header)
+    return length, checksum
+
+
+def chunks(whole: bytes) -> Iterator[bytes]:
+    """The chunks of a whole snapshot, checked. Raises Unusable."""
+    at = 0
+    while at < len(whole):
+        length, checksum = frame(whole[at : at + FRAME_BYTES])
+        chunk = whole[at + FRAME_BYTES : at + FRAME_BYTES + length]
+        check(chunk, length, checksum)
+        yield chunk
+        at += FRAME_BYTES + length
+
+
+def check(chunk: bytes, length: int, checksum: int) -> None:
+    """Raise Unusable unless a chunk is what its frame says."""
+    if len(chunk) != length:
+        raise Unusable("it ends too soon")
+    if zlib.crc32(chunk) != checksum:
+        raise Unusable("its bytes have changed")
+
+
+def _frame(part: _Header | _Written | _End) -> bytes:
+    body = _encode(part)
+    return _FRAME.pack(len(body), zlib.crc32(body)) + body
+
+
+def _read(chunk: bytes) -> _Header | _Some | _End:
+    try:
+        read: _Header | _Some | _End = _decode(chunk)
+    except msgspec.DecodeError:
+        raise Unusable("its bytes say nothing") from None
+    return read
+
+
+def _state_of(conversation: Conversation, account: Account) -> State:
+    rooms = None
+    if conversation.rooms:
+        rooms = [
+            (name, conference, room.first_ms, room.end_ms)
+            for name, conference in conversation.rooms
+            for room in (account.books[name].rooms[conference],)
+        ]
+    birth = conversation.birth
+    return State(
+        account=conversation.account,
+        members=conversation.members,
+        birth=(birth.offset, birth.arrived_ms, birth.beside_offset, birth.beside_ms),
+        last_ms=conversation.last_ms,
+        truncated=conversation.truncated,
+        evidence=conversation.evidence,
+        kept=conversation.kept,
+        properties=conversation.properties,
+        properties_kept=conversation.properties_kept,
+        packed=conversation.packed,
+        packed_evidence=conversation.packed_evidence,
+        ids=conversation.ids,
+        recordings=conversation.recordings,
+        suspects=conversation.suspects,
+        claims=conversation.claims,
+        rooms=rooms,
+        called=conversation.called,
+        by_name=conversation.by_name,
+    )

@@ -1,0 +1,250 @@
+"""Snapshots: files on a real disk, and members on a real broker that begin with one. The state: P14 in history.py."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monitor.core.account_settings import AccountSettings
+from monitor.core.pipeline import Checkpoint, Pipeline, Tuning
+from monitor.core.policy import built_in_policy
+from monitor.core.snapshot import Unusable
+from monitor.core.verdict import Ledger
+from monitor.inputs.snapshots import Keeper, Snapshots
+from tests.broker import RealBroker
+from tests.history import derived_of, state_of
+from tests.member import Desk, Running, recording_event, recording_sid, until
+
+BASE_MS = 1_790_000_000_000
+LOG = "0123456789abcdef"
+ORDINARY = Tuning()
+
+
+def pipeline(tuning: Tuning = ORDINARY, checkpoint: Checkpoint | None = None) -> Pipeline:
+    start = checkpoint or Checkpoint(offset=0, generation=1, replay_from=0, log_time_ms=None)
+    return Pipeline(tuning, built_in_policy(), AccountSettings(), partition=0, checkpoint=start)
+
+
+def fed(count: int) -> Pipeline:
+    """A fold that has been judged live, with so many conversations open."""
+    fold = pipeline()
+    fold.open(Ledger())
+    for number in range(count):
+        fold.feed(number, BASE_MS + number, recording_event(number, source="Conference"))
+    return fold
+
+
+def taken_over(fold: Pipeline) -> Checkpoint:
+    """Where a successor goes on that finds all of it committed."""
+    return fold.checkpoint()
+
+
+def turns(keeper: Keeper, fold: Pipeline, committed: int, done: Callable[[], bool], for_s: float = 20.0) -> None:
+    until_s = time.monotonic() + for_s
+    while not done():
+        assert time.monotonic() < until_s, "no snapshot"
+        keeper.turn(fold, committed)
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def snapshots(tmp_path: Path) -> Snapshots:
+    return Snapshots(tmp_path / "snapshots", every_s=0.0, kept_s=3600.0, version="1")
+
+
+def saved(snapshots: Snapshots, fold: Pipeline) -> Path:
+    """The file of a snapshot of ``fold`` as it is now."""
+    keeper = snapshots.keep(LOG, 0)
+    path = snapshots._path(LOG, 0)
+    turns(keeper, fold, fold.next_offset, path.exists)
+    return path
+
+
+def loaded(snapshots: Snapshots, checkpoint: Checkpoint, tuning: Tuning = ORDINARY) -> Pipeline | None:
+    """A successor's fold after its snapshot; None: it did not begin with one."""
+    fold = pipeline(tuning, checkpoint)
+    restoring = snapshots.begin(fold, checkpoint, LOG, 0)
+    if restoring is None:
+        return None
+    try:
+        while not restoring.read(0.001):
+            pass
+    finally:
+        restoring.close()
+    return fold
+
+
+def test_what_is_read_is_what_was_there(snapshots: Snapshots):
+    fold = fed(3000)
+    saved(snapshots, fold)
+    successor = loaded(snapshots, taken_over(fold))
+    assert successor is not None
+    assert state_of(successor) == state_of(fold)
+    assert derived_of(successor) == derived_of(fold)
+    assert len(successor.window.conversations()) == 3000
+
+
+def test_it_is_put_in_place_only_once_the_group_has_committed_it(snapshots: Snapshots):
+    fold = fed(10)
+    keeper = snapshots.keep(LOG, 0)
+    until_s = time.monotonic() + 0.3
+    while time.monotonic() < until_s:
+        keeper.turn(fold, 9)
+    path = snapshots._path(LOG, 0)
+    assert not path.exists()
+    turns(keeper, fold, 10, path.exists)
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_changes_meanwhile_is_written_as_it_was(snapshots: Snapshots):
+    fold = fed(500)
+    before, derived = state_of(fold), derived_of(fold)
+    saving = fold.save("x")
+    assert saving is not None
+    for number in range(500, 1000):
+        value = recording_event(number % 600, source="Conference", status="completed")
+        fold.feed(number, BASE_MS + number, value)
+        saving.walk(1)
+    assert state_of(fold) != before
+    while not saving.walk(10):
+        pass
+    checkpoint = Checkpoint(offset=1000, generation=1, replay_from=0, log_time_ms=BASE_MS)
+    other = pipeline(checkpoint=checkpoint)
+    header, *rest = (chunk[8:] for chunk in saving.take())
+    loading = other.load(header, "x", checkpoint)
+    for chunk in rest:
+        loading.feed(chunk)
+    assert loading.done
+    assert state_of(other) == before
+    assert derived_of(other) == derived
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_damage_to_the_file_goes_unseen(snapshots: Snapshots, seed: int):
+    fold = fed(400)
+    path = saved(snapshots, fold)
+    whole = path.read_bytes()
+    chance = random.Random(seed)
+    at = chance.randrange(len(whole))
+    if seed % 3 == 0:
+        path.write_bytes(whole[:at])
+    elif seed % 3 == 1:
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << chance.randrange(8)]) + whole[at + 1 :])
+    else:
+        path.write_bytes(whole[:at] + chance.randbytes(chance.randint(1, 40)) + whole[at:])
+    try:
+        assert loaded(snapshots, taken_over(fold)) is None
+    except Unusable:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "tuning"),
+    [
+        ({"generation": 2}, Tuning()),
+        ({"offset": 99}, Tuning()),
+        ({"replay_from": 100}, Tuning()),
+        ({"lost": True}, Tuning()),
+        ({}, Tuning(window_ms=3_600_000)),
+        ({}, Tuning(entries_max=20)),
+    ],
+    ids=str,
+)
+def test_one_that_does_not_fit_is_left_alone(snapshots: Snapshots, change: dict[str, Any], tuning: Tuning):
+    fold = fed(100)
+    saved(snapshots, fold)
+    checkpoint = taken_over(fold)
+    fitting: dict[str, Any] = {"offset": checkpoint.offset, "generation": 1, "replay_from": 0, "log_time_ms": BASE_MS}
+    assert loaded(snapshots, Checkpoint(**fitting)) is not None
+    assert loaded(snapshots, Checkpoint(**fitting | change), tuning) is None
+
+
+def test_another_version_of_the_monitor_leaves_it_alone(snapshots: Snapshots, tmp_path: Path):
+    fold = fed(10)
+    saved(snapshots, fold)
+    other = Snapshots(tmp_path / "snapshots", every_s=0.0, kept_s=3600.0, version="2")
+    assert loaded(snapshots, taken_over(fold)) is not None
+    assert loaded(other, taken_over(fold)) is None
+
+
+def test_none_is_begun_while_something_is_held_back():
+    fold = pipeline()
+    assert fold.save("x") is None
+    fold.open(Ledger())
+    assert fold.save("x") is None  # What the rebuild left is not told yet.
+    fold.feed(0, BASE_MS, recording_event(1))
+    assert fold.save("x") is not None
+
+
+def test_a_directory_that_cannot_be_written_stops_nothing(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    fold = fed(10)
+    for directory in (tmp_path / "file", tmp_path / "file" / "below"):
+        keeper = Snapshots(directory, every_s=0.0, kept_s=1.0, version="1").keep(LOG, 0)
+        for _ in range(100):
+            keeper.turn(fold, 10)
+    assert len(fold.feed(10, BASE_MS + 10, recording_event(77))) == 1
+
+
+def test_a_full_disk_gives_the_snapshot_up(snapshots: Snapshots):
+    fold = fed(2000)
+    path = snapshots._path(LOG, 0)
+    snapshots.submit(lambda: None).result()  # It has been tidied.
+    path.with_suffix(f".snapshot-{os.getpid()}").symlink_to("/dev/full")
+    keeper = snapshots.keep(LOG, 0)
+    turns(keeper, fold, 2000, lambda: keeper._saving is not None)
+    turns(keeper, fold, 2000, lambda: keeper._saving is None)
+    assert fold.window._saver is None
+    assert not path.exists()
+    saved(snapshots, fold)  # The part was removed, and the next one finds room.
+
+
+def test_what_nobody_can_use_any_more_is_removed(tmp_path: Path):
+    directory = tmp_path / "snapshots"
+    directory.mkdir()
+    old, young, part, other = (directory / name for name in ("a-0.snapshot", "b-0.snapshot", "c.snapshot-17", "notes"))
+    for path in (old, young, part, other):
+        path.write_bytes(b"x")
+    os.utime(old, (1, 1))
+    Snapshots(directory, every_s=1.0, kept_s=3600.0, version="1")
+    until(lambda: not old.exists() and not part.exists())
+    assert young.exists()
+    assert other.exists()
+
+
+# ------------------------------------------------------------------------------------------------- on a broker
+
+
+@pytest.mark.broker
+def test_a_restart_begins_with_the_snapshot_and_folds_the_rest(broker: RealBroker, tmp_path: Path):
+    desk = Desk.on(broker, 1)
+    directory = tmp_path / "snapshots"
+    with Running(desk, snapshots=directory) as first:
+        first.ready(1)
+        desk.send([recording_event(number, source="Conference") for number in range(300)])
+        until(lambda: desk.committed().offset >= 300)
+        written = time.time()
+        until(lambda: any(path.stat().st_mtime > written + 0.2 for path in directory.glob("*.snapshot")))
+        desk.send([recording_event(number, source="Conference") for number in range(300, 320)])
+        until(lambda: desk.committed().offset > 320)
+    with Running(desk, snapshots=directory) as second:
+        second.ready(1)
+        assert second.heard.replayed < 300
+        # Conference recordings are still open: only the state can know of them when their ends come.
+        desk.send(
+            [recording_event(n, source="Conference", status="completed") for n in (7, 310)] + [recording_event(999)]
+        )
+        until(lambda: any(verdict.recording_sid == recording_sid(999) for verdict in second.verdicts_told()))
+        assert {v.recording_sid for v in second.verdicts_told()} == {recording_sid(999)}
+    for path in directory.glob("*.snapshot"):
+        path.write_bytes(path.read_bytes()[:-20])
+    with Running(desk, snapshots=directory) as third:
+        third.ready(1)
+        assert third.heard.replayed > 300
