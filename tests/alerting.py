@@ -333,9 +333,8 @@ class _Process:
         self.start()
 
     def reload(self) -> None:
-        """Let it read its configuration again (SIGHUP)."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGHUP)
+        """Let it read its configuration again; raises ``urllib.error.HTTPError`` where it refuses it."""
+        urllib.request.urlopen(urllib.request.Request(f"{self.url}/-/reload", method="POST"), timeout=30).close()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -492,6 +491,7 @@ class Prometheus(_Process):
             # It repeats what fires every minute by default, and lets it lapse after four.
             "--rules.alert.resend-delay=1s",
             "--enable-feature=exemplar-storage",
+            "--web.enable-lifecycle",
         ]
 
 

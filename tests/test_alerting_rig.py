@@ -176,10 +176,24 @@ def test_prometheus_scrapes_evaluates_and_alerts(alerting, tmp_path):
     target.answers = False
     until(lambda: prometheus.query("up")[0][1] == 0)
 
+    prometheus.write_config({"no_such_key": 1})
+    with pytest.raises(urllib.error.HTTPError):
+        prometheus.reload()
+
 
 def test_a_server_that_cannot_start_says_why(alerting):
     with pytest.raises(RuntimeError, match=r"(?s)ended with exit code 1.*no routes provided"):
         alerting.alertmanager({"receivers": []})
+
+
+def test_a_configuration_that_is_refused_is_noticed_and_the_one_before_stays(alerting):
+    receiver = alerting.receiver()
+    manager = alerting.alertmanager(alertmanager_config(receiver))
+    manager.write_config({"receivers": []})
+    with pytest.raises(urllib.error.HTTPError):
+        manager.reload()
+    manager.write_config(alertmanager_config(receiver))
+    manager.reload()
 
 
 def test_a_server_is_gone_when_its_test_is_over(alerting):

@@ -16,6 +16,7 @@ import yaml
 
 from monitor.core.attribution import CAUSES
 from tests.alerting import quickened, with_webhooks
+from tests.monitors import until
 from tests.test_prometheus_rules import ALERTS
 
 ROOT = Path(__file__).parent.parent
@@ -385,3 +386,34 @@ def test_routes_and_inhibition_hold_in_alertmanager_itself(alerting):
     manager.post("/api/v2/alerts", [{**health_alert("RecordingMonitorDown"), "endsAt": now(-0.001)}])
     receiver.wait_for("resolved", "pager", alertname="RecordingMonitorDown")
     receiver.wait_for("firing", "pager", alertname="RecordingMonitorBehind")
+
+
+def test_a_warning_waits_for_the_office_to_open_and_a_page_does_not(alerting):
+    receiver = alerting.receiver()
+    config = quickened(with_webhooks(shipped(), receiver), SOON)
+    config["templates"] = []
+    [office] = config["time_intervals"]
+    another_day = (
+        (dt.datetime.now(dt.UTC) + dt.timedelta(days=3)).strftime("%A").lower()
+    )  # Whatever the zone, not today.
+    office["time_intervals"] = [{"weekdays": [another_day]}]
+    manager = alerting.alertmanager(config)
+    waits, wakes = (
+        {"labels": {"alertname": name, "severity": severity}, "startsAt": now(), "endsAt": now(900)}
+        for name, severity in (("RecordingMonitorNoEvents", "warning"), ("RecordingMonitorBehind", "critical"))
+    )
+
+    manager.post("/api/v2/alerts", [waits])
+    until(
+        lambda: (
+            [held["receivers"] for held in manager.alerts(alertname="RecordingMonitorNoEvents")] == [[{"name": "chat"}]]
+        )
+    )
+    manager.post("/api/v2/alerts", [wakes])
+    receiver.wait_for("firing", "pager", alertname="RecordingMonitorBehind")
+    assert "RecordingMonitorNoEvents" not in {alert.name for _, alert in receiver.alerts()}
+
+    office["time_intervals"] = [{"weekdays": ["sunday:saturday"]}]
+    manager.write_config(config)
+    manager.reload()
+    receiver.wait_for("firing", "chat", alertname="RecordingMonitorNoEvents")

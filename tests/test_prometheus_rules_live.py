@@ -1,6 +1,6 @@
 """The shipped rules, routes and inhibition together, in a real Prometheus and Alertmanager, as far as the receiver.
 
-What the monitor exports is written by the test; only the times of rules and routes are shortened.
+What the monitor exports is its own registry, or is written by the test; only the times of rules and routes are shorter.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prometheus_client import generate_latest
 
+from monitor.core.policy import built_in_policy
+from monitor.outputs.metrics import Metrics
 from tests.alerting import Alertmanager, Exporter, Prometheus, Receiver, prometheus_config, quickened, with_webhooks
 from tests.monitors import until
 from tests.test_alertmanager_config import shipped
@@ -107,6 +110,28 @@ def test_a_monitor_that_is_gone_pages_once_and_holds_back_what_follows_from_it(s
     site.receiver.wait_for("resolved", "pager", since=began, alertname="RecordingMonitorDown")
     until(lambda: not site.prometheus.alerts(alertname="RecordingMonitorPartitionUnowned"))
     assert site.pages() == {"RecordingMonitorDown"}
+
+
+def test_a_monitor_that_is_well_sets_off_nothing_but_the_watchdog(site):
+    """Its real registry: a rule that misread what is exported would fire here."""
+    began = time.time()
+    metrics = Metrics(aliases={"AC" + "1" * 32: "main"})
+    metrics.policy_loaded(built_in_policy(), began)
+    metrics.assigned("twilio-events", 1)
+
+    def at_work() -> str:
+        now = time.time()
+        metrics.polled(now)
+        now_ms = round(now * 1000)
+        metrics.partition(0, watermark_ms=now_ms, lag=0, tick_ms=now_ms, conversations=1, recordings=0)
+        return generate_latest(metrics.registry).decode()
+
+    site.target.metrics = at_work
+    until(lambda: site.prometheus.query("recording_monitor_build_info"), why=site.prometheus.log_tail)
+    # Five evaluations, each with a minute's patience shortened to a second.
+    until(lambda: site.prometheus.query("count_over_time(recording_monitor_build_info[1m]) >= 5"))
+    until(lambda: {alert["labels"]["alertname"] for alert in site.prometheus.alerts()} == {"Watchdog"})
+    assert site.pages() <= {"RecordingMonitorDown"}  # Before the first scrape.
 
 
 def test_a_loop_that_stands_still_pages_and_its_turning_resolves(site):
