@@ -26,6 +26,7 @@ WATCHDOG = "Watchdog"
 COMES_WITH = {
     "recording_monitor_alert_last_success_timestamp_seconds": "alerts",
     "recording_monitor_alert_sends_total": "alerts",
+    "recording_monitor_case_database_on_disk": "cases",
 }
 
 
