@@ -130,6 +130,7 @@ def recording(number: int, cause: str, step: str, status: str = "firing"):
         "case_url": f"https://monitor.example.com/cases/{sid}",
         "runbook_url": f"{RUNBOOKS}/DisallowedRecording.md",
         "dashboard_url": "https://grafana.example.com/d/recording-monitor-compliance",
+        "silence_url": f"https://alertmanager.example.com/#/silences/new?filter=%7Brecording_sid%3D%22{sid}%22%7D",
     }
     labels = {
         "alertname": "DisallowedRecording",
@@ -248,6 +249,14 @@ def test_the_silence_is_filled_in_with_the_group(render, type_):
     query = urllib.parse.unquote(address.partition("?filter=")[2])
     assert address.startswith("https://alertmanager.example.com/#/silences/new?filter=")
     assert query == ('{alertname="DisallowedRecording",account="main",rule="no conferences",start_source="Conference"}')
+
+
+@pytest.mark.parametrize("type_", ["text", "html"])
+def test_the_silence_of_one_recording_holds_for_no_other(render, type_):
+    said = render("html" if type_ == "html" else "text", GROUPS["one"], type_)
+    [address] = re.findall(r'https://[^" ]+silences[^" \n]+', said)
+    sid = GROUPS["one"]["alerts"][0]["labels"]["recording_sid"]
+    assert urllib.parse.unquote(address.partition("?filter=")[2]) == f'{{recording_sid="{sid}"}}'
 
 
 def test_words_from_outside_do_no_harm_in_a_mail(render):
