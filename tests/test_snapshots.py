@@ -126,6 +126,18 @@ def test_what_changes_meanwhile_is_written_as_it_was(snapshots: Snapshots):
     assert derived_of(other) == derived
 
 
+def test_one_partition_at_a_time_is_written(snapshots: Snapshots):
+    folds = [fed(5000), fed(5000)]
+    keepers = [snapshots.keep(LOG, number) for number in range(2)]
+    paths = [snapshots._path(LOG, number) for number in range(2)]
+    until_s = time.monotonic() + 20
+    while not all(path.exists() for path in paths):
+        assert time.monotonic() < until_s
+        for keeper, fold in zip(keepers, folds, strict=True):
+            keeper.turn(fold, fold.next_offset)
+        assert sum(keeper._saving is not None for keeper in keepers) <= 1
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_no_damage_to_the_file_goes_unseen(snapshots: Snapshots, seed: int):
     fold = fed(400)

@@ -23,7 +23,7 @@ from monitor.core.snapshot import FRAME_BYTES, Loading, Saving, Unusable, check,
 
 log = structlog.get_logger(__name__)
 
-WALK_S: Final = 0.005  # What a turn of the loop may give to a snapshot,
+WALK_S: Final = 0.005  # What a turn of the loop may give to snapshots,
 WALK_SHARE: Final = 0.1  # and what share of all time.
 WALK_CONVERSATIONS: Final = 10
 CHUNK_BYTES_MAX: Final = 64 << 20  # A longer one is no chunk of ours.
@@ -51,6 +51,7 @@ class Snapshots:
         self._directory = directory
         self._kept_s = kept_s
         self._version = version
+        self._at_work: Keeper | None = None
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="snapshots")
         self._disk.submit(self._tidy)
 
@@ -75,6 +76,17 @@ class Snapshots:
             log.info("snapshot_not_used", partition=partition, why=_why(error))
             return None
         return Restoring(file, chunks, loading, fold.next_offset, partition)
+
+    def claim(self, keeper: Keeper) -> bool:
+        """Whether a keeper may begin: one partition at a time, or many would take what one was allowed."""
+        if self._at_work is None:
+            self._at_work = keeper
+        return self._at_work is keeper
+
+    def release(self, keeper: Keeper) -> None:
+        """The keeper has ended, for now."""
+        if self._at_work is keeper:
+            self._at_work = None
 
     def submit(self, work: Callable[[], None]) -> Future[None]:
         """Have something done that waits for the disk."""
@@ -141,6 +153,7 @@ class Keeper:
 
     def close(self) -> None:
         """Give up what is being written."""
+        self._snapshots.release(self)
         if self._saving is not None and not self._whole:
             self._saving.give_up()
         if self._file is not None:
@@ -155,8 +168,11 @@ class Keeper:
         return self._path.with_suffix(f".snapshot-{os.getpid()}")
 
     def _begin(self, fold: Saved) -> None:
+        if not self._snapshots.claim(self):
+            return
         saving = fold.save(self._about)
         if saving is None:
+            self._snapshots.release(self)
             self._after = time.monotonic() + 1.0
             return
         self._saving, self._whole, self._bytes, self._began = saving, False, 0, time.monotonic()
