@@ -50,6 +50,7 @@ GROUPS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
         "The policy: what it says, and why it said so.",
         {"check": "Say what is wrong with policies, or what they say in words.", "explain": "Explain one verdict."},
     ),
+    "alert": ("Alerts.", {"test": "Send a page that says it is a test, the real way."}),
     "config": ("The settings.", {"print": "Print the effective settings, secrets masked."}),
 }
 

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Final, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
@@ -31,6 +31,7 @@ ENVIRONMENT_PREFIX: Final = "RECORDING_MONITOR_"
 CONFIG_VARIABLE: Final = "RECORDING_MONITOR_CONFIG"
 DEFAULT_FILE: Final = "monitor.yaml"
 SECRET_BYTES_MAX: Final = 64 * 1024
+ALERTMANAGERS_MAX: Final = 10
 MASK: Final = "********"
 
 # Kubernetes tells every container of a namespace about a Service named ``recording-monitor…`` in variables of these
@@ -350,7 +351,12 @@ class SecretError(WrongInput):
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True):
-    """A group of keys. Each annotation carries the function that checks the value."""
+    """A group of keys. Each annotation carries the function that checks the value.
+
+    ``shorthand`` names the key that a plain text in place of the group stands for, where there is one.
+    """
+
+    shorthand: ClassVar[str | None] = None
 
 
 class Kafka(_Section, frozen=True, kw_only=True):
@@ -438,6 +444,39 @@ class Cases(_Section, frozen=True, kw_only=True):
     resolve_on: Literal["ended", "deleted"] = "ended"
 
 
+class Alertmanager(_Section, frozen=True, kw_only=True):
+    """An Alertmanager: its address and how to be let in. Of a name with several addresses each is told.
+
+    ``ca_file``, ``cert_file`` and ``key_file`` are for https; all files are read again when they change.
+    """
+
+    shorthand: ClassVar[str] = "url"
+
+    url: Url
+    username: Text | None = None
+    password_file: SecretFile | None = None
+    bearer_token_file: SecretFile | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: SecretFile | None = None
+
+    @property
+    def name(self) -> str:
+        """How it is called in metrics and logs: host and port."""
+        return urlsplit(self.url).netloc
+
+
+class Alerts(_Section, frozen=True, kw_only=True):
+    """Where alerts send people: ``runbooks_url/<alert>.md``, a dashboard, and the Alertmanager's own pages.
+
+    ``alertmanager_url`` is for prefilled silences; without it, the first of ``alertmanagers`` is taken.
+    """
+
+    runbooks_url: Url | None = None
+    dashboard_url: Url | None = None
+    alertmanager_url: Url | None = None
+
+
 class Snapshots(_Section, frozen=True, kw_only=True):
     """Where the state of partitions is written now and then, so that a restart need not read the window again.
 
@@ -469,7 +508,8 @@ class Settings(_Section, frozen=True, kw_only=True):
     accounts: tuple[Account, ...] = ()
     starters: tuple[StarterSetting, ...] = ()
     flex: Flex = Flex()
-    alertmanagers: tuple[Url, ...] = ()
+    alertmanagers: tuple[Alertmanager, ...] = ()
+    alerts: Alerts = Alerts()
     web: Web = Web()
     ingest: Ingest = Ingest()
     cases: Cases = Cases()
@@ -708,6 +748,8 @@ class _Loader:
             origin = node.origin.inner(index)
             inner = (*path[:-1], f"{path[-1]}[{index}]")
             branch: _Tree | _Leaf = _Leaf(value, origin)
+            if isinstance(value, str) and _is_section(kind) and kind.shorthand is not None:
+                value = {kind.shorthand: value}
             if isinstance(value, dict) and _is_section(kind):
                 branch = _Tree(origin)
                 self._graft(branch, value, origin, kind)
@@ -774,10 +816,29 @@ class _Loader:
                 self._wrong_key(f"{key}.alias", "'other' stands for all accounts without an alias. Choose another")
             if (account.api_key_sid is None) != (account.api_key_secret_file is None):
                 self._wrong_key(key, "needs both of api_key_sid and api_key_secret_file, or neither")
-        if len(set(settings.alertmanagers)) < len(settings.alertmanagers):
-            self._wrong_key("alertmanagers", "names one of them twice")
+        self._check_alertmanagers(settings.alertmanagers)
         if settings.ingest.enabled and settings.ingest.public_url is None:
             self._wrong_key("ingest.enabled", "needs ingest.public_url: the address that Twilio calls and signs")
+
+    def _check_alertmanagers(self, alertmanagers: Sequence[Alertmanager]) -> None:
+        if len({alertmanager.url for alertmanager in alertmanagers}) < len(alertmanagers):
+            self._wrong_key("alertmanagers", "names one of them twice")
+        if len(alertmanagers) > ALERTMANAGERS_MAX:
+            self._wrong_key("alertmanagers", f"are more than {ALERTMANAGERS_MAX}: each is told everything")
+        for index, one in enumerate(alertmanagers):
+            key = f"alertmanagers[{index}]"
+            if (one.username is None) != (one.password_file is None):
+                self._wrong_key(key, "needs both of username and password_file, or neither")
+            if one.username is not None and one.bearer_token_file is not None:
+                self._wrong_key(key, "has a password and a bearer token. Keep one of the two")
+            if one.key_file is not None and one.cert_file is None:
+                self._wrong_key(key, "has a key_file and no cert_file")
+            for name in ("ca_file", "cert_file"):
+                path = getattr(one, name)
+                if path is not None and one.url.startswith("http:"):
+                    self._wrong_key(f"{key}.{name}", "is for https, and the address is http")
+                elif path is not None and self._secrets and not path.is_file():
+                    self._wrong_key(f"{key}.{name}", "names a file that is not there")
 
     @staticmethod
     def _ask(secret: SecretFile) -> None:

@@ -7,12 +7,13 @@ what a user gets, and by processor time, which other work on the machine disturb
 
     python -m tests.bench                 all of it, at the sizes of the targets (about an hour)
     python -m tests.bench --quick         everything once at small sizes (some minutes): does it work, roughly how fast
-    python -m tests.bench --only latency  one part: kafka, core, pauses, latency
+    python -m tests.bench --only latency  one part: kafka, core, pauses, latency, paging
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
 import json
 import os
@@ -29,7 +30,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from aiohttp import web
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+from prometheus_client import generate_latest
 
 from monitor.commands.run import _Collector
 from monitor.core.account_settings import AccountSettings
@@ -62,9 +65,10 @@ from tests.rig import (
     rss_bytes,
     start_on,
 )
+from tests.test_metrics import crowded
 
 WINDOW_S: Final = 4 * 3600
-PARTS: Final = ("kafka", "core", "pauses", "latency")
+PARTS: Final = ("kafka", "core", "pauses", "latency", "paging")
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,6 +147,8 @@ TARGETS: Final = {
     "ratio": Target(0.10, 0.20, True, "{:.3f}"),
     "rss": Target(3_000, 2_000, False, "{:,.0f} B"),
     "p99 1000": Target(25, 10, False, "{:.1f} ms"),
+    "scrape": Target(250, 100, False, "{:.0f} ms"),
+    "paged 1000": Target(250, 100, False, "{:.1f} ms"),
     "pause 500k": Target(50, 20, False, "{:.1f} ms"),
     "takeover": Target(10, 5, False, "{:.1f} s"),
     "takeover 4h": Target(30, 30, False, "{:.0f} s"),
@@ -548,6 +554,8 @@ class _VerdictReader:
         )
         self._consumer.assign([TopicPartition(topic, 0, 0)])
         self.read: list[tuple[float, int]] = []
+        self.disallowed: dict[str, int] = {}
+        """Of each recording that was ever disallowed, the offset that first made it so."""
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -558,7 +566,10 @@ class _VerdictReader:
             message = self._consumer.poll(0.2)
             if message is not None and message.error() is None and message.value() is not None:
                 at = time.perf_counter()
-                self.read.append((at, decoder.decode(message.value() or b"").at[1]))
+                told = decoder.decode(message.value() or b"")
+                self.read.append((at, told.at[1]))
+                if told.outcome == "disallowed" and told.recording_sid is not None:
+                    self.disallowed.setdefault(told.recording_sid, told.at[1])
 
     def close(self) -> None:
         """Stop reading."""
@@ -569,6 +580,24 @@ class _VerdictReader:
 
 class _At(msgspec.Struct):
     at: tuple[int, int]
+    outcome: str
+    recording_sid: str | None
+
+
+LEAD_S: Final = 30.0
+
+
+def latency_knobs(rate: int, sizes: Sizes) -> Knobs:
+    """The traffic of ``measure_latency``."""
+    return Knobs(
+        seed=9,
+        rate=rate,
+        duration_s=LEAD_S + sizes.latency_s,
+        tempo=20.0,
+        accounts=sizes.accounts,
+        recorded=1.0,
+        start_ms=int((time.time() - LEAD_S) * 1000),
+    )
 
 
 def measure_latency(bootstrap: str, names: Names, rate: int, sizes: Sizes) -> dict[str, Any]:
@@ -576,16 +605,8 @@ def measure_latency(bootstrap: str, names: Names, rate: int, sizes: Sizes) -> di
 
     What stands before the measured stretch is sent as fast as it goes: from it come the calls under way.
     """
-    lead_s = 30.0
-    knobs = Knobs(
-        seed=9,
-        rate=rate,
-        duration_s=lead_s + sizes.latency_s,
-        tempo=20.0,
-        accounts=sizes.accounts,
-        recorded=1.0,
-        start_ms=int((time.time() - lead_s) * 1000),
-    )
+    lead_s = LEAD_S
+    knobs = latency_knobs(rate, sizes)
     entries = [entry for entry in _entries(knobs) if entry.due_ms < knobs.start_ms + (lead_s + sizes.latency_s) * 1000]
     sent: dict[int, float] = {}
     acknowledged: list[float] = []
@@ -632,7 +653,95 @@ def measure_latency(bootstrap: str, names: Names, rate: int, sizes: Sizes) -> di
     time.sleep(3)
     reader.close()
     lags = [1e3 * (read - sent[offset]) for read, offset in reader.read if offset in sent]
-    return {"ms": lags, "acknowledged_ms": acknowledged, "per_s": len(live) / took_s, "behind_ms": 1e3 * behind_s}
+    return {
+        "ms": lags,
+        "acknowledged_ms": acknowledged,
+        "per_s": len(live) / took_s,
+        "behind_ms": 1e3 * behind_s,
+        "sent": sent,
+        "disallowed": reader.disallowed,
+    }
+
+
+# ---- paging ---------------------------------------------------------------------------------------------------------
+
+
+class _Alertmanager:
+    """A server that takes alerts as Alertmanager does, and notes when it first had each recording's."""
+
+    def __init__(self) -> None:
+        self.taken: dict[str, float] = {}
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.url = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(30)
+
+    async def _start(self) -> str:
+        application = web.Application()
+        application.router.add_post("/api/v2/alerts", self._take)
+        self._runner = web.AppRunner(application)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        host, port = self._runner.addresses[0][:2]
+        return f"http://{host}:{port}"
+
+    async def _take(self, request: web.Request) -> web.Response:
+        alerts = msgspec.json.decode(await request.read(), type=list[_Alert])
+        at = time.perf_counter()
+        for alert in alerts:
+            self.taken.setdefault(alert.labels.get("recording_sid", ""), at)
+        return web.Response()
+
+    def close(self) -> None:
+        """End it."""
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(30)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+class _Alert(msgspec.Struct):
+    labels: dict[str, str]
+
+
+def bench_paging(table: Table, broker: RealBroker, cores: Cores, sizes: Sizes, directory: Path) -> None:
+    """How long after the message that decides it was sent an Alertmanager has the alert."""
+    rate = 1_000
+    names = create_topics(broker, "bench-paging", 1)
+    _say(f"paging at {rate:,} events/s")
+    alertmanager = _Alertmanager()
+    accounts = sorted({entry.account for entry in islice(_entries(latency_knobs(rate, sizes)), 20_000)})
+    settings: dict[str, object] = {
+        "alertmanagers": [alertmanager.url],
+        # Aliases and a short hold, so that what is measured is single pages and not a flood of one account.
+        "accounts": [{"alias": f"account-{number}", "sid": sid} for number, sid in enumerate(accounts)],
+        "cases": {"database": str(directory / "paging.sqlite3"), "hold": "1s"},
+    }
+    try:
+        with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured, settings=settings) as monitor:
+            monitor.wait_ready()
+            told = measure_latency(broker.bootstrap, names, rate, sizes)
+    finally:
+        alertmanager.close()
+    metrics = crowded(100_000)
+    began = time.perf_counter()
+    text = generate_latest(metrics.registry)
+    scrape_ms = 1e3 * (time.perf_counter() - began)
+    note = f"{sum(not line.startswith(b'#') for line in text.splitlines()):,} series"
+    name = "a scrape after 100,000 made-up accounts and sources"
+    table.add(name, scrape_ms, f"{scrape_ms:.0f} ms", target="scrape", note=note)
+    sent, taken = told["sent"], alertmanager.taken
+    decided = {sid: offset for sid, offset in told["disallowed"].items() if offset in sent}
+    lags = [1e3 * (taken[sid] - sent[offset]) for sid, offset in decided.items() if sid in taken]
+    if len(lags) < 20:
+        raise BenchError(f"only {len(lags)} of {len(decided)} recordings were paged: nothing can be said of a p99")
+    p50, p99, longest = (quantile(lags, share) for share in (0.5, 0.99, 1.0))
+    at = f"produce → alert accepted, {rate:,} events/s"
+    note = f"{len(lags):,} of {len(decided):,} paged singly; sent {told['per_s']:,.0f}/s"
+    table.add(f"{at}, p50", p50, f"{p50:.1f} ms", note=note)
+    table.add(f"{at}, p99", p99, f"{p99:.1f} ms", target="paged 1000")
+    table.add(f"{at}, max", longest, f"{longest:.1f} ms")
 
 
 # ---- the core alone -------------------------------------------------------------------------------------------------
@@ -715,12 +824,14 @@ def main() -> int:
         where["warning"] = "one core only: the broker competes with what is measured"
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
-        if {"kafka", "latency"}.intersection(parts):
+        if {"kafka", "latency", "paging"}.intersection(parts):
             broker = RealBroker(directory / "broker")
             broker.start()
             try:
                 if "latency" in parts:
                     bench_latency(table, broker, cores, sizes, directory)
+                if "paging" in parts:
+                    bench_paging(table, broker, cores, sizes, directory)
                 if "kafka" in parts:
                     bench_kafka(table, broker, cores, sizes, directory)
             finally:

@@ -27,6 +27,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 
 from monitor.commands.common import read_policy, read_settings
+from monitor.commands.paging import pace_of
 from monitor.commands.run import start_monitor
 from monitor.simulator.delivery import TopicSink
 from monitor.simulator.traffic import Knobs, header, traffic, truth
@@ -252,6 +253,7 @@ class Site:
         kept = {name: value for name, value in properties.items() if value is not None}
         whole["kafka"] = {**whole["kafka"], "client": kept}
         self._started += 1
+        whole["cases"] = {"database": f"cases-{self._started}.sqlite3", **whole.get("cases", {})}
         path = self.directory / f"monitor-{self._started}.yaml"
         path.write_text(yaml.safe_dump(whole))
         return path
@@ -262,11 +264,14 @@ class Site:
         command = [sys.executable, "-c", PROGRAM, "run", "--config", str(config), *arguments]
         return Monitor(command, config.with_suffix(".log"))
 
-    def start_quick(self, *, window: timedelta, tick_every: timedelta, **settings: Any) -> Monitor:
-        """Start the same monitor with a window shorter and ticks more frequent than the settings allow."""
+    def start_quick(self, *, window: timedelta, tick_every: timedelta, pace: Any = None, **settings: Any) -> Monitor:
+        """Start the same monitor with a window shorter and ticks more frequent than the settings allow.
+
+        ``pace`` are fields of ``Pace`` (of the alerts), in milliseconds, over what the settings say.
+        """
         config = self.config(**settings)
-        spans = (str(window.total_seconds()), str(tick_every.total_seconds()))
-        return Monitor([sys.executable, "-c", _QUICK, str(config), *spans], config.with_suffix(".log"))
+        given = (str(window.total_seconds()), str(tick_every.total_seconds()), json.dumps(pace or {}))
+        return Monitor([sys.executable, "-c", _QUICK, str(config), *given], config.with_suffix(".log"))
 
     def run(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[bytes]:
         """Run another command of the program on this site."""
@@ -395,7 +400,7 @@ class Load:
         self._thread.join(WAIT_S)
 
 
-def quick(config: str, window_s: str, tick_every_s: str) -> None:
+def quick(config: str, window_s: str, tick_every_s: str, pace: str) -> None:
     """Be a monitor with spans shorter than its settings may be: nobody can wait a minute for each window.
 
     Never ends by itself; SIGTERM and Ctrl-C stop it in good order.
@@ -404,7 +409,13 @@ def quick(config: str, window_s: str, tick_every_s: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: asked.set())
     settings = msgspec.structs.replace(read_settings(Path(config)), window=timedelta(seconds=float(window_s)))
-    running = start_monitor(settings, read_policy(settings), handle_log=True, tick_every_s=float(tick_every_s))
+    running = start_monitor(
+        settings,
+        read_policy(settings),
+        handle_log=True,
+        tick_every_s=float(tick_every_s),
+        pace=msgspec.structs.replace(pace_of(settings), **json.loads(pace)),
+    )
     print(json.dumps({"event": "monitor_started", "address": running.address}), flush=True)
     while not asked.wait(0.2) and not running.ended.is_set():
         pass

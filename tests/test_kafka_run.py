@@ -18,7 +18,7 @@ import pytest
 
 from monitor.commands.run import start_monitor
 from monitor.inputs.policy_file import load_policy
-from monitor.settings import Address, Kafka, Settings, SettingsError, Web
+from monitor.settings import Address, Cases, Kafka, Settings, SettingsError, Web
 from monitor.simulator.broker import EmbeddedBroker
 from tests.broker import RealBroker, unique_name
 from tests.conftest import BrokerMaker
@@ -242,19 +242,22 @@ def embedded() -> Iterator[EmbeddedBroker]:
         yield broker
 
 
-def settings_for(broker: EmbeddedBroker, **client: str) -> Settings:
+def settings_for(broker: EmbeddedBroker, directory: Path, **client: str) -> Settings:
     return Settings(
+        cases=Cases(database=directory / "cases.sqlite3"),
         kafka=Kafka(bootstrap_servers=broker.bootstrap_servers, start_at="earliest", client=client),
         web=Web(listen=Address("127.0.0.1", 0)),
     )
 
 
-def test_the_monitor_runs_inside_another_program_on_the_embedded_broker(embedded: EmbeddedBroker):
+def test_the_monitor_runs_inside_another_program_on_the_embedded_broker(embedded: EmbeddedBroker, tmp_path: Path):
     from confluent_kafka import Producer
 
     told: list[str] = []
     running = start_monitor(
-        settings_for(embedded), load_policy(None), on_verdict=lambda _partition, published: told.append(published.key)
+        settings_for(embedded, tmp_path),
+        load_policy(None),
+        on_verdict=lambda _partition, published: told.append(published.key),
     )
     address = running.address
     try:
@@ -270,6 +273,6 @@ def test_the_monitor_runs_inside_another_program_on_the_embedded_broker(embedded
         urllib.request.urlopen(address, timeout=WAIT_S)
 
 
-def test_a_property_that_kafkas_client_refuses_is_a_wrong_setting(embedded: EmbeddedBroker):
+def test_a_property_that_kafkas_client_refuses_is_a_wrong_setting(embedded: EmbeddedBroker, tmp_path: Path):
     with pytest.raises(SettingsError, match=r"no\.such\.property"):
-        start_monitor(settings_for(embedded, **{"no.such.property": "1"}), load_policy(None))
+        start_monitor(settings_for(embedded, tmp_path, **{"no.such.property": "1"}), load_policy(None))

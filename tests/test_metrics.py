@@ -18,7 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from monitor.core.pipeline import Counts, EventAges, Publish
 from monitor.core.policy import PolicyDocument, RuleDocument, built_in_policy, compile_policy
-from monitor.core.verdict import Revision, Verdict, read_instant, render_instant
+from monitor.core.verdict import AlertLabels, Revision, Verdict, read_instant, render_instant
+from monitor.outputs.alertmanager import RESULTS
 from monitor.outputs.metrics import (
     AGE_BUCKETS_S,
     NOTICES,
@@ -33,6 +34,7 @@ from monitor.outputs.metrics import (
     this_build,
     type_label,
 )
+from monitor.settings import ALERTMANAGERS_MAX
 
 HEX = "0123456789abcdef" * 2
 MAIN = "AC" + "1" * 32
@@ -72,6 +74,12 @@ TABLE = {
     "last_poll_timestamp_seconds": ("gauge", ()),
     "last_event_timestamp_seconds": ("gauge", ("type",)),
     "tick_timestamp_seconds": ("gauge", ("partition",)),
+    "alerts_firing": ("gauge", ("alertname",)),
+    "alert_sends": ("counter", ("alertmanager", "result")),
+    "alert_send_duration_seconds": ("histogram", ("alertmanager",)),
+    "alert_last_success_timestamp_seconds": ("gauge", ("alertmanager",)),
+    "case_database_on_disk": ("gauge", ()),
+    "case_database_troubles": ("counter", ("kind",)),
     "account_overflow": ("counter", ()),
     "checkpoint_timestamp_seconds": ("gauge", ()),
     "restore_duration_seconds": ("gauge", ()),
@@ -94,12 +102,12 @@ class Clock:
         return self.ms / 1000
 
 
-def fresh(clock: Clock | None = None, *, resolve_on: str = "ended", process: bool = False) -> Metrics:
+def fresh(clock: Clock | None = None, *, process: bool = False) -> Metrics:
     metrics = Metrics(
         aliases={MAIN: "main", LAB: "lab"},
         build=Build("1.2.3", "abc1234", "3.11.7"),
         process=process,
-        resolve_on=resolve_on,
+        alertmanagers=["am-1:9093"],
         wall_clock=clock or Clock(),
     )
     metrics.policy_loaded(built_in_policy(), T0_MS / 1000)
@@ -251,6 +259,15 @@ def play(metrics: Metrics) -> None:
     metrics.settings_forgotten(2)
     metrics.quarantined("core-error")
     metrics.log_message("info")
+    cases = {
+        metrics.case_labels(verdict()): 1,
+        metrics.case_labels(verdict(account_sid=STRANGER, start_source=None)): 2,
+    }
+    metrics.cases_from(lambda: cases, lambda: {"DisallowedRecording": 3})
+    metrics.alerts_sent("am-1:9093", "ok", 3, 0.004, T0_MS / 1000)
+    metrics.alerts_sent("am-1:9093", "failed", 1, None, T0_MS / 1000 + 1)
+    metrics.cases_kept(on_disk=True)
+    metrics.case_trouble("rebuilt")
 
 
 # --- Counting
@@ -329,7 +346,7 @@ def test_a_suspicion_is_no_recording():
     )
     assert total == 0
     assert value(metrics, "detection_latency_seconds_count") == 0
-    assert value(metrics, "open_cases", account="main", rule="suspicion", start_source="Conference", severity="warning")
+    assert metrics.case_labels(SUSPICION) == ("main", "suspicion", "Conference", "warning")
 
 
 @pytest.mark.parametrize(
@@ -477,63 +494,6 @@ def test_beyond_the_bound_the_worst_partition_stands_for_the_rest():
     assert value(metrics, "watermark_timestamp_seconds", partition=str(PARTITIONS_MAX)) is None
 
 
-def open_cases(metrics: Metrics) -> float:
-    return sum(
-        sample.value
-        for family in metrics.registry.collect()
-        if family.name == PREFIX + "open_cases"
-        for sample in family.samples
-    )
-
-
-def test_a_case_is_open_while_the_recording_runs_and_at_least_for_the_hold():
-    clock = Clock(T0_MS + 3 * 3_600_000)
-    metrics = fresh(clock)
-    publish(metrics, verdict())
-    assert open_cases(metrics) == 1
-
-    ended = verdict(recording_status="completed", ended_at=at(10_000), decided_at=at(11_000))
-    publish(metrics, ended, before="disallowed")
-    clock.ms = T0_MS + 3_000 + 15 * MINUTE - 1  # It was disallowed three seconds after its start.
-    publish(metrics, ended, before="disallowed")
-    assert open_cases(metrics) == 1
-    clock.ms += 1
-    assert open_cases(metrics) == 0
-
-
-def test_a_case_outlasts_the_hold_while_no_end_was_seen():
-    clock = Clock(T0_MS + 10 * 3_600_000)
-    metrics = fresh(clock)
-    publish(metrics, verdict())
-    assert open_cases(metrics) == 1
-
-    publish(metrics, verdict(final=True, decided_at=at(4 * 3_600_000)), before="disallowed")
-    assert open_cases(metrics) == 0
-
-
-def test_a_revision_to_allowed_and_a_tombstone_close_a_case_at_once():
-    metrics = fresh(Clock(T0_MS + 4_000))
-    publish(metrics, verdict())
-    publish(metrics, verdict(), key="RE2")
-    publish(metrics, ALLOWED, before="disallowed")
-    assert open_cases(metrics) == 1
-    publish(metrics, None, before="disallowed", key="RE2")
-    assert open_cases(metrics) == 0
-
-
-def test_strict_cases_stay_open_until_the_recording_is_deleted_but_no_longer_than_a_day():
-    clock = Clock(T0_MS + 20 * 3_600_000)
-    metrics = fresh(clock, resolve_on="deleted")
-    ended = verdict(recording_status="completed", ended_at=at(10_000))
-    publish(metrics, ended)
-    publish(metrics, ended, key="RE2")
-    publish(metrics, verdict(recording_status="deleted", decided_at=at(3_600_000)), before="disallowed", key="RE2")
-    assert open_cases(metrics) == 1
-
-    clock.ms = T0_MS + 3_000 + 24 * 3_600_000
-    assert open_cases(metrics) == 0
-
-
 def test_recordings_in_progress_are_those_neither_ended_nor_given_up():
     metrics = fresh()
     states = [("in-progress", None), ("paused", None), (None, None), ("completed", None), ("in-progress", at(5_000))]
@@ -559,25 +519,12 @@ def test_every_key_has_a_number_of_its_own(keys):
     assert len({_number_of(key) for key in related}) == len(related)
 
 
-def test_cases_that_have_ended_are_let_go_though_nobody_reads_the_gauges():
-    clock = Clock(T0_MS)
-    metrics = fresh(clock)
-    ended = verdict(recording_status="completed", ended_at=at(10_000), final=True)
-    for number in range(3):
-        publish(metrics, ended, key=f"RE{number}")
-    assert metrics.verdicts_followed == 3
-    clock.ms += 60 * MINUTE
-    publish(metrics, verdict(), key="RE9")
-
-    assert metrics.verdicts_followed == 1
-
-
 def test_following_the_topic_counts_nothing():
     metrics = fresh()
     for _ in range(3):
         metrics.follow(0, "RE" + HEX, verdict())
 
-    assert open_cases(metrics) == 1
+    assert value(metrics, "recordings_in_progress", account="main", outcome="disallowed") == 1
     assert value(metrics, "recordings_total", account="main", start_source="Conference", outcome="disallowed") == 0
 
 
@@ -587,16 +534,25 @@ def test_following_the_topic_counts_nothing():
 def _flooded() -> Metrics:
     """Metrics after more accounts, rules, sources, types, partitions and errors than anybody has."""
     aliases = {f"AC{number:032x}": f"team-{number}" for number in range(60)}
-    metrics = Metrics(aliases=aliases, process=True, wall_clock=Clock())
+    alertmanagers = [f"alertmanager-{number}.example.com:9093" for number in range(ALERTMANAGERS_MAX)]
+    metrics = Metrics(aliases=aliases, alertmanagers=alertmanagers, process=True, wall_clock=Clock())
     rules = tuple(RuleDocument(name=f"rule-{number}", outcome="disallowed") for number in range(25))
     metrics.policy_loaded(compile_policy(PolicyDocument(rules=rules), b"many"), 1.0)
     sources = ["Conference", "DialVerb", "RecordVerb", "Trunking", None, "New", "<script>"]
     combined = itertools.product(range(0, 62, 3), range(25), sources, ("critical", "warning", "info"))
+    cases: dict[tuple[str, str, str, str], int] = {}
     for number, (account, rule, source, severity) in enumerate(combined):
         told = verdict(
             account_sid=f"AC{account:032x}", rule=f"rule-{rule}", start_source=source, severity=severity, alert=None
         )
         metrics.verdict_published(0, Publish(f"RE{number}", told, None, T0_MS, late=False), T0_MS)
+        alert = AlertLabels(f"rule-{rule}", severity, None, "main", source)
+        labels = metrics.case_labels(msgspec.structs.replace(told, alert=alert))
+        cases[labels] = cases.get(labels, 0) + 1
+    metrics.cases_from(lambda: cases, dict)
+    for name in alertmanagers:
+        for result in RESULTS:
+            metrics.alerts_sent(name, result, 1, 0.01, 1.0)
     for number in range(300):
         metrics.partition(number, watermark_ms=1, lag=1, tick_ms=1)
         metrics.kafka_error(f"error_{number}")
@@ -613,6 +569,27 @@ def test_whatever_happens_the_series_stay_within_the_budget():
 
     assert 1_000 < len(series) <= SERIES_MAX
     assert (value(metrics, "series_overflow_total") or 0) > 0
+
+
+def test_a_hundred_thousand_made_up_accounts_and_sources_stay_within_the_budget():
+    metrics = crowded(100_000)
+    series = [sample for family in metrics.registry.collect() for sample in family.samples]
+
+    assert len(series) <= SERIES_MAX
+    assert value(metrics, "account_overflow_total") == 100_000
+
+
+def crowded(accounts: int) -> Metrics:
+    """Metrics after as many accounts and start sources as somebody makes up, each with an open case."""
+    metrics = fresh(process=True)
+    cases: dict[tuple[str, str, str, str], int] = {}
+    for number in range(accounts):
+        told = verdict(account_sid=f"AC{number:032x}", start_source=f"Source{number}", rule=f"rule-{number % 300}")
+        publish(metrics, told, key=f"RE{number:032x}")
+        labels = metrics.case_labels(told)
+        cases[labels] = cases.get(labels, 0) + 1
+    metrics.cases_from(lambda: cases, dict)
+    return metrics
 
 
 def test_what_is_folded_is_counted_all_the_same():

@@ -107,7 +107,7 @@ def test_every_key_of_a_full_file_arrives_typed(write):
     assert settings.policy.is_absolute()
     assert (settings.accounts[0].alias, settings.accounts[0].subaccounts) == ("main", "all")
     assert settings.starters[0].cause == "flex_plugin"
-    assert settings.alertmanagers == ("http://am-1:9093", "http://am-2:9093")
+    assert [one.url for one in settings.alertmanagers] == ["http://am-1:9093", "http://am-2:9093"]
     assert settings.web.listen == Address("::1", 9000)
     assert settings.web.actions is True
     assert settings.ingest.trusted_proxies == ("10.0.0.0/8",)
@@ -240,6 +240,12 @@ def test_a_misspelt_variable_is_told_by_the_name_it_should_have():
         ("alertmanagers: http://a:9093", "must be a list, and is text"),
         ("alertmanagers: ['am:9093']", "is not an address"),
         ("alertmanagers: ['http://a', 'http://a/']", "names one of them twice"),
+        (f"alertmanagers: {[f'http://a{n}' for n in range(11)]}", "are more than 10"),
+        ("alertmanagers: [{username: me}]", "alertmanagers[0].url: missing"),
+        ("alertmanagers: [{url: 'http://a', username: me}]", "needs both of username and password_file"),
+        ("alertmanagers: [{url: 'http://a', password: me}]", "name that by 'password_file'"),
+        ("alertmanagers: [{url: 'http://a', ca_file: ca.pem}]", "is for https, and the address is http"),
+        ("alertmanagers: [{url: 'https://a', ca_file: no-such.pem}]", "names a file that is not there"),
         ("web: {actions: on}", "must be true or false, and is 'on'"),
         ("web: {recording_url_template: 'https://x/'}", "Put {recording_sid}"),
         ("web: {recording_url_template: 'https://x/{recording_sid}/{name}'}", "has other braces"),

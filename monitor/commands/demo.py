@@ -30,7 +30,7 @@ from monitor.commands.run import Running, start_monitor
 from monitor.core.pipeline import Publish
 from monitor.core.verdict import Verdict
 from monitor.log import configure
-from monitor.settings import Address, Kafka, Settings, StarterSetting, Web, parse_duration
+from monitor.settings import Address, Cases, Kafka, Settings, StarterSetting, Web, parse_duration
 from monitor.simulator.broker import EmbeddedBroker
 from monitor.simulator.compare import Comparison, compare
 from monitor.simulator.delivery import TopicSink
@@ -78,10 +78,12 @@ def demo(
     _stop_on_signals(stop)
     for_s = _span_s(for_) if for_ is not None else None
     configure("auto", "error", stream=sys.stderr)
-    with EmbeddedBroker() as broker:
-        settings = _settings(broker, port)
+    with EmbeddedBroker() as broker, tempfile.TemporaryDirectory(prefix="recording-monitor-demo-") as directory:
+        settings = _settings(broker, port, Path(directory) / "cases.sqlite3")
         topics = settings.topics
-        broker.create_topics(topics.events, topics.verdicts, topics.account_settings, topics.quarantine)
+        broker.create_topics(
+            topics.events, topics.verdicts, topics.case_actions, topics.account_settings, topics.quarantine
+        )
         show = _Show(live=sys.stdout.isatty())
         running = start_monitor(
             settings, read_policy(settings, policy), on_verdict=show.take, topics=False, tick_every_s=1.0
@@ -106,12 +108,13 @@ def demo(
         raise typer.Exit(1)
 
 
-def _settings(broker: EmbeddedBroker, port: int) -> Settings:
+def _settings(broker: EmbeddedBroker, port: int, database: Path) -> Settings:
     """The monitor's settings for the embedded broker; the grace is short, so that nobody has to wait for it."""
     starters = header(Knobs(calls=1)).starters
     return Settings(
         kafka=Kafka(bootstrap_servers=broker.bootstrap_servers, group_id="demo", start_at="earliest"),
         grace=timedelta(seconds=GRACE_S),
+        cases=Cases(database=database),
         web=Web(listen=Address("127.0.0.1", port if _is_free(port) else 0)),
         starters=tuple(StarterSetting(callback_url=s.callback_url, cause="flex_plugin", name=s.name) for s in starters),
     )

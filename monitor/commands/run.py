@@ -26,6 +26,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from monitor import __version__
 from monitor.commands.common import ConfigOption, PolicyOption, read_policy, read_settings, tuning_of
+from monitor.commands.paging import Paging, pace_of
 from monitor.core.account_settings import AccountSettings
 from monitor.core.decode import decode
 from monitor.core.events import Event
@@ -40,6 +41,7 @@ from monitor.inputs.policy_file import LoadedPolicy, PolicyError, load_policy
 from monitor.inputs.snapshots import Snapshots
 from monitor.inputs.topics import Names, TopicAdmin
 from monitor.log import configure, flush_verdicts, log_verdict
+from monitor.outputs.alerts import Pace
 from monitor.outputs.delivery import Delivery, producer_properties
 from monitor.outputs.metrics import Metrics
 from monitor.outputs.verdict_topic import VerdictTopic
@@ -107,15 +109,23 @@ def start_monitor(
     topics: bool = True,
     handle_log: bool = False,
     tick_every_s: float = 10.0,
+    pace: Pace | None = None,
 ) -> Running:
     """Start the monitor and return once its address is known; it goes on in threads until ``stop``.
 
     ``on_verdict`` is called on the reading thread with the partition and what was published, each time a verdict is
-    acknowledged by the broker. ``handle_log`` sets up the log as the settings say. Raises SettingsError where Kafka's
-    client refuses its properties, ListenError where the address is taken.
+    acknowledged by the broker. ``handle_log`` sets up the log as the settings say. ``pace`` is that of the alerts,
+    where it is another than the settings say. Raises SettingsError where Kafka's client refuses its properties,
+    ListenError where the address is taken.
     """
     return Running(
-        settings, loaded, on_verdict=on_verdict, topics=topics, handle_log=handle_log, tick_every_s=tick_every_s
+        settings,
+        loaded,
+        on_verdict=on_verdict,
+        topics=topics,
+        handle_log=handle_log,
+        tick_every_s=tick_every_s,
+        pace=pace,
     )
 
 
@@ -131,6 +141,7 @@ class Running:
         topics: bool,
         handle_log: bool,
         tick_every_s: float,
+        pace: Pace | None,
     ) -> None:
         self.settings = settings
         self.ended = threading.Event()
@@ -144,15 +155,14 @@ class Running:
         self.metrics = Metrics(
             aliases=self._tuning.aliases,
             events_topic=settings.topics.events,
-            hold_ms=_ms(settings.cases.hold),
-            resolve_on=settings.cases.resolve_on,
+            alertmanagers=[one.name for one in settings.alertmanagers],
         )
         if handle_log:
             configure(settings.log.format, settings.log.level, count=self.metrics.log_message)
         for warning in settings.warnings:
             log.warning("settings_doubtful", what=warning)
         self.metrics.policy_loaded(loaded.policy, time.time())
-        self.health = Health(time.monotonic())
+        self.health = Health(time.monotonic(), needs=("policy", "account settings", "assignment", "cases"))
         self.health.found("policy")
         self.metrics.ready_when(self.health.ready)
         self._client = kafka_client(settings)
@@ -173,12 +183,14 @@ class Running:
                 on_error=lambda error: self.metrics.kafka_error(_error_kind(error)),
             )
             self._member = self._make_member(on_verdict, tick_every_s)
+        self._paging: Paging | None = None
         self._web = WebServer(settings.web.listen, self.metrics.registry, self.health)
         self._loop = asyncio.new_event_loop()
         self._loop_thread = threading.Thread(target=self._loop.run_forever, name="web", daemon=True)
         self._loop_thread.start()
         try:
             self._on_loop(self._web.start(), 30.0)
+            self._paging = self._start_paging(pace or pace_of(settings))
         except BaseException:
             self._end_loop()
             raise
@@ -204,7 +216,8 @@ class Running:
         """Stop in good order; whether all of it was done within ``for_s``. Again and again does no harm.
 
         Not ready any more; no more reading; the batch at hand is finished, its effects acknowledged, the position
-        committed, the group left; then the web server, so that the last figures can still be read.
+        committed, the group left; the alerts are told once more, none of them as resolved; then the web server, so that
+        the last figures can still be read.
         """
         until = time.monotonic() + for_s
         self.health.stopping()
@@ -216,6 +229,9 @@ class Running:
         if in_time:
             self._delivery.close(max(0.1, until - time.monotonic()))
         if self._loop_thread.is_alive():
+            if self._paging is not None:
+                self._paging.stop(max(1.0, until - time.monotonic() - 1.0))
+                self._paging = None
             with contextlib.suppress(TimeoutError):
                 self._on_loop(self._web.stop(), max(0.5, until - time.monotonic()))
             self._end_loop()
@@ -242,6 +258,22 @@ class Running:
             policy = loaded.policy
             log.info("policy_changed", policy=policy.hash)
             self._member.for_each_fold(lambda fold: _change_policy(fold, policy))
+
+    def _start_paging(self, pace: Pace) -> Paging:
+        paging = Paging(
+            self.settings,
+            self._client,
+            loop=self._loop,
+            metrics=self.metrics,
+            health=self.health,
+            policy=lambda: self._loaded.policy,
+            turning=lambda: not self.health.sick_reasons(time.monotonic()),
+            web=self.address,
+            pace=pace,
+            on_kafka_error=lambda error: self.metrics.kafka_error(_error_kind(error)),
+        )
+        paging.start()
+        return paging
 
     # The reading thread.
 

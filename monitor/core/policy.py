@@ -475,6 +475,10 @@ class Policy:
         self._shadow: Final = tuple((r.answer, r.document.name) for r in self.rules if r.document.mode == SHADOW)
         self._default: Final = Judgement(document.default, RULE_DEFAULT, severity_of(document.default))
 
+    def runbook_of(self, rule: str) -> str | None:
+        """The runbook that a rule names, by the rule's name; None where it names none."""
+        return next((r.document.runbook_url for r in self.rules if r.document.name == rule), None)
+
     def judge(self, subject: Subject) -> Judgement:
         """Judge a recording by what is known of it; outcome None where what is not known could change it.
 

@@ -50,12 +50,16 @@ class Revision(msgspec.Struct, frozen=True):
 
 
 class AlertLabels(msgspec.Struct, frozen=True):
-    """The identity of the alert, fixed when the verdict first became disallowed under ``enforce``."""
+    """The identity of the alert, fixed when the verdict first became disallowed under ``enforce``.
+
+    The start source is part of it: learnt anew by a later event, it would make a second alert of the same recording.
+    """
 
     rule: str
     severity: str
     team: str | None
     account: str
+    start_source: str | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,7 +186,7 @@ class Published(msgspec.Struct, array_like=True, frozen=True, gc=False):
     decided_at: int | str
     backlog: bool
     disallowed_since: int | str | None
-    alert: tuple[str, str, str | None, str] | None
+    alert: tuple[str, str, str | None, str, str | None] | None
     history: tuple[tuple[int, str, str | None, int | str], ...]
 
 
@@ -212,7 +216,7 @@ def remember(verdict: Verdict) -> Published:
         _short_instant(verdict.decided_at),
         verdict.backlog,
         None if since is None else _short_instant(since),
-        None if alert is None else (alert.rule, alert.severity, alert.team, alert.account),
+        None if alert is None else msgspec.structs.astuple(alert),
         tuple([(told.revision, told.outcome, told.cause, _short_instant(told.decided_at)) for told in verdict.history]),
     )
 
@@ -318,7 +322,7 @@ def _dated(published: Published | None, finding: Finding) -> tuple[str | None, A
         since = _long_instant(published.disallowed_since) or since
     severity = new.severity or "critical"
     if new.mode == "enforce" and (alert is None or _SEVERITY_RANK[severity] > _SEVERITY_RANK[alert.severity]):
-        alert = AlertLabels(new.rule, severity, finding.team, finding.account)
+        alert = AlertLabels(new.rule, severity, finding.team, finding.account, new.start_source)
     return since, alert
 
 

@@ -8,7 +8,6 @@ recording's SID. The methods may be called from any thread.
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import json
 import platform
@@ -46,6 +45,10 @@ from monitor.core.pipeline import AGE_BOUNDS_MS, Counts, Publish
 from monitor.core.policy import DISALLOWED, RULE_DEFAULT, RULE_WHEN_OPEN, SHADOW, Policy, severity_of
 from monitor.core.readers import EVENT_TYPES
 from monitor.core.verdict import Verdict, read_instant
+from monitor.outputs.alertmanager import OK, RESULTS
+from monitor.outputs.alerts import ALERT_NAMES, severity_of_case
+from monitor.outputs.cases import ENDED
+from monitor.settings import ALERTMANAGERS_MAX
 
 PREFIX: Final = "recording_monitor_"
 OTHER: Final = "other"
@@ -54,7 +57,7 @@ NONE: Final = "none"  # The start source of a recording of which no source is kn
 SERIES_MAX: Final = 2_000
 # How the budget is shared out: label sets of each family, histograms at buckets + 3 apiece.
 ACCOUNTS_MAX: Final = 32
-RECORDINGS_MAX: Final = 500
+RECORDINGS_MAX: Final = 420
 DISALLOWED_MAX: Final = 350
 OPEN_CASES_MAX: Final = 250
 PARTITIONS_MAX: Final = 40
@@ -70,6 +73,7 @@ NOTICES: Final = ("ignored", "malformed", "duplicate", "late")
 REBALANCES: Final = ("assigned", "revoked", "lost")
 COMMITS: Final = ("ok", "refused", "failed")
 LEVELS: Final = ("debug", "info", "warning", "error", "critical")
+CASE_TROUBLES: Final = ("rebuilt", "memory")
 FOREIGN_REASONS: Final = ("no_metadata", "unreadable", "other_topic", "replay_after_commit", "beyond_end")
 
 _TASKS: Final = "com.twilio.taskrouter.task"
@@ -79,12 +83,12 @@ TYPES: Final = (*EVENT_TYPES, _TASKS, _RESERVATIONS, OTHER)
 DETECTION_BUCKETS_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 UNSEEN_BUCKETS_S: Final = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
 DURATION_BUCKETS_S: Final = (5.0, 15.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 14400.0)
+SEND_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 AGE_BUCKETS_S: Final = tuple(bound_ms / 1000 for bound_ms in AGE_BOUNDS_MS)
 """Upper bounds of ``event_age_seconds``: those by which the pipeline counts."""
 
 # The instants of one verdict are mostly the same two, and those of the next are near.
 _ms: Final = lru_cache(maxsize=1_024)(read_instant)
-_ENDED: Final = frozenset({"stopped", "processing", "completed", "absent", "failed", "deleted"})
 
 
 def type_label(type_: str) -> str:
@@ -215,140 +219,64 @@ class _Position(msgspec.Struct):
 
 
 class _State(NamedTuple):
-    """What the gauges need of one published verdict that is not settled yet."""
+    """What the gauges need of one published verdict whose recording goes on."""
 
     account: str
-    rule: str
-    start_source: str
-    severity: str
     outcome: str
-    in_progress: bool
-    has_case: bool
 
 
-class _OpenVerdicts:
-    """The published verdicts that are in progress or have an open case, by partition and key.
+class _InProgress:
+    """The published verdicts whose recordings are in progress, by partition and key.
 
-    Of each it keeps the number of its SID and the number of the state it is in: about 100 bytes. How many are in each
-    state is counted as they change, since Prometheus must not wait for a walk through a hundred thousand.
+    Of each it keeps the number of its SID and the state it is in: about 60 bytes. How many are in each state is counted
+    as they change, since Prometheus must not wait for a walk through a hundred thousand.
     """
 
-    def __init__(self, hold_ms: int, resolve_on: str, overflowed: Callable[[], None]) -> None:
-        self._hold_ms = hold_ms
-        self._resolve_on = resolve_on
+    def __init__(self, overflowed: Callable[[], None]) -> None:
         self._overflowed = overflowed
-        self._partitions: dict[int, dict[int, int]] = {}
-        # Every state there ever was, by its number: all of it comes from closed sets.
-        self._states: list[_State] = []
-        self._numbers: dict[tuple[object, ...], int] = {}
-        self._counts: list[int] = []
+        self._partitions: dict[int, dict[int, _State]] = {}
+        self._known: dict[_State, _State] = {}  # So that equal ones are one: all of it comes from closed sets.
+        self._counts: Tally[_State] = Tally()
         self.followed = 0
-        # When cases close that have an end, and what is to be looked up then. A later verdict may have moved it.
-        self._ends: dict[tuple[int, int], int] = {}
-        self._closing: list[tuple[int, int, int]] = []
         self._lock = threading.Lock()
 
-    def follow(self, partition: int, key: str, verdict: Verdict | None, account: str, now_ms: int) -> None:
+    def follow(self, partition: int, key: str, verdict: Verdict | None, account: str) -> None:
         """Take in the last verdict of a key; None is a tombstone."""
         sid = _number_of(key)
-        state, until_ms = (None, None) if verdict is None else self._state(verdict, account)
+        state = None
+        if verdict is not None and _goes_on(verdict):
+            state = _State(account, verdict.outcome)
         with self._lock:
-            self._close(now_ms)  # Here too: perhaps nobody reads the gauges.
-            verdicts = self._partitions.get(partition)
-            if verdicts is None:
-                verdicts = self._partitions[partition] = {}
-            before = verdicts.get(sid)
-            if before is None and state is not None and self.followed >= FOLLOWED_MAX:
+            verdicts = self._partitions.setdefault(partition, {})
+            before = verdicts.pop(sid, None)
+            if before is not None:
+                self._counts[before] -= 1
+                self.followed -= 1
+            if state is None:
+                return
+            if self.followed >= FOLLOWED_MAX:
                 self._overflowed()
                 return
-            self._move(verdicts, sid, before, None if state is None else self._number(state))
-            if self._ends:
-                self._ends.pop((partition, sid), None)
-            if until_ms is not None:
-                self._ends[partition, sid] = until_ms
-                heapq.heappush(self._closing, (until_ms, partition, sid))
-
-    def _number(self, state: tuple[object, ...]) -> int:
-        number = self._numbers.get(state)
-        if number is None:
-            number = self._numbers[state] = len(self._states)
-            self._states.append(_State(*state))  # type: ignore[arg-type]  # Made by _state, in this order.
-            self._counts.append(0)
-        return number
-
-    def _move(self, verdicts: dict[int, int], sid: int, before: int | None, after: int | None) -> None:
-        if before == after:
-            return
-        if before is not None:
-            self._counts[before] -= 1
-            self.followed -= 1
-        if after is None:
-            del verdicts[sid]
-        else:
-            verdicts[sid] = after
-            self._counts[after] += 1
+            verdicts[sid] = self._known.setdefault(state, state)
+            self._counts[state] += 1
             self.followed += 1
 
     def leave(self, partition: int) -> None:
         """Forget a partition: somebody else tells of it now."""
         with self._lock:
             verdicts = self._partitions.pop(partition, {})
-            for number, count in Tally(verdicts.values()).items():
-                self._counts[number] -= count
+            self._counts.subtract(verdicts.values())
             self.followed -= len(verdicts)
-            self._ends = {place: until for place, until in self._ends.items() if place[0] != partition}
-            self._closing = [closing for closing in self._closing if closing[1] != partition]
-            heapq.heapify(self._closing)
 
-    def at(self, now_ms: int) -> list[tuple[_State, int]]:
-        """How many are in each state at ``now_ms``, in progress or with an open case."""
+    def counts(self) -> list[tuple[_State, int]]:
+        """How many are in each state."""
         with self._lock:
-            self._close(now_ms)
-            return [(state, count) for state, count in zip(self._states, self._counts, strict=True) if count]
+            return list(self._counts.items())
 
-    def _close(self, now_ms: int) -> None:
-        """Close the cases whose time has come."""
-        while self._closing and self._closing[0][0] <= now_ms:
-            until_ms, partition, sid = heapq.heappop(self._closing)
-            if self._ends.get((partition, sid)) == until_ms:
-                del self._ends[partition, sid]
-                verdicts = self._partitions[partition]
-                before = verdicts[sid]
-                state = self._states[before]
-                after = self._number(state._replace(has_case=False)) if state.in_progress else None
-                self._move(verdicts, sid, before, after)
 
-    def _state(self, verdict: Verdict, account: str) -> tuple[tuple[object, ...] | None, int | None]:
-        """The fields of ``_State``, None where the verdict is settled; and when its case closes, if that is known."""
-        ended = verdict.ended_at is not None or verdict.recording_status in _ENDED
-        in_progress = not ended and not verdict.final and verdict.kind == "recording"
-        has_case = verdict.outcome != "allowed"
-        if not in_progress and not has_case:
-            return None, None
-        source, severity = source_label(verdict.start_source), verdict.severity or NONE
-        until_ms = self._case_until(verdict, ended=ended) if has_case else None
-        return (account, verdict.rule, source, severity, verdict.outcome, in_progress, has_case), until_ms
-
-    def _case_until(self, verdict: Verdict, *, ended: bool) -> int | None:
-        """When the case of a verdict that is not allowed closes; None while nothing has ended it.
-
-        It closes with the recording, at the latest with its conversation (whose verdict is final), and never before
-        it was open for the hold: a case that opens and closes at once would reach nobody.
-        """
-        if not ended and not verdict.final and self._resolve_on != "deleted":
-            return None
-        opened_ms = _ms(verdict.disallowed_since or verdict.decided_at)
-        closed_ms = None
-        if self._resolve_on == "deleted":
-            if verdict.recording_status == "deleted":
-                closed_ms = _ms(verdict.decided_at)
-            elif ended or verdict.final:
-                closed_ms = opened_ms + 86_400_000  # However strict: a day after, somebody must have seen it.
-        elif ended:
-            closed_ms = _ms(verdict.ended_at or verdict.decided_at)
-        elif verdict.final:
-            closed_ms = _ms(verdict.decided_at)
-        return None if closed_ms is None else max(closed_ms, opened_ms + self._hold_ms)
+def _goes_on(verdict: Verdict) -> bool:
+    ended = verdict.ended_at is not None or verdict.recording_status in ENDED
+    return not ended and not verdict.final and verdict.kind == "recording"
 
 
 _SID: Final = re.compile(r"(?:RE|CF)[0-9a-f]{32}")
@@ -421,8 +349,8 @@ class _Histogram(Collector):
 class Metrics(Collector):
     """All metrics of one process, in ``registry``.
 
-    ``aliases`` gives each account SID of the settings its label; ``hold_ms`` and ``resolve_on`` are those of the
-    settings' ``cases``. ``process=False`` leaves out the collectors of the process and of Python. ``wall_clock`` gives
+    ``aliases`` gives each account SID of the settings its label; ``alertmanagers`` are the names of those that are told
+    of alerts. ``process=False`` leaves out the collectors of the process and of Python. ``wall_clock`` gives
     seconds since 1970 and is asked when Prometheus reads.
     """
 
@@ -431,8 +359,7 @@ class Metrics(Collector):
         *,
         aliases: Mapping[str, str],
         events_topic: str = "twilio-events",
-        hold_ms: int = 15 * 60_000,
-        resolve_on: str = "ended",
+        alertmanagers: Sequence[str] = (),
         build: Build | None = None,
         process: bool = True,
         wall_clock: Callable[[], float] = time.time,
@@ -469,7 +396,11 @@ class Metrics(Collector):
             "series_overflow",
             "Times something was folded into 'other' or not followed, because a bound of the metrics was reached.",
         )
-        self._verdicts = _OpenVerdicts(hold_ms, resolve_on, self._overflow.inc)
+        self._verdicts = _InProgress(self._overflow.inc)
+        self._open_cases: Callable[[], Mapping[tuple[str, str, str, str], int]] = dict
+        self._alerts_firing: Callable[[], Mapping[str, int]] = dict
+        self._cases_on_disk: bool | None = None
+        self._accepted_at: dict[str, float] = {}
 
         def labelled_counter(
             name: str, documentation: str, *labels: str, bound: int, keep: tuple[int, ...] = ()
@@ -569,6 +500,25 @@ class Metrics(Collector):
             "reason",
             bound=QUARANTINE_REASONS_MAX,
         )
+        self._sends = labelled_counter(
+            "alert_sends",
+            "Alerts sent to an Alertmanager: taken, refused, or not delivered.",
+            "alertmanager",
+            "result",
+            bound=len(RESULTS) * ALERTMANAGERS_MAX,
+        )
+        self._send_durations = _Histogram(
+            PREFIX + "alert_send_duration_seconds",
+            "How long an Alertmanager took to answer a batch of alerts.",
+            SEND_BUCKETS_S,
+            "alertmanager",
+        )
+        self._case_troubles = labelled_counter(
+            "case_database_troubles",
+            "Times the case database was begun anew, or given up for memory.",
+            "kind",
+            bound=len(CASE_TROUBLES),
+        )
         self._log_messages = labelled_counter("log_messages", "Lines logged, by level.", "level", bound=len(LEVELS))
 
         for family, values in (
@@ -579,9 +529,13 @@ class Metrics(Collector):
             (self._commits, COMMITS),
             (self._foreign, FOREIGN_REASONS),
             (self._log_messages, LEVELS),
+            (self._case_troubles, CASE_TROUBLES),
         ):
             family.initialise((value,) for value in values)
         self._account_overflow.initialise([()])
+        self._sends.initialise(itertools.product(alertmanagers, RESULTS))
+        for name in alertmanagers:
+            self._send_durations.add(name, [0] * (len(SEND_BUCKETS_S) + 1), 0.0)
         self._revisions.initialise(itertools.product(OUTCOMES, OUTCOMES))
         # Sources before accounts: where not all fits, every account has those that matter most.
         self._recordings.initialise(
@@ -668,14 +622,51 @@ class Metrics(Collector):
             self._duration.observe(max(0, lasted_ms) / 1000)
 
     def follow(self, partition: int, key: str, verdict: Verdict | None) -> None:
-        """Take in what stands on the verdict topic, for the gauges alone; None is a tombstone. Repeats do no harm."""
+        """Take in what stands on the verdict topic, for a gauge alone; None is a tombstone. Repeats do no harm."""
         account = OTHER if verdict is None else self._account(verdict.account_sid)
-        self._verdicts.follow(partition, key, verdict, account, round(self._wall_clock() * 1000))
+        self._verdicts.follow(partition, key, verdict, account)
 
     @property
     def verdicts_followed(self) -> int:
-        """How many verdicts are kept in mind for the gauges."""
+        """How many verdicts are kept in mind for the gauge of recordings in progress."""
         return self._verdicts.followed
+
+    def behind_s(self, now: float) -> float | None:
+        """How old the log time of the partition furthest behind is; None without a partition, or one without any."""
+        times_ms = [position.watermark_ms for position in self._positions.values()]
+        known = [time_ms for time_ms in times_ms if time_ms is not None]
+        return now - min(known) / 1000 if known and len(known) == len(times_ms) else None
+
+    # What the cases and the alerts tell.
+
+    def cases_from(
+        self, open_cases: Callable[[], Mapping[tuple[str, str, str, str], int]], firing: Callable[[], Mapping[str, int]]
+    ) -> None:
+        """Ask these whenever Prometheus reads: open cases by ``case_labels``, and firing alerts by name."""
+        self._open_cases, self._alerts_firing = open_cases, firing
+
+    def case_labels(self, verdict: Verdict) -> tuple[str, str, str, str]:
+        """The labels of a case among the open ones: account, rule, start source, severity."""
+        source = source_label(verdict.start_source)
+        return self._account(verdict.account_sid), verdict.rule, source, severity_of_case(verdict)
+
+    def alerts_sent(self, alertmanager: str, result: str, alerts: int, seconds: float | None, now: float) -> None:
+        """Alerts were sent, with one of ``RESULTS``; ``seconds`` is how long the answer took."""
+        self._sends.add((alertmanager, result), alerts)
+        if seconds is not None:
+            counts = [0] * (len(SEND_BUCKETS_S) + 1)
+            counts[bisect_left(SEND_BUCKETS_S, seconds)] = 1
+            self._send_durations.add(alertmanager, counts, seconds)
+        if result == OK:
+            self._accepted_at[alertmanager] = now
+
+    def cases_kept(self, *, on_disk: bool) -> None:
+        """Where the cases are kept."""
+        self._cases_on_disk = on_disk
+
+    def case_trouble(self, kind: str) -> None:
+        """Something is wrong with the case database: one of ``CASE_TROUBLES``."""
+        self._case_troubles.add((kind,))
 
     def quarantined(self, reason: str) -> None:
         """Bytes are safe in quarantine; ``reason`` is that of the core, or ``core-error``."""
@@ -784,6 +775,16 @@ class Metrics(Collector):
         yield from self._positions_now()
         yield from self._verdicts_now()
         yield from self._ages.collect()
+        yield from self._send_durations.collect()
+        firing = _gauge("alerts_firing", "Alerts that fire, by name.", "alertname")
+        found = self._alerts_firing()
+        for name in ALERT_NAMES:
+            firing.add_metric([name], found.get(name, 0))
+        yield firing
+        accepted = _gauge("alert_last_success_timestamp_seconds", "When alerts were last taken.", "alertmanager")
+        for name, at in sorted(self._accepted_at.items()):
+            accepted.add_metric([name], at)
+        yield accepted
         last_event = _gauge("last_event_timestamp_seconds", "When the newest event of a type occurred.", "type")
         for type_, latest_s in sorted(self._last_event_s.items()):
             last_event.add_metric([type_], latest_s)
@@ -803,6 +804,11 @@ class Metrics(Collector):
         for name, documentation, value in (
             ("last_poll_timestamp_seconds", "When the Kafka loop last turned.", self._polled_at),
             ("checkpoint_timestamp_seconds", "When a checkpoint was last committed.", self._checkpoint_at),
+            (
+                "case_database_on_disk",
+                "1 where cases are kept on disk, 0 in memory, since the disk gave out.",
+                None if self._cases_on_disk is None else float(self._cases_on_disk),
+            ),
             ("restore_duration_seconds", "How long the last rebuild of a partition took.", self._restore_s),
             (
                 "policy_last_reload_successful",
@@ -847,12 +853,10 @@ class Metrics(Collector):
         if len(wanted) <= OPEN_CASES_MAX * 0.8:
             open_cases = dict.fromkeys(wanted, 0)
         in_progress = dict.fromkeys(itertools.product(self._accounts, OUTCOMES), 0)
-        for state, count in self._verdicts.at(round(self._wall_clock() * 1000)):
-            if state.has_case:
-                case = state[:4]
-                open_cases[case] = open_cases.get(case, 0) + count
-            if state.in_progress:
-                in_progress[state.account, state.outcome] += count
+        for case, count in self._open_cases().items():
+            open_cases[case] = open_cases.get(case, 0) + count
+        for state, count in self._verdicts.counts():
+            in_progress[state] += count
         cases = _gauge("open_cases", "Recordings with an open case.", "account", "rule", "start_source", "severity")
         for labels, count in sorted(_within(open_cases, OPEN_CASES_MAX).items()):
             cases.add_metric(labels, count)
@@ -860,8 +864,8 @@ class Metrics(Collector):
         progress = _gauge(
             "recordings_in_progress", "Recordings under way, by their outcome so far.", "account", "outcome"
         )
-        for labels, count in in_progress.items():
-            progress.add_metric(labels, count)
+        for going_on, count in in_progress.items():
+            progress.add_metric(going_on, count)
         yield progress
 
 

@@ -50,6 +50,7 @@ class Health:
         self._polled = now
         self._looped = now
         self._missing: dict[str, str] = dict.fromkeys(needs, "not there yet")
+        self._notes: dict[str, str] = {}
         self._stopping = False
 
     def poll_seen(self, monotonic: float) -> None:
@@ -67,6 +68,15 @@ class Health:
     def missing(self, part: str, why: str) -> None:
         """A part is not there, or not any more; ``why`` is shown to whoever asks."""
         self._missing = {**self._missing, part: why}
+
+    def note(self, part: str, why: str | None) -> None:
+        """Something about a part that is no reason not to be ready, and that people should know; None takes it back."""
+        rest = {name: said for name, said in self._notes.items() if name != part}
+        self._notes = rest if why is None else {**rest, part: why}
+
+    def notes(self) -> tuple[str, ...]:
+        """What people should know, one sentence each."""
+        return tuple(f"{part}: {why}" for part, why in self._notes.items())
 
     def stopping(self) -> None:
         """The stop has begun: not ready any more, and never again."""
@@ -198,7 +208,8 @@ class WebServer:
 
     async def _ready(self, _request: web.Request) -> web.Response:
         reasons = self._health.ready_reasons()
-        return _text("".join(f"{reason}\n" for reason in reasons) or "ready\n", status=503 if reasons else 200)
+        lines = (*(reasons or ("ready",)), *self._health.notes())
+        return _text("".join(f"{line}\n" for line in lines), status=503 if reasons else 200)
 
 
 class _Connection(web.RequestHandler):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import signal
 import sys
 import time
@@ -15,9 +16,12 @@ from typing import Any, Final, NamedTuple, Self
 
 from monitor.core.policy import BUILT_IN_POLICY
 from monitor.inputs.kafka import render_tick
+from tests.alerting import Alerting
 from tests.broker import RealBroker, free_ports
 from tests.fault_proxy import FaultProxy
+from tests.member import recording_sid
 from tests.monitors import PROGRAM, Monitor
+from tests.paging import Scene, kill_at_random
 from tests.torture.brokers import Cluster, ProxiedBroker
 from tests.torture.fuzz import Mutator, through_core
 from tests.torture.judge import COMMITS_TOPIC, Tally
@@ -602,6 +606,32 @@ def disk_full(history: History) -> Tally:
             else:
                 stage.stop(member)
         return stage.account()
+
+
+@row("paging-killed", "kill -9 between a verdict and its page", quick=1, full=2)
+def paging_killed(history: History) -> Tally:
+    """Twenty kills, each somewhere between the message and the page: every recording paged, none twice."""
+    chance = random.Random(history.seed)
+    count = int(history.bench.size(5, 20))
+    with Alerting(history.directory / "alerting") as alerting:
+        scene = Scene(history.bench.broker, history.directory / "site", alerting)
+        settings = {"cases": {"database": "cases.sqlite3"}}
+        kill_at_random(scene, range(1, count + 1), chance, **settings)
+        wanted = {recording_sid(number) for number in range(1, count + 1)}
+        with scene.monitor(**settings) as monitor:
+            monitor.ready()
+            until(lambda: scene.notified() >= wanted, 60)
+            for number in range(1, count + 1):
+                scene.end(number)
+            until(lambda: scene.notified("resolved") >= wanted, 60)
+            monitor.stop()
+        return Tally(
+            verdicts=count,
+            lost=sorted(wanted - scene.notified()),
+            faults=[f"not resolved: {sid}" for sid in sorted(wanted - scene.notified("resolved"))],
+            repeated=scene.told_twice(),
+            harm=count,
+        )
 
 
 class _Silent(Monitor):

@@ -1,0 +1,563 @@
+"""Cases: what a person reads about a recording that is not allowed, kept as a view of two topics in SQLite.
+
+The view is a cache. It is rebuilt from the topics when it is missing, broken or of another version, and holds the
+offsets up to which it has read them in the same transaction as what they brought. Where the disk gives out, the view
+goes on in memory: neither judging nor paging waits for it. What is or was not allowed is kept whole; of all else only
+SID, revision, whether it is final, and the position by which the greater of two verdicts is told.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NoReturn
+
+import msgspec
+import structlog
+
+from monitor.core.policy import ALLOWED
+from monitor.core.verdict import Verdict, decode_verdict, read_instant
+
+log = structlog.get_logger(__name__)
+
+VERSION: Final = 1
+MEMORY_CASES_MAX: Final = 20_000
+"""Cases kept while there is no disk, the newest; beyond it the oldest goes. Some 40 MB."""
+ACTION_BYTES_MAX: Final = 64 * 1024
+"""An action larger than this is none of ours and passed over."""
+_SQLITE_BUSY: Final = 5
+_SQLITE_SHORT_READ: Final = 522
+# PERM, BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN, NOLFS, AUTH: the disk, or somebody else who has the file.
+_SQLITE_DISK: Final = frozenset({3, 5, 6, 8, 10, 13, 14, 22, 23})
+
+ACKNOWLEDGE: Final = "acknowledge"
+EXPLAIN: Final = "explain"
+CLOSE: Final = "close"
+REOPEN: Final = "reopen"
+COMMENT: Final = "comment"
+TOLD: Final = "told"
+
+
+# --------------------------------------------------------------------------- actions
+
+
+class CaseAction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One message of the case-actions topic, under the key ``RecordingSid/ULID``: what was done about a case, and when.
+
+    ``kind``: ``acknowledge``, ``explain``, ``close``, ``reopen`` or ``comment`` by a person (``by``), with their
+    ``text``; or ``told`` by a process: an Alertmanager has taken the alert ``alert`` that began at ``starts_at``, about
+    the recording disallowed since ``since`` at ``severity``. A kind that is not known stands in the timeline and means
+    nothing else.
+    """
+
+    kind: str
+    recording_sid: str
+    at: str
+    by: str | None = None
+    text: str | None = None
+    alert: str | None = None
+    starts_at: str | None = None
+    since: str | None = None
+    severity: str | None = None
+
+
+_read_action: Final = msgspec.json.Decoder(CaseAction).decode
+_CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def ulid(now_ms: int) -> str:
+    """A name that no other action has and that sorts by time: 48 bits of milliseconds, 80 of chance."""
+    number = now_ms << 80 | secrets.randbits(80)
+    return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def render_action(action: CaseAction, now_ms: int) -> tuple[str, bytes]:
+    """Key and value of the message that tells an action."""
+    return f"{action.recording_sid}/{ulid(now_ms)}", msgspec.json.encode(action)
+
+
+def read_case_action(key: str, value: bytes) -> CaseAction | None:
+    """Read an action back; None where the message is none of ours."""
+    if len(value) > ACTION_BYTES_MAX:
+        return None
+    try:
+        action = _read_action(value)
+        read_instant(action.at)
+    except (msgspec.DecodeError, ValueError):
+        return None
+    return action if key.partition("/")[0] == action.recording_sid else None
+
+
+# --------------------------------------------------------------------------- cases
+
+
+class Case(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of one recording that is or was not allowed.
+
+    ``seen_ms`` is when Kafka took the verdict; ``ended_ms`` when it was first known to be over, and ``cleared_ms`` when
+    later evidence cleared it (both on Kafka's clock, None where not). Neither moves with later revisions. ``backlog``:
+    it was found long after, whatever a later revision of the same says.
+    """
+
+    verdict: Verdict
+    seen_ms: int
+    ended_ms: int | None = None
+    cleared_ms: int | None = None
+    backlog: bool = False
+    actions: tuple[CaseAction, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The key on the verdict topic."""
+        return self.verdict.key
+
+
+ENDED: Final = frozenset({"stopped", "processing", "completed", "absent", "failed", "deleted"})
+"""Statuses of a recording that does not go on."""
+
+
+def succeed(before: Case | None, verdict: Verdict, seen_ms: int) -> Case:
+    """The case after another revision of its verdict."""
+    over = verdict.ended_at is not None or verdict.recording_status in ENDED or verdict.final
+    ended_ms = cleared_ms = None
+    if over:
+        ended_ms = seen_ms if before is None or before.ended_ms is None else before.ended_ms
+    if verdict.outcome == ALLOWED or (verdict.disallowed_since is None and verdict.alert is not None):
+        cleared_ms = seen_ms if before is None or before.cleared_ms is None else before.cleared_ms
+    same = before is not None and before.verdict.disallowed_since == verdict.disallowed_since
+    return Case(
+        verdict=verdict,
+        seen_ms=seen_ms,
+        ended_ms=ended_ms,
+        cleared_ms=cleared_ms,
+        # A verdict becomes final when log time has caught up: that revision by itself is none of the backlog.
+        backlog=verdict.backlog or (same and before is not None and before.backlog),
+        actions=() if before is None else before.actions,
+    )
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a case's timeline: when, what (a closed word), who, and more where there is more to say."""
+
+    at: str
+    what: str
+    by: str | None = None
+    says: str | None = None
+
+
+def timeline(case: Case) -> list[Line]:
+    """What happened to a case, in order of time: the recording, its verdicts, who was told, what people did."""
+    verdict = case.verdict
+    lines = [
+        Line(at=at, what=what)
+        for at, what in (
+            (verdict.started_at, "recording_started"),
+            (verdict.first_seen_at, "first_seen"),
+            (verdict.ended_at, "recording_ended"),
+        )
+        if at is not None
+    ]
+    lines += [Line(at=told.decided_at, what=told.outcome, says=told.cause) for told in verdict.history]
+    lines.append(Line(at=verdict.decided_at, what=verdict.outcome, says=verdict.reason))
+    lines += [
+        Line(at=action.at, what=action.kind, by=action.by, says=action.text or action.alert) for action in case.actions
+    ]
+    return sorted(lines, key=lambda line: read_instant(line.at))
+
+
+# --------------------------------------------------------------------------- the view
+
+
+class VerdictSeen(msgspec.Struct, frozen=True):
+    """A message of the verdict topic; None is a tombstone."""
+
+    key: str
+    verdict: Verdict | None
+    seen_ms: int
+
+
+class ActionSeen(msgspec.Struct, frozen=True):
+    """A message of the case-actions topic: its key, and None where it is a tombstone."""
+
+    key: str
+    action: CaseAction | None
+
+
+Seen = VerdictSeen | ActionSeen
+Place = tuple[str, int]
+"""A topic and a partition of it."""
+
+
+class _Row(msgspec.Struct, frozen=True, array_like=True):
+    """What is stored of a case beside its actions."""
+
+    verdict: bytes
+    seen_ms: int
+    ended_ms: int | None
+    cleared_ms: int | None
+    backlog: bool
+
+
+_pack: Final = msgspec.msgpack.Encoder().encode
+_read_row: Final = msgspec.msgpack.Decoder(_Row).decode
+_read_offsets: Final = msgspec.msgpack.Decoder(dict[str, dict[int, int]]).decode
+_encode_verdict: Final = msgspec.json.Encoder().encode
+
+_SCHEMA: Final = f"""
+CREATE TABLE offsets (one INTEGER PRIMARY KEY CHECK (one = 1), body BLOB NOT NULL);
+CREATE TABLE cases (key TEXT PRIMARY KEY, changed_ms INTEGER NOT NULL, body BLOB NOT NULL) WITHOUT ROWID;
+CREATE INDEX cases_by_change ON cases (changed_ms);
+CREATE TABLE others (
+    key TEXT PRIMARY KEY, revision INTEGER NOT NULL, final INTEGER NOT NULL, generation INTEGER NOT NULL,
+    offset INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE actions (key TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
+PRAGMA user_version = {VERSION};
+"""
+
+
+class ViewLost(Exception):
+    """What the view held is gone, and it has begun anew: read both topics again from where ``offsets`` says."""
+
+
+class CaseView:
+    """The cases in ``path``; of one process alone. Safe from any thread; a call may wait for the disk.
+
+    ``source`` names the topics that it is a view of: what was kept of others is dropped. ``trouble`` says why it is
+    kept in memory, None where it is on disk; ``on_trouble`` is told each time something went wrong, in a word.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        source: str,
+        retention_ms: int,
+        on_trouble: Callable[[str], None] = lambda _: None,
+        memory_cases_max: int = MEMORY_CASES_MAX,
+    ) -> None:
+        self._path = path
+        self._source = source
+        self._retention_ms = retention_ms
+        self._on_trouble = on_trouble
+        self._memory_cases_max = memory_cases_max
+        self._lock = threading.Lock()
+        self._db: sqlite3.Connection
+        self._offsets: dict[str, dict[int, int]] = {}
+        self._identity: tuple[int, int] | None = None
+        self._size = 0
+        self.trouble: str | None = None
+        self._open()
+
+    # What is asked.
+
+    def offsets(self, topic: str) -> dict[int, int]:
+        """Of each partition of a topic that was ever read, the next offset to read."""
+        return dict(self._offsets.get(topic, {}))
+
+    def case(self, key: str) -> Case | None:
+        """One case; None where nothing about it was ever not allowed. Raises ``ViewLost``."""
+        with self._lock, self._guarded():
+            return self._case(key)
+
+    def cases(self, changed_after_ms: int = 0) -> Iterator[Case]:
+        """All cases whose verdict came after an instant, the last first. Raises ``ViewLost``."""
+        ask = "SELECT key FROM cases WHERE changed_ms > ? ORDER BY changed_ms DESC, key"
+        with self._lock, self._guarded():
+            keys = [key for (key,) in self._db.execute(ask, (changed_after_ms,))]
+        for key in keys:
+            with self._lock, self._guarded():
+                case = self._case(key)
+            if case is not None:
+                yield case
+
+    # What is told.
+
+    def take(self, seen: Sequence[Seen], offsets: Mapping[Place, int]) -> list[Case]:
+        """Take in what the topics brought, and up to where; the cases as they are now, of all that changed.
+
+        Raises ``ViewLost``: then nothing of it was taken in, and the topics are to be read again.
+        """
+        with self._lock, self._guarded():
+            changed: dict[str, None] = {}
+            with self._db:
+                for one in seen:
+                    key = self._take_verdict(one) if isinstance(one, VerdictSeen) else self._take_action(one)
+                    if key is not None:
+                        changed[key] = None
+                after = {topic: dict(partitions) for topic, partitions in self._offsets.items()}
+                for (topic, partition), offset in offsets.items():
+                    after.setdefault(topic, {})[partition] = offset
+                self._db.execute("INSERT OR REPLACE INTO offsets VALUES (1, ?)", (_sealed(self._source, _pack(after)),))
+                if self.trouble is not None:
+                    self._keep_few()
+            self._offsets = after
+            cases = [self._case(key) for key in changed]
+        return [case for case in cases if case is not None]
+
+    def forget(self, now_ms: int) -> int:
+        """Drop what has not changed for the retention; how many cases that were. Raises ``ViewLost``."""
+        with self._lock, self._guarded(), self._db:
+            before = now_ms - self._retention_ms
+            gone = [key for (key,) in self._db.execute("SELECT key FROM cases WHERE changed_ms < ?", (before,))]
+            for key in gone:
+                self._drop(key)
+            return len(gone)
+
+    def look(self) -> None:
+        """Notice that the file is another than it was: deleted, replaced or cut. Raises ``ViewLost``."""
+        if self.trouble is not None:
+            return
+        with self._lock:
+            try:
+                found = self._path.stat()
+                same = (found.st_dev, found.st_ino) == self._identity and found.st_size >= self._size
+                self._size = found.st_size
+            except OSError:
+                same = False
+            if not same:
+                self._lost("replaced")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock, suppress(sqlite3.Error):
+            self._db.close()
+
+    # One change.
+
+    def _take_verdict(self, seen: VerdictSeen) -> str | None:
+        """Put one verdict in place; the key, where it is a case."""
+        key, verdict = seen.key, seen.verdict
+        before = self._case(key)
+        if verdict is None:
+            self._db.execute("DELETE FROM others WHERE key = ?", (key,))
+            if before is not None:
+                self._drop(key)
+            return None
+        if before is not None and _rank(before.verdict) > _rank(verdict):
+            return None
+        if before is None:
+            other = self._db.execute("SELECT generation, offset, final FROM others WHERE key = ?", (key,)).fetchone()
+            if other is not None and ((other[0], other[1]), bool(other[2])) > _rank(verdict):
+                return None
+            if not is_case(verdict):
+                if self.trouble is None:
+                    place = (key, verdict.revision, verdict.final, *verdict.at)
+                    self._db.execute("INSERT OR REPLACE INTO others VALUES (?, ?, ?, ?, ?)", place)
+                return None
+            if other is not None:
+                self._db.execute("DELETE FROM others WHERE key = ?", (key,))
+        case = succeed(before, verdict, seen.seen_ms)
+        row = _Row(_encode_verdict(verdict), case.seen_ms, case.ended_ms, case.cleared_ms, case.backlog)
+        body = _sealed(_named(key, seen.seen_ms), _pack(row))
+        self._db.execute("INSERT OR REPLACE INTO cases VALUES (?, ?, ?)", (key, seen.seen_ms, body))
+        return key
+
+    def _take_action(self, seen: ActionSeen) -> str | None:
+        key = seen.key.partition("/")[0]
+        if seen.action is None:
+            self._db.execute("DELETE FROM actions WHERE key = ?", (seen.key,))
+        else:
+            body = _sealed(seen.key, msgspec.json.encode(seen.action))
+            self._db.execute("INSERT OR REPLACE INTO actions VALUES (?, ?)", (seen.key, body))
+        return key
+
+    def _case(self, key: str) -> Case | None:
+        found = self._db.execute("SELECT changed_ms, body FROM cases WHERE key = ?", (key,)).fetchone()
+        if found is None:
+            return None
+        row = _read_row(_opened(_named(key, found[0]), found[1]))
+        return Case(
+            verdict=decode_verdict(row.verdict),
+            seen_ms=row.seen_ms,
+            ended_ms=row.ended_ms,
+            cleared_ms=row.cleared_ms,
+            backlog=row.backlog,
+            actions=tuple(self._actions(key)),
+        )
+
+    def _actions(self, key: str) -> Iterator[CaseAction]:
+        """In order of time: a ULID sorts by it."""
+        between = (f"{key}/", f"{key}0")  # '0' is what comes after '/'.
+        rows = self._db.execute("SELECT key, body FROM actions WHERE key > ? AND key < ? ORDER BY key", between)
+        for name, body in rows:
+            yield _read_action(_opened(name, body))
+
+    def _drop(self, key: str) -> None:
+        self._db.execute("DELETE FROM cases WHERE key = ?", (key,))
+        self._db.execute("DELETE FROM actions WHERE key > ? AND key < ?", (f"{key}/", f"{key}0"))
+
+    def _keep_few(self) -> None:
+        """In memory, the oldest go. They are still in the topics, and come back with the disk."""
+        (count,) = self._db.execute("SELECT count(*) FROM cases").fetchone()
+        if count > self._memory_cases_max:
+            rows = self._db.execute(
+                "SELECT key FROM cases ORDER BY changed_ms LIMIT ?", (count - self._memory_cases_max,)
+            )
+            for (key,) in rows.fetchall():
+                self._drop(key)
+
+    # The file.
+
+    def _open(self) -> None:
+        """Open the file, or begin it anew; else begin in memory."""
+        for again in (False, True):
+            try:
+                self._connect()
+                self._read_all()
+                return
+            except (sqlite3.Error, OSError, _Broken) as failure:
+                self._disconnect()
+                broken = _is_broken(failure)
+                if again or not broken:
+                    self._in_memory(_why(failure))
+                    return
+                self._tell("rebuilt", _why(failure))
+                self._remove()
+
+    def _connect(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._db = sqlite3.connect(self._path, timeout=0.5, check_same_thread=False)
+        # Exclusive: two processes with one file would take turns in telling it how far they have read.
+        for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL", "cache_size = -4096"):
+            self._db.execute(f"PRAGMA {pragma}")
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if version == 0 and tables == 0:
+            self._db.executescript(_SCHEMA)
+        elif version != VERSION:
+            raise _Broken(f"it is of version {version}, not {VERSION}")
+        with self._db:  # Whoever may not write is told now, not with the first verdict.
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
+        found = self._path.stat()
+        self._identity, self._size = (found.st_dev, found.st_ino), found.st_size
+
+    def _read_all(self) -> None:
+        """Read every row once: SQLite has no checksums of its own, and a case that has vanished would page nobody."""
+        for (said,) in self._db.execute("PRAGMA integrity_check(1)"):
+            if said != "ok":
+                raise _Broken(said.splitlines()[0])
+        kept = self._db.execute("SELECT body FROM offsets").fetchone()
+        self._offsets = {} if kept is None else _read_offsets(_opened(self._source, kept[0]))
+        for key, changed_ms, body in self._db.execute("SELECT key, changed_ms, body FROM cases"):
+            _opened(_named(key, changed_ms), body)
+        for key, body in self._db.execute("SELECT key, body FROM actions"):
+            _opened(key, body)
+
+    def _in_memory(self, why: str) -> None:
+        self._db = sqlite3.connect(":memory:", check_same_thread=False)
+        self._db.executescript(_SCHEMA)
+        self._offsets = {}
+        self.trouble = why
+        self._tell("memory", why)
+
+    def _guarded(self) -> _Guard:
+        return _Guard(self._lost_by)
+
+    def _lost_by(self, failure: Exception) -> NoReturn:
+        """Begin anew: on disk where only the content was at fault, else in memory."""
+        if self.trouble is not None:
+            raise failure  # Memory does not fail; this is a bug.
+        self._lost(_why(failure), broken=_is_broken(failure))
+
+    def _lost(self, why: str, *, broken: bool = True) -> NoReturn:
+        self._disconnect()
+        if broken:
+            self._tell("rebuilt", why)
+            self._remove()
+            self._offsets = {}
+            self._open()
+        else:
+            self._in_memory(why)
+        raise ViewLost(why)
+
+    def _disconnect(self) -> None:
+        with suppress(sqlite3.Error, AttributeError):
+            self._db.close()
+
+    def _remove(self) -> None:
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            with suppress(OSError):
+                Path(f"{self._path}{suffix}").unlink()
+
+    def _tell(self, what: str, why: str) -> None:
+        self._on_trouble(what)
+        log.error(f"case_database_{what}" if what == "rebuilt" else "case_database_kept_in_memory", why=why)
+
+
+class _Broken(Exception):
+    """The file is not what we wrote."""
+
+
+class _Guard:
+    """What the disk does wrong within it loses the view."""
+
+    def __init__(self, lost: Callable[[Exception], None]) -> None:
+        self._lost = lost
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, failure: BaseException | None, trace: object) -> None:
+        if isinstance(failure, sqlite3.Error | _Broken):
+            self._lost(failure)
+
+
+def is_case(verdict: Verdict) -> bool:
+    """Whether a verdict is one that a person may want to read: it is not allowed, or was not."""
+    if verdict.outcome != ALLOWED or verdict.alert is not None:
+        return True
+    return any(earlier.outcome != ALLOWED for earlier in verdict.history)
+
+
+def _rank(verdict: Verdict) -> tuple[tuple[int, int], bool]:
+    """Readers take the greatest, and of equals the later message."""
+    return verdict.at, verdict.final
+
+
+def _named(key: str, changed_ms: int) -> str:
+    """What the row of a case is sealed under."""
+    return f"{key} {changed_ms}"
+
+
+def _sealed(name: str, body: bytes) -> bytes:
+    """Bytes under a name as they are stored: compressed, with a checksum over both."""
+    packed = zlib.compress(body, 1)
+    return zlib.crc32(packed, zlib.crc32(name.encode())).to_bytes(4, "big") + packed
+
+
+def _opened(name: str, stored: object) -> bytes:
+    """What was sealed. Raises ``_Broken``."""
+    if not isinstance(stored, bytes) or len(stored) < 5:
+        raise _Broken("a row holds no bytes")
+    packed = stored[4:]
+    if zlib.crc32(packed, zlib.crc32(name.encode())) != int.from_bytes(stored[:4], "big"):
+        raise _Broken("a row is not as it was written")
+    return zlib.decompress(packed)
+
+
+def _is_broken(failure: Exception) -> bool:
+    """Whether the content is at fault, so that beginning anew helps; else it is the disk, or somebody has the file."""
+    if isinstance(failure, sqlite3.Error):
+        # A file that ends too soon is an IOERR, too. Errors without a code are Python's, about what a column holds.
+        code = getattr(failure, "sqlite_errorcode", 0)
+        return code == _SQLITE_SHORT_READ or code & 0xFF not in _SQLITE_DISK
+    return isinstance(failure, _Broken)
+
+
+def _why(failure: Exception) -> str:
+    if isinstance(failure, sqlite3.Error) and (getattr(failure, "sqlite_errorcode", 0) & 0xFF) == _SQLITE_BUSY:
+        return "another process has it open"
+    # The message may quote what a row holds.
+    return str(failure) if str(failure).isascii() else type(failure).__name__
+
+
+def told_of(case: Case) -> Iterable[CaseAction]:
+    """Who was told of what the case is about now: the marks about the same beginning."""
+    since = case.verdict.disallowed_since
+    return (action for action in case.actions if action.kind == TOLD and action.since == since)

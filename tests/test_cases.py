@@ -1,0 +1,375 @@
+"""The case view: what the topics say of cases is what it holds, and no disk, however broken, stops it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import resource
+import sqlite3
+import string
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monitor.core.verdict import Revision, Verdict, render_instant
+from monitor.outputs.cases import (
+    VERSION,
+    ActionSeen,
+    Case,
+    CaseAction,
+    CaseView,
+    Seen,
+    VerdictSeen,
+    ViewLost,
+    read_case_action,
+    render_action,
+    succeed,
+    ulid,
+)
+from tests.test_alerts import HOUR, MINUTE, T0, ended, recording, verdict
+
+DAY = 24 * HOUR
+PLACES = {("verdicts", 0): 7, ("verdicts", 1): 3, ("actions", 0): 1}
+
+
+def opened(path: Path, source: str = "verdicts actions", **more: object) -> CaseView:
+    return CaseView(path, source=source, retention_ms=400 * DAY, **more)  # type: ignore[arg-type]
+
+
+def seen(told: Verdict, seen_ms: int = T0) -> VerdictSeen:
+    return VerdictSeen(told.key, told, seen_ms)
+
+
+def action(kind: str = "comment", number: int = 1, **more: str) -> ActionSeen:
+    done = CaseAction(kind=kind, recording_sid=recording(number), at=render_instant(T0), **more)
+    key, value = render_action(done, T0)
+    return ActionSeen(key, read_case_action(key, value))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "cases.sqlite3"
+
+
+def test_what_is_not_allowed_is_kept_whole_and_of_the_rest_next_to_nothing(path):
+    view = opened(path)
+    allowed = verdict(2, since=None, alert=None)
+    changed = view.take([seen(verdict(1)), seen(allowed)], PLACES)
+
+    assert [case.verdict for case in changed] == [verdict(1)]
+    assert view.case(recording(1)) == changed[0]
+    assert view.case(recording(2)) is None
+    view.close()
+    rows = sqlite3.connect(path).execute("SELECT * FROM others").fetchall()
+    assert rows == [(recording(2), 1, 0, 0, 1)]
+
+
+def test_a_view_opened_again_is_what_it_was_and_goes_on_where_it_was(path):
+    view = opened(path)
+    view.take([seen(verdict(1)), action("acknowledge", by="somebody"), seen(ended(1), T0 + MINUTE)], PLACES)
+    before = view.case(recording(1))
+    view.close()
+    again = opened(path)
+
+    assert again.trouble is None
+    assert again.case(recording(1)) == before
+    assert again.offsets("verdicts") == {0: 7, 1: 3}
+    assert again.offsets("actions") == {0: 1}
+    assert [case.key for case in again.cases()] == [recording(1)]
+    assert list(again.cases(T0 + HOUR)) == []
+
+
+def test_the_greatest_verdict_stands_and_of_equals_the_later(path):
+    view = opened(path)
+    view.take([seen(verdict(1, at=5)), seen(verdict(1, at=4, since=None))], {})
+    assert [case.verdict.at for case in view.cases()] == [(0, 5)]
+    view.take([seen(verdict(1, at=5, final=True)), seen(verdict(1, at=5, reason="later"))], {})
+    assert [case.verdict.final for case in view.cases()] == [True]
+    # What was allowed at a greater position outlives a zombie's verdict from before.
+    allowed = verdict(2, at=9, since=None, alert=None)
+    view.take([seen(allowed), seen(verdict(2, at=8))], {})
+    assert view.case(recording(2)) is None
+
+
+def test_a_case_that_was_cleared_is_still_a_case_and_when_is_told_once(path):
+    view = opened(path)
+    history = (Revision(1, "disallowed", "dial_verb", render_instant(T0)),)
+    view.take([seen(verdict(1)), seen(verdict(1, at=2, since=None, history=history), T0 + MINUTE)], {})
+    view.take([seen(verdict(1, at=3, since=None, history=history, final=True), T0 + HOUR)], {})
+    case = view.case(recording(1))
+
+    assert case is not None
+    assert (case.cleared_ms, case.ended_ms) == (T0 + MINUTE, T0 + HOUR)
+
+
+def test_a_tombstone_takes_the_case_and_what_was_done_about_it(path):
+    view = opened(path)
+    view.take([seen(verdict(1)), action(), seen(verdict(2)), action(number=2)], {})
+    view.take([VerdictSeen(recording(1), None, T0)], {})
+
+    assert [case.key for case in view.cases()] == [recording(2)]
+    view.close()
+    assert sqlite3.connect(path).execute("SELECT count(*) FROM actions").fetchone() == (1,)
+
+
+def test_cases_beyond_their_retention_are_forgotten(path):
+    view = opened(path)
+    view.take([seen(verdict(1), T0), seen(verdict(2), T0 + DAY), action()], {})
+
+    assert view.forget(T0 + 400 * DAY + 1) == 1
+    assert [case.key for case in view.cases()] == [recording(2)]
+
+
+def test_an_action_is_read_back_and_what_is_none_of_ours_is_not():
+    done = CaseAction(kind="explain", recording_sid=recording(1), at=render_instant(T0), by="me", text="A test call.")
+    key, value = render_action(done, T0)
+
+    assert read_case_action(key, value) == done
+    assert read_case_action(recording(2) + "/" + ulid(T0), value) is None
+    assert read_case_action(key, value.replace(b"2026", b"xxxx")) is None
+    assert read_case_action(key, b"[]") is None
+    assert read_case_action(key, value + b" " * 70_000) is None
+
+
+def test_names_of_actions_sort_by_time_and_are_never_the_same():
+    names = [ulid(T0 + number // 100) for number in range(1_000)]
+
+    assert len(set(names)) == 1_000
+    assert [name[:10] for name in names] == sorted(name[:10] for name in names)
+    assert all(len(name) == 26 and set(name) <= set(string.digits + string.ascii_uppercase) for name in names)
+
+
+# --- Disks
+
+
+def filled(path: Path, count: int = 40) -> CaseView:
+    view = opened(path)
+    view.take([seen(verdict(number)) for number in range(1, count + 1)], PLACES)
+    view.take([action(number=number) for number in range(1, count + 1)], PLACES)
+    return view
+
+
+def test_another_version_or_other_topics_are_read_anew(path):
+    filled(path).close()
+    other = opened(path, source="other topics")
+    assert other.offsets("verdicts") == {}
+    other.close()
+
+    filled(path).close()
+    database = sqlite3.connect(path)
+    database.execute(f"PRAGMA user_version = {VERSION + 1}")
+    database.close()
+    view = opened(path)
+    assert (view.trouble, view.offsets("verdicts"), list(view.cases())) == (None, {}, [])
+
+
+def test_a_bit_that_flips_while_nobody_looks_loses_nothing_unnoticed(path):
+    view = filled(path)
+    whole = {case.key: case for case in view.cases()}
+    view.close()
+    good, chance = path.read_bytes(), random.Random(7)
+    unharmed = 0
+    for _ in range(80):
+        data = bytearray(good)
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        path.write_bytes(data)
+        again = opened(path)
+        found = {case.key: case for case in again.cases()}
+        # Either all of it is there and right, or none of it, and then it says that it has read nothing.
+        assert (again.trouble, found) == (None, whole if again.offsets("verdicts") else {})
+        unharmed += bool(found)
+        again.close()
+    assert 0 < unharmed < 80
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9])
+def test_a_file_that_was_cut_is_read_anew(path, share):
+    filled(path).close()
+    with path.open("r+b") as file:
+        file.truncate(int(path.stat().st_size * share))
+    view = opened(path)
+
+    assert (view.trouble, view.offsets("verdicts")) == (None, {})
+    assert view.take([seen(verdict(1))], PLACES) != []
+
+
+def test_a_file_that_is_no_database_is_replaced(path):
+    path.parent.mkdir()
+    path.write_bytes(random.Random(1).randbytes(50_000))
+
+    assert opened(path).trouble is None
+
+
+@pytest.mark.parametrize("harm", ["deleted", "replaced", "cut"])
+def test_harm_to_the_file_of_a_view_at_work_is_noticed(path, harm):
+    troubles: list[str] = []
+    view = filled(path)
+    view._on_trouble = troubles.append
+    view.look()
+    if harm == "cut":
+        os.truncate(path, 0)
+    else:
+        path.unlink()
+    if harm == "replaced":
+        path.write_bytes(b"something else")
+    with pytest.raises(ViewLost):
+        view.look()
+
+    assert (troubles, view.trouble, view.offsets("verdicts")) == (["rebuilt"], None, {})
+    view.take([seen(verdict(1))], PLACES)
+    assert path.stat().st_size > 0
+
+
+@contextlib.contextmanager
+def _files_no_larger_than(size: int) -> Iterator[None]:
+    """What a full disk is to a process: a write that would make a file larger fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_is_full_leaves_the_view_in_memory(path):
+    troubles: list[str] = []
+    view = opened(path, on_trouble=troubles.append)
+    much = [seen(verdict(number)) for number in range(500)]
+    with _files_no_larger_than(60_000), pytest.raises(ViewLost):
+        view.take(much, PLACES)
+
+    assert troubles == ["memory"]
+    assert view.trouble
+    assert view.offsets("verdicts") == {}
+    view.take([seen(verdict(1)), seen(verdict(2, since=None, alert=None))], PLACES)
+    assert [case.key for case in view.cases()] == [recording(1)]
+
+
+def test_a_disk_that_is_full_from_the_start_leaves_the_view_in_memory(path):
+    with _files_no_larger_than(1_000):
+        view = opened(path)
+
+    assert view.trouble
+    assert view.take([seen(verdict(1))], PLACES) != []
+
+
+def test_a_place_that_nobody_may_write_to_leaves_the_view_in_memory():
+    # Not even root makes files there.
+    view = opened(Path("/proc/recording-monitor/cases.sqlite3"))
+
+    assert view.trouble
+    assert view.take([seen(verdict(1))], PLACES) != []
+
+
+def test_a_file_that_another_process_has_is_left_to_it(path):
+    mine = filled(path)
+    theirs = opened(path)
+
+    assert theirs.trouble == "another process has it open"
+    assert len(list(mine.cases())) == 40
+    theirs.take([seen(verdict(7, at=2))], PLACES)
+    mine.close()
+    assert len(list(opened(path).cases())) == 40
+
+
+def test_memory_is_bounded_and_keeps_the_newest(tmp_path):
+    view = opened(Path("/proc/nowhere/cases.sqlite3"), memory_cases_max=10)
+    for number in range(30):
+        view.take([seen(verdict(number), T0 + number)], PLACES)
+
+    assert sorted(case.key for case in view.cases()) == [recording(number) for number in range(20, 30)]
+
+
+_KILLED = """
+import sys
+from pathlib import Path
+from tests.test_cases import opened, seen, verdict
+view = opened(Path(sys.argv[1]))
+number = 0
+while True:
+    number += 1
+    view.take([seen(verdict(number))], {("verdicts", 0): number})
+    print(number, flush=True)
+"""
+
+
+def test_a_process_killed_at_any_moment_leaves_as_much_as_the_offsets_say(path):
+    """Killed again and again: all before the offset is there, and nothing at or after it."""
+    for kill_after in (1, 30, 200):
+        for file in path.parent.glob("*"):
+            file.unlink()
+        process = subprocess.Popen([sys.executable, "-c", _KILLED, str(path)], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        told = 0
+        for _ in range(kill_after):
+            told = int(process.stdout.readline())
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        view = opened(path)
+        read = view.offsets("verdicts")[0]
+
+        assert read >= told
+        assert sorted(case.key for case in view.cases()) == [recording(number) for number in range(1, read + 1)]
+        view.close()
+
+
+# --- The view is a function of the topics
+
+
+_seen = st.lists(
+    st.builds(
+        lambda number, at, outcome, final: seen(
+            verdict(number, at=at, since=T0 if outcome == "disallowed" else None, final=final)
+            if outcome != "never"
+            else verdict(number, at=at, since=None, alert=None, final=final),
+            T0 + at,
+        ),
+        st.integers(1, 3),
+        st.integers(1, 6),
+        st.sampled_from(["disallowed", "cleared", "never"]),
+        st.booleans(),
+    ),
+    max_size=12,
+)
+
+
+@given(_seen, st.data())
+@settings(max_examples=25)
+def test_reading_a_part_again_changes_nothing(tmp_path_factory, stream: list[Seen], data):
+    directory = tmp_path_factory.mktemp("again")
+    once, twice = opened(directory / "once"), opened(directory / "twice")
+    again_from = data.draw(st.integers(0, len(stream)))
+    once.take(stream, {})
+    twice.take(stream, {})
+    twice.take(stream[again_from:], {})
+
+    assert content(twice) == content(once)
+    once.close()
+    twice.close()
+
+
+def content(view: CaseView) -> dict[str, Verdict]:
+    return {case.key: case.verdict for case in view.cases()}
+
+
+def test_a_case_remembers_when_it_was_first_over():
+    first = succeed(None, ended(1), T0 + MINUTE)
+    later = succeed(first, ended(1, at=3, final=True), T0 + 4 * HOUR)
+
+    assert (first.ended_ms, later.ended_ms, later.seen_ms) == (T0 + MINUTE, T0 + MINUTE, T0 + 4 * HOUR)
+    assert isinstance(later, Case)
+
+
+def test_what_was_found_long_after_stays_so_until_it_begins_anew(path):
+    view = opened(path)
+    view.take([seen(ended(1, backlog=True)), seen(ended(1, at=3, final=True))], {})
+    assert [case.backlog for case in view.cases()] == [True]
+    view.take([seen(verdict(1, at=4, since=T0 + HOUR))], {})
+    assert [case.backlog for case in view.cases()] == [False]
