@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -342,6 +343,8 @@ class _Process:
         process = self._process
         assert process is not None, f"{self.name} does not run"
         process.send_signal(signal.SIGSTOP)
+        # A busy machine takes its time; WNOWAIT leaves its end to be noticed by whoever waits for that.
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         try:
             yield
         finally:
