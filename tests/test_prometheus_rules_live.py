@@ -169,9 +169,8 @@ def test_the_watchdog_comes_again_and_again_and_ends_with_prometheus(site):
 
     site.prometheus.kill()
     until(lambda: not site.alertmanager.alerts(alertname="Watchdog"), why=site.receiver.summary)
-    silent_since = time.time()
-    # Alertmanager itself goes on, and tells the other service: the silence is Prometheus'.
-    for _ in range(3):
+
+    def other_dead_man_is_heard():
         now = dt.datetime.now(dt.UTC)
         heartbeat = {"alertname": "RecordingMonitorHeartbeat", "severity": "none"}
         ends = now + dt.timedelta(minutes=5)
@@ -179,6 +178,11 @@ def test_the_watchdog_comes_again_and_again_and_ends_with_prometheus(site):
             "/api/v2/alerts", [{"labels": heartbeat, "startsAt": now.isoformat(), "endsAt": ends.isoformat()}]
         )
         site.receiver.wait_for("firing", "dead-man-monitor", since=time.time(), **heartbeat)
-    # Not a second time, not even that it is over.
-    heard = [n for n in site.receiver.notifications if n.path == "dead-man-prometheus" and n.at > silent_since + 1]
-    assert heard == []
+
+    # Alertmanager itself goes on: the silence is Prometheus'. A last word may be under way with the first heartbeat.
+    other_dead_man_is_heard()
+    silent_since = time.time()
+    other_dead_man_is_heard()
+    other_dead_man_is_heard()
+    # Not even that it is over.
+    assert [n for n in site.receiver.notifications if n.path == "dead-man-prometheus" and n.at > silent_since] == []
