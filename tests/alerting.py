@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -333,9 +334,8 @@ class _Process:
         self.start()
 
     def reload(self) -> None:
-        """Let it read its configuration again (SIGHUP)."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGHUP)
+        """Let it read its configuration again; raises ``urllib.error.HTTPError`` where it refuses it."""
+        urllib.request.urlopen(urllib.request.Request(f"{self.url}/-/reload", method="POST"), timeout=30).close()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -343,6 +343,8 @@ class _Process:
         process = self._process
         assert process is not None, f"{self.name} does not run"
         process.send_signal(signal.SIGSTOP)
+        # A busy machine takes its time; WNOWAIT leaves its end to be noticed by whoever waits for that.
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         try:
             yield
         finally:
@@ -452,7 +454,7 @@ class Alertmanager(_Process):
                 f"--cluster.listen-address={self.peer_address}",
                 f"--cluster.advertise-address={self.peer_address}",
                 "--cluster.settle-timeout=2s",
-                "--cluster.peer-timeout=2s",
+                "--cluster.peer-timeout=3s",
                 "--cluster.pushpull-interval=1s",
                 "--cluster.reconnect-interval=1s",
                 *(f"--cluster.peer={peer.peer_address}" for peer in self._peers),
@@ -492,6 +494,7 @@ class Prometheus(_Process):
             # It repeats what fires every minute by default, and lets it lapse after four.
             "--rules.alert.resend-delay=1s",
             "--enable-feature=exemplar-storage",
+            "--web.enable-lifecycle",
         ]
 
 

@@ -86,11 +86,10 @@ def test_what_was_notified_is_not_notified_again_after_a_restart(alerting, end):
     assert receiver.told_twice() == []
 
 
-def groups_flushed(manager):
-    """The alertnames whose group has been looked at since the start: then the alert's receivers are active."""
+def groups_flushed(manager, after_s=3):
+    """The alertnames whose group has been looked at by now, which takes no longer than group_wait or group_interval."""
     groups = manager.get("/api/v2/alerts/groups")
-    waited = time.time() - 3  # Longer than group_wait and group_interval.
-    began = dt.datetime.fromtimestamp(waited, dt.UTC)
+    began = dt.datetime.fromtimestamp(time.time() - after_s, dt.UTC)
     return {
         group["labels"]["alertname"]
         for group in groups
@@ -111,8 +110,8 @@ def test_two_alertmanagers_of_one_cluster_notify_once(alerting):
     first.post("/api/v2/alerts", sent)
     second.post("/api/v2/alerts", sent)
     receiver.wait_for("firing", recording_sid="RE1")
-    # The second waits as long as a peer may take (2 s), and then finds that it has been told.
-    until(lambda: "Probe" in groups_flushed(second))
+    # The second waits as long as a peer may take (3 s), and then finds that it has been told.
+    until(lambda: "Probe" in groups_flushed(second, after_s=6))
     assert len(receiver.notifications) == 1
 
     first.kill()
@@ -176,10 +175,24 @@ def test_prometheus_scrapes_evaluates_and_alerts(alerting, tmp_path):
     target.answers = False
     until(lambda: prometheus.query("up")[0][1] == 0)
 
+    prometheus.write_config({"no_such_key": 1})
+    with pytest.raises(urllib.error.HTTPError):
+        prometheus.reload()
+
 
 def test_a_server_that_cannot_start_says_why(alerting):
     with pytest.raises(RuntimeError, match=r"(?s)ended with exit code 1.*no routes provided"):
         alerting.alertmanager({"receivers": []})
+
+
+def test_a_configuration_that_is_refused_is_noticed_and_the_one_before_stays(alerting):
+    receiver = alerting.receiver()
+    manager = alerting.alertmanager(alertmanager_config(receiver))
+    manager.write_config({"receivers": []})
+    with pytest.raises(urllib.error.HTTPError):
+        manager.reload()
+    manager.write_config(alertmanager_config(receiver))
+    manager.reload()
 
 
 def test_a_server_is_gone_when_its_test_is_over(alerting):
