@@ -18,11 +18,12 @@ import pytest
 import yaml
 from confluent_kafka import Producer
 
-from tests.alerting import Alerting, alertmanager_config
+from tests.alerting import Alerting, alertmanager_config, prometheus_config, quickened
 from tests.broker import RealBroker, free_ports
 from tests.member import account_sid, recording_event, recording_sid
 from tests.monitors import PROGRAM, environment, until
 from tests.paging import BACKLOG, FLOOD, HEARTBEAT, HOUR_MS, PACE, SINGLE, Scene, kill_at_random
+from tests.test_prometheus_rules import RULES
 from tests.verify import read_topic
 
 pytestmark = [pytest.mark.broker, pytest.mark.alerting]
@@ -214,6 +215,40 @@ def test_hours_of_backlog_are_one_summary_an_account_and_what_still_records_is_a
         assert scene.notified() == {recording_sid(999)}
         assert summary.labels["account"] == "other"
     assert scene.told_twice() == []
+
+
+def test_prometheus_may_be_away_while_it_happens_and_the_monitor_restarts(
+    scene: Scene, alerting: Alerting, tmp_path: Path
+):
+    [alertmanager] = scene.alertmanagers
+    rules = tmp_path / "rules.yml"
+    spans = dict.fromkeys(("15s", "1m", "2m", "3m", "5m", "10m", "15m", "30m", "1h"), "1s")
+    rules.write_text(yaml.safe_dump(quickened(yaml.safe_load(RULES.read_text(encoding="utf-8")), spans)))
+    listen = f"127.0.0.1:{free_ports(1)[0]}"
+    web = {"listen": listen, "external_url": "https://monitor.example.com"}
+    config = prometheus_config(
+        targets={"recording-monitor": [listen]}, alertmanagers=[alertmanager.address], rule_files=[rules]
+    )
+    with scene.monitor(web=web) as monitor:
+        monitor.ready()
+        prometheus = alerting.prometheus(config)
+        until(lambda: prometheus.query("recording_monitor_build_info"), why=prometheus.log_tail)
+        prometheus.stop()
+        scene.begin(1)
+        fired = scene.told(1)
+        monitor.kill()
+    with scene.monitor(web=web) as monitor:
+        monitor.ready()
+        prometheus.start()
+        # It is told of the case, and keeps silent: the page has gone out by the other way.
+        until(lambda: prometheus.query("recording_monitor:open_cases:max == 1"), why=prometheus.log_tail)
+        until(lambda: prometheus.query("count_over_time(recording_monitor:open_cases:max[1m]) >= 5"))
+        assert prometheus.alerts(alertname="RecordingMonitorDisallowedRecording") == []
+        scene.end(1)
+        assert scene.told(1, "resolved").starts_at == fired.starts_at
+        until(lambda: not prometheus.query("recording_monitor:open_cases:max > 0"))
+    assert [said for said in scene.told_twice() if "Disallowed" in said] == []
+    assert scene.notified(name="RecordingMonitorDisallowedRecording") == set()
 
 
 def test_of_two_processes_the_one_with_a_stale_view_fires_nothing_again(scene: Scene):
