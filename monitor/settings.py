@@ -342,6 +342,10 @@ class SecretFile(msgspec.Struct, frozen=True):
             raise SecretError("names a file that is empty")
         return secret
 
+    def lines(self) -> tuple[str, ...]:
+        """Read a file of several secrets, one a line: the present one first, then those on their way out."""
+        return tuple(line.strip() for line in self.read().splitlines() if line.strip())
+
 
 class SecretError(WrongInput):
     """A secret's file cannot be used; the message holds neither the secret nor the path."""
@@ -383,7 +387,11 @@ class Topics(_Section, frozen=True, kw_only=True):
 
 
 class Account(_Section, frozen=True, kw_only=True):
-    """A Twilio account: its alias in metrics and alerts, and how to ask Twilio about it."""
+    """A Twilio account: its alias in metrics and alerts, and how to ask Twilio about it.
+
+    ``auth_token_file`` holds the present token in its first line; while a token is being rotated, the one before or the
+    one to come in the next: signatures are checked against all of them.
+    """
 
     alias: Alias
     sid: AccountSid
@@ -426,11 +434,18 @@ class Web(_Section, frozen=True, kw_only=True):
 
 
 class Ingest(_Section, frozen=True, kw_only=True):
-    """The webhook bridge. ``public_url`` is what Twilio calls and signs; ``trusted_proxies`` may say who called."""
+    """The webhook bridge. ``public_url`` is what Twilio calls and signs; ``trusted_proxies`` may say who called.
+
+    ``sources`` are the networks Twilio calls from (empty: any); ``basic_auth_file`` holds ``user:password`` of the
+    address given to Twilio. Both are checked beside the signature, never in its place.
+    """
 
     enabled: Flag = False
+    listen: Listen = Address("127.0.0.1", 8080)
     public_url: Url | None = None
     trusted_proxies: tuple[Annotated[str, _network], ...] = ()
+    sources: tuple[Annotated[str, _network], ...] = ()
+    basic_auth_file: SecretFile | None = None
     require_body_hash: Flag = True
     body_max: Annotated[int, _size("64KiB", "64MiB")] = 4 << 20
 

@@ -26,6 +26,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from monitor import __version__
 from monitor.commands.common import ConfigOption, PolicyOption, read_policy, read_settings, tuning_of
+from monitor.commands.ingest import make_bridge
 from monitor.commands.paging import Paging, pace_of
 from monitor.core.account_settings import AccountSettings
 from monitor.core.decode import decode
@@ -185,12 +186,18 @@ class Running:
             self._member = self._make_member(on_verdict, tick_every_s)
         self._paging: Paging | None = None
         self._web = WebServer(settings.web.listen, self.metrics.registry, self.health)
+        # Its health is its own: a bridge that turns must not vouch for reading that does not.
+        bridging = Health(time.monotonic(), ())
+        self._bridge = make_bridge(settings, self.metrics.registry, bridging) if settings.ingest.enabled else None
         self._loop = asyncio.new_event_loop()
         self._loop_thread = threading.Thread(target=self._loop.run_forever, name="web", daemon=True)
         self._loop_thread.start()
         try:
             self._on_loop(self._web.start(), 30.0)
             self._paging = self._start_paging(pace or pace_of(settings))
+            if self._bridge is not None:
+                self._on_loop(self._bridge.start(), 30.0)
+                log.info("bridge_started", address=f"http://{self._bridge.address}")
         except BaseException:
             self._end_loop()
             raise
@@ -222,12 +229,17 @@ class Running:
         until = time.monotonic() + for_s
         self.health.stopping()
         self._stopping.set()
+        bridge = self._bridge
+        leaving = None if bridge is None else asyncio.run_coroutine_threadsafe(bridge.stop(for_s / 2), self._loop)
         self._member.stop()
         self._reading.join(max(0.1, until - time.monotonic()))
         in_time = not self._reading.is_alive()
         self._looking.cancel()
         if in_time:
             self._delivery.close(max(0.1, until - time.monotonic()))
+        if leaving is not None:
+            with contextlib.suppress(TimeoutError):
+                leaving.result(max(0.1, until - time.monotonic()))
         if self._loop_thread.is_alive():
             if self._paging is not None:
                 self._paging.stop(max(1.0, until - time.monotonic() - 1.0))

@@ -15,6 +15,7 @@ import msgspec
 from monitor.core.envelope import (
     FAULTS,
     NESTING_MAX,
+    Callback,
     Envelope,
     decode_any,
     decode_raws,
@@ -35,7 +36,7 @@ from monitor.core.readers import (
     shape_of,
 )
 from monitor.core.twiml import TwimlRefusedError
-from monitor.core.values import Text
+from monitor.core.values import Text, sid_of
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 ENTRIES_MAX: Final = 10_000
@@ -62,6 +63,22 @@ def decode(value: bytes | None, headers: Sequence[tuple[str, bytes | None]] | No
         spelled = _type_of(value) if value[:1] == b"{" else None
         return _unwrap(value, NESTING_MAX) if spelled is None else [_look_again(value, spelled)]
     return [_entry(envelope, value)]
+
+
+def account_of(value: bytes) -> str | None:
+    """The account that a message of one entry is of, whether or not it is of a type we read; None: it does not say."""
+    for entry in decode(value):
+        if isinstance(entry, Event) and entry.account:
+            return entry.account
+    try:
+        raw = decode_any(value)
+        envelope = straighten(loosen(raw), Callback) if isinstance(raw, dict) else None
+    except FAULTS:
+        return None
+    if envelope is None:
+        return None
+    assert isinstance(envelope.data, Callback)
+    return sid_of(envelope.data.request.parameters.account_sid, "AC") or sid_of(envelope.data.account_sid, "AC")
 
 
 def _type_of(raw: bytes) -> Text:

@@ -1,0 +1,231 @@
+"""Who signed a request: Twilio's signature, checked by Twilio's own validator, with all tokens that may have made it.
+
+A JSON request is signed by its address alone, which names the hash of the body; a form by its address and parameters.
+https://www.twilio.com/docs/usage/security#validating-requests
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+from urllib.parse import parse_qsl, urlsplit
+
+import structlog
+from multidict import MultiDict
+from twilio.request_validator import RequestValidator  # type: ignore[import-untyped]  # The package has no types.
+
+from monitor.settings import SecretError, SecretFile
+
+RECENT_S: Final = 15 * 60.0
+LOOK_EVERY_S: Final = 1.0
+TOKENS_MAX: Final = 4  # Of one account: the present one, the one before, the one to come, and one to spare.
+
+log = structlog.get_logger(__name__)
+
+_Content = str | MultiDict[str] | dict[str, str]
+"""A JSON body as text, or the parameters of a form."""
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class _Token:
+    """One token of an account, and when it last signed a request of which that could be shown."""
+
+    __slots__ = ("account", "secret", "valid_at", "validator")
+
+    def __init__(self, account: str, secret: str) -> None:
+        self.account = account
+        self.secret = secret
+        self.validator = RequestValidator(secret)
+        self.valid_at: float | None = None
+
+    def signed(self, url: str, content: _Content, signature: str) -> bool:
+        """Ask Twilio's validator. It raises on some of what anybody may send: that is a no."""
+        try:
+            # Only True itself: whatever else came back would not be an answer to the question.
+            return self.validator.validate(url, content, signature) is True
+        except Exception:
+            return False
+
+
+class SecretLines:
+    """The lines of a secret's file, read again within ``LOOK_EVERY_S`` of a change; without a file there are none.
+
+    While the file cannot be read (in the midst of being replaced, or gone), what it held counts on. Raises SecretError
+    where it cannot be read at first.
+    """
+
+    def __init__(self, file: SecretFile | None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._file = file
+        self._clock = clock
+        self._look_after = clock() + LOOK_EVERY_S
+        self._identity = None if file is None else _identity(file)
+        self._lines = () if file is None else file.lines()
+
+    def lines(self) -> tuple[str, ...]:
+        """The lines, without those that are empty."""
+        if self._file is None or self._clock() < self._look_after:
+            return self._lines
+        self._look_after = self._clock() + LOOK_EVERY_S
+        identity = _identity(self._file)
+        if identity is not None and identity != self._identity:
+            try:
+                self._lines = self._file.lines()
+            except SecretError as error:
+                log.warning("secret_not_readable", why=str(error))
+            else:
+                self._identity = identity
+                log.info("secret_changed", lines=len(self._lines))
+        return self._lines
+
+
+def _identity(file: SecretFile) -> tuple[int, int, int] | None:
+    try:
+        found = file.path.stat()
+    except (OSError, ValueError):
+        return None
+    return (found.st_mtime_ns, found.st_ino, found.st_size)
+
+
+class Signatures:
+    """The tokens of all accounts, and what they say of a request.
+
+    ``files`` are pairs of account SID and file, one token a line, each account once. ``clock`` gives seconds that never
+    go back. What is checked is checked against every token, the one first that was right last: a forgery costs as many
+    checks as there are tokens.
+    """
+
+    def __init__(
+        self, files: Sequence[tuple[str, SecretFile]], *, require_body_hash: bool, clock: Callable[[], float]
+    ) -> None:
+        self._require_body_hash = require_body_hash
+        self._clock = clock
+        self._files = [(account, SecretLines(file, clock=clock)) for account, file in files]
+        self._held: dict[str, tuple[str, ...]] = {}
+        self._tokens: list[_Token] = []
+        self._look()
+
+    def address_signed(self, urls: Sequence[str], signature: str) -> bool:
+        """Whether the address was signed; nothing is said of a body. For one too large to be read from anybody."""
+        return self._find(urls, {}, signature) is not None
+
+    def signer_of_body(self, urls: Sequence[str], query: str, body: bytes, signature: str) -> str | None:
+        """The account whose token signed an address that names the hash of this body; None: nobody's of ours.
+
+        ``urls`` are the forms in which the address may have been signed, ``query`` is that of all of them.
+        """
+        hashes = sum(name == "bodySHA256" for name, _ in parse_qsl(query, keep_blank_values=True))
+        if hashes != 1 and self._require_body_hash:
+            return None
+        if hashes == 0:
+            # Nothing vouches for the body, and the validator would take its text for parameters.
+            return self._valid(self._find(urls, {}, signature))
+        try:
+            text = body.decode()  # It wants text, and takes bytes for parameters.
+        except UnicodeDecodeError:
+            return None
+        return self._valid(self._find(urls, text, signature))
+
+    def signer_of_form(self, urls: Sequence[str], form: MultiDict[str], signature: str) -> str | None:
+        """The account whose token signed an address with these parameters; None: nobody's of ours."""
+        return self._valid(self._find(urls, form, signature))
+
+    def recently_valid(self, claimed: str | None) -> bool:
+        """Whether valid signatures were seen in the last 15 minutes, with tokens that are still ours.
+
+        Only then is a bad one a forgery for certain; else the token may have been rotated without us. ``claimed`` is
+        the account that the request says it is of, which anybody may say: it chooses whose tokens have to have been
+        seen. Where that is no account with tokens, all accounts' have to.
+        """
+        self._look()
+        seen: dict[str, float | None] = {}
+        for token in self._tokens:
+            latest = seen.get(token.account)
+            seen[token.account] = token.valid_at if latest is None else max(latest, token.valid_at or latest)
+        asked = [seen[claimed]] if claimed in seen else list(seen.values())
+        since = self._clock() - RECENT_S
+        return bool(asked) and all(at is not None and at > since for at in asked)
+
+    def _find(self, urls: Sequence[str], content: _Content, signature: str) -> _Token | None:
+        self._look()
+        for place, token in enumerate(self._tokens):
+            if any(token.signed(url, content, signature) for url in urls):
+                if place:
+                    self._tokens.insert(0, self._tokens.pop(place))
+                return token
+        return None
+
+    def _valid(self, token: _Token | None) -> str | None:
+        if token is None:
+            return None
+        token.valid_at = self._clock()
+        return token.account
+
+    def _look(self) -> None:
+        """Put an account's tokens in place of those before, where they are others. What stays keeps what is known."""
+        for account, file in self._files:
+            secrets = file.lines()
+            if self._held.get(account) == secrets:
+                continue
+            self._held[account] = secrets
+            before = {token.secret: token for token in self._tokens if token.account == account}
+            kept = [token for token in self._tokens if token.account != account]
+            present = dict.fromkeys(secrets[:TOKENS_MAX])
+            self._tokens = [*(before.get(secret) or _Token(account, secret) for secret in present), *kept]
+
+
+def read_form(body: bytes) -> MultiDict[str] | None:
+    """The parameters of a form, empty ones too, as they are signed; None where it is none."""
+    try:
+        text = body.decode("ascii")
+        return MultiDict(parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=1_000))
+    except ValueError:
+        return None
+
+
+class Caller:
+    """Who calls, and which address was called: what a proxy says counts only where the proxy is one of ours.
+
+    ``public_url`` is the address that Twilio was given, without the path of the endpoint.
+    """
+
+    def __init__(self, public_url: str, trusted_proxies: Iterable[str], sources: Iterable[str]) -> None:
+        parts = urlsplit(public_url)
+        self.prefix: Final = parts.path.rstrip("/")
+        self._origin = f"{parts.scheme}://{parts.netloc}"
+        self._scheme, self._netloc = parts.scheme, parts.netloc
+        self._proxies = [ipaddress.ip_network(network) for network in trusted_proxies]
+        self._sources = [ipaddress.ip_network(network) for network in sources]
+
+    def origin(self, peer: str | None, headers: Mapping[str, str]) -> str:
+        """Scheme and host of the address that was called: as a trusted proxy says it, else as the settings do."""
+        scheme = _last(headers.get("X-Forwarded-Proto"))
+        host = _last(headers.get("X-Forwarded-Host"))
+        if not (scheme or host) or not _within(peer, self._proxies):
+            return self._origin
+        return f"{scheme or self._scheme}://{host or self._netloc}"
+
+    def expected(self, peer: str | None, headers: Mapping[str, str]) -> bool:
+        """Whether the call comes from where Twilio calls from. What trusted proxies say of the way is believed."""
+        if not self._sources:
+            return True
+        hops = [hop.strip() for hop in headers.get("X-Forwarded-For", "").split(",") if hop.strip()]
+        while hops and _within(peer, self._proxies):
+            peer = hops.pop()
+        return _within(peer, self._sources)
+
+
+def _last(header: str | None) -> str:
+    """What the nearest proxy put there; what stands before it somebody else may have sent."""
+    return (header or "").rpartition(",")[2].strip()
+
+
+def _within(address: str | None, networks: Iterable[_Network]) -> bool:
+    try:
+        parsed = ipaddress.ip_address(address or "")
+    except ValueError:
+        return False
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped
+    return any(parsed in network for network in networks)
