@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from twilio.request_validator import RequestValidator  # type: ignore[import-untyped]  # The package has no types.
 
 from monitor.inputs.signature import Signatures
 from monitor.settings import SecretFile
 from tests.broker import RealBroker
+from tests.forging import forge
+from tests.ingest_load import forgeries
 from tests.monitors import Site, program, until
 from tests.verify import read_topic
 from tests.webhooks import (
@@ -115,63 +116,6 @@ def test_the_validator_lets_the_same_event_in_when_nothing_is_altered(bridge):
     assert bridge.post(posted(body, query=f"bodySHA256={hashlib.sha256(body).hexdigest()}&a=%20b&c")) == 200
 
 
-def forge(chance: random.Random, number: int) -> Request:
-    """A request that nobody signed, made from one that was: one thing is altered, or two."""
-    body = dumped([event(number)])
-    request = posted(body)
-    for _ in range(chance.choice((1, 1, 2))):
-        request = chance.choice(MUTATIONS)(chance, request)
-    return request
-
-
-def _other_byte(chance: random.Random, text: bytes) -> bytes:
-    place = chance.randrange(len(text)) if text else 0
-    return text[:place] + bytes([(text[place] if text else 0) ^ chance.randrange(1, 256)]) + text[place + 1 :]
-
-
-def _alter_body(chance: random.Random, request: Request) -> Request:
-    return request._replace(body=_other_byte(chance, request.body))
-
-
-def _cut_body(chance: random.Random, request: Request) -> Request:
-    return request._replace(body=request.body[: chance.randrange(max(1, len(request.body)))])
-
-
-def _hash_of_own(chance: random.Random, request: Request) -> Request:
-    """What a forger who knows the scheme but not the token would do."""
-    body = dumped([event(chance.randrange(1 << 30))])
-    return request._replace(path=f"{EVENTS}?bodySHA256={hashlib.sha256(body).hexdigest()}", body=body)
-
-
-def _second_hash(chance: random.Random, request: Request) -> Request:
-    own = f"bodySHA256={hashlib.sha256(request.body).hexdigest()}"
-    return request._replace(path=f"{request.path}&{own}" if chance.random() < 0.5 else f"{EVENTS}?{own}&{request.path}")
-
-
-def _alter_query(chance: random.Random, request: Request) -> Request:
-    before, _, query = request.path.partition("?")
-    place = chance.randrange(len(query))
-    return request._replace(path=f"{before}?{query[:place]}{chance.choice('0123456789abcdef&=%')}x{query[place:]}")
-
-
-def _alter_signature(chance: random.Random, request: Request) -> Request:
-    signature = request.headers.get("X-Twilio-Signature", "")
-    place = chance.randrange(len(signature) + 1)
-    kind = chance.randrange(4)
-    if kind == 0:
-        signature = signature[:place] + chance.choice("ABCxyz+/=") + signature[place:]
-    elif kind == 1:
-        signature = base64.b64encode(chance.randbytes(20)).decode()
-    elif kind == 2:
-        signature = signature[: len(signature) - 1 - chance.randrange(4)]
-    else:
-        signature = RequestValidator(chance.randbytes(16).hex()).compute_signature(PUBLIC + request.path, {})
-    return request._replace(headers={**request.headers, "X-Twilio-Signature": signature})
-
-
-MUTATIONS: Final = (_alter_body, _cut_body, _hash_of_own, _second_hash, _alter_query, _alter_signature)
-
-
 def test_of_ten_thousand_forged_requests_none_is_taken_for_signed(tmp_path):
     signatures = read_signatures(tmp_path, **{ACCOUNT: [TOKEN, "a previous one"], OTHER: [OTHER_TOKEN]})
     chance = random.Random(6)
@@ -189,12 +133,8 @@ def test_of_ten_thousand_forged_requests_none_is_taken_for_signed(tmp_path):
     assert signed == ACCOUNT
 
 
-def test_forged_requests_over_the_wire_produce_nothing(bridge):
-    before = len(bridge.messages())
-    chance = random.Random(7)
-
-    assert {bridge.post(forge(chance, number)) for number in range(300)} == {403}
-    assert len(bridge.messages()) == before
+def test_forged_requests_over_the_wire_produce_nothing(broker, tmp_path):
+    assert forgeries(broker, tmp_path, random.Random(7), 300) == []
 
 
 def test_a_token_may_be_the_one_before_and_the_one_of_a_subaccount(broker, tmp_path):

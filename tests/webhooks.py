@@ -23,7 +23,7 @@ import yaml
 from multidict import MultiDict
 from twilio.request_validator import RequestValidator  # type: ignore[import-untyped]  # The package has no types.
 
-from tests.broker import RealBroker, unique_name
+from tests.broker import RealBroker, free_ports, unique_name
 from tests.monitors import PROGRAM, ROOT, Metrics, environment, until
 from tests.verify import Message, read_topic
 
@@ -127,7 +127,7 @@ class Ingest:
             "topics": {"events": self.topic, "account_settings": self.settings_topic},
             "accounts": accounts,
             "web": {"listen": "127.0.0.1:0"},
-            "ingest": {"listen": "127.0.0.1:0", "public_url": PUBLIC, **ingest},
+            "ingest": {"listen": f"127.0.0.1:{free_ports(1)[0]}", "public_url": PUBLIC, **ingest},
         }
         self.process: subprocess.Popen[bytes] | None = None
         self.log = directory / "ingest.log"
@@ -144,7 +144,7 @@ class Ingest:
         fresh.replace(self._file(account))
 
     def start(self) -> Self:
-        """Start it, and wait until it is ready; on the address it had before, if it had one."""
+        """Start it, and wait until it is ready; again on the same address."""
         config = self.directory / "ingest.yaml"
         config.write_text(yaml.safe_dump(self.settings))
         with self.log.open("ab") as out:
@@ -157,12 +157,10 @@ class Ingest:
                 stdout=out,
                 stderr=out,
             )
-        self._address = None
         until(lambda: self.said("bridge_started") or not self.running, why=self.tail)
         assert self.running, self.tail()
         started = self.said("bridge_started")[0]
         self._address = (started["address"], started["metrics"])
-        self.settings["ingest"]["listen"] = urlsplit(started["address"]).netloc
         until(lambda: self.get("/-/ready")[0] == 200, why=self.tail)
         return self
 
@@ -254,15 +252,24 @@ class Sender:
     """
 
     def __init__(
-        self, address: Callable[[], str], requests: Iterable[Request], *, threads: int = 4, again_s: float = 0.25
+        self,
+        address: Callable[[], str],
+        requests: Iterable[Request],
+        *,
+        threads: int = 4,
+        again_s: float = 0.25,
+        patience_s: float = ANSWER_WITHIN_S,
     ) -> None:
         self._address = address
         self._requests = iter(requests)
         self._again_s = again_s
+        self._patience_s = patience_s
         self._lock = threading.Lock()
         self.acknowledged: list[Request] = []
         self.refused: list[tuple[int, Request]] = []
         self.again = 0
+        self.unanswered = 0
+        """How often nothing was said in time."""
         self.seconds: list[float] = []
         """How long each answer took."""
         self._stop = threading.Event()
@@ -284,33 +291,62 @@ class Sender:
             thread.join()
 
     def _send(self) -> None:
-        connection: http.client.HTTPConnection | None = None
-        while not self._stop.is_set():
-            with self._lock:
-                request = next(self._requests, None)
-            if request is None:
-                return
+        line = _Line(self._address, self._patience_s)
+        with contextlib.closing(line):
             while not self._stop.is_set():
-                if connection is None:
-                    netloc = urlsplit(self._address()).netloc
-                    connection = http.client.HTTPConnection(netloc, timeout=ANSWER_WITHIN_S)
-                began = time.monotonic()
-                try:
-                    connection.request("POST", request.path, request.body, request.headers)
-                    answer = connection.getresponse()
-                    answer.read()
-                    status, keeps = answer.status, not answer.will_close
-                except (OSError, http.client.HTTPException):
-                    status, keeps = 0, False
-                self.seconds.append(time.monotonic() - began)
-                if not keeps:
-                    connection.close()
-                    connection = None
-                if status == 200:
-                    self.acknowledged.append(request)
-                    break
-                if status and status < 500 and status != 429:
-                    self.refused.append((status, request))
-                    break
-                self.again += 1
-                time.sleep(self._again_s)
+                with self._lock:
+                    request = next(self._requests, None)
+                if request is None:
+                    return
+                while not self._stop.is_set() and not self._settled(line, request):
+                    self.again += 1
+                    time.sleep(self._again_s)
+
+    def _settled(self, line: _Line, request: Request) -> bool:
+        """Send it once; whether that was the last time."""
+        began = time.monotonic()
+        status = None
+        try:
+            status = line.post(request)
+        except TimeoutError:
+            self.unanswered += 1
+        except (OSError, http.client.HTTPException):
+            pass  # Nobody there, or not any more.
+        self.seconds.append(time.monotonic() - began)
+        if status == 200:
+            self.acknowledged.append(request)
+        elif status is not None and status < 500 and status != 429:
+            self.refused.append((status, request))
+        else:
+            return False
+        return True
+
+
+class _Line:
+    """A connection that is kept, and made anew where it was cut."""
+
+    def __init__(self, address: Callable[[], str], patience_s: float) -> None:
+        self._address = address
+        self._patience_s = patience_s
+        self._connection: http.client.HTTPConnection | None = None
+
+    def post(self, request: Request) -> int:
+        """Send a request; the status of its answer. Raises what was in the way."""
+        if self._connection is None:
+            self._connection = http.client.HTTPConnection(urlsplit(self._address()).netloc, timeout=self._patience_s)
+        try:
+            self._connection.request("POST", request.path, request.body, request.headers)
+            answer = self._connection.getresponse()
+            answer.read()
+        except BaseException:
+            self.close()
+            raise
+        if answer.will_close:
+            self.close()
+        return answer.status
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

@@ -88,7 +88,7 @@ class Relay:
         self._messages_max = messages_max
         self._bytes_max = bytes_max
         # One that is given up late would come in beside its own repetition; one given up is told as failed at once.
-        self._ours = {
+        self._ours: dict[str, object] = {
             "message.timeout.ms": round(deliver_within_s * 1000),
             "queue.buffering.max.messages": 2 * messages_max,
             "queue.buffering.max.kbytes": 2 * bytes_max // 1024,
@@ -242,7 +242,8 @@ class Relay:
                 self._replace("kafka_secret_changed")
 
     def _read(self) -> dict[str, object]:
-        return dict(self._properties())
+        # A broker that is back is noticed soon: while it is not, every event is refused.
+        return {"reconnect.backoff.max.ms": 1000, **self._properties()}
 
     def _replace(self, why: str) -> None:
         """Put a new producer in place. What the old one has on its way is acknowledged, or given up in its time."""

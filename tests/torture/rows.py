@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from random import Random
 from typing import Any, Final, NamedTuple, Self
 
 from monitor.core.policy import BUILT_IN_POLICY
@@ -19,6 +20,7 @@ from monitor.inputs.kafka import render_tick
 from tests.alerting import Alerting
 from tests.broker import RealBroker, free_ports
 from tests.fault_proxy import FaultProxy
+from tests.ingest_load import Outcome, bad_network, bridge_killed, broker_away, forgeries
 from tests.member import recording_sid
 from tests.monitors import PROGRAM, Monitor
 from tests.paging import Scene, kill_at_random
@@ -713,3 +715,46 @@ POLICIES: Final = (
     "policy: misspelt\nmode: enforce\ndefault: disallowed\nwhen_opne: allowed\n",
     "",
 )
+
+
+# ---- the webhook bridge: what it has acknowledged, instead of verdicts ----------------------------------------------
+
+
+def _bridged(outcome: Outcome) -> Tally:
+    """A history of the bridge in the table's terms: events for verdicts; what is thrown away breaks a promise."""
+    faults = [f"answered {status}: thrown away" for status in outcome.refused]
+    if outcome.unanswered:
+        faults.append(f"{outcome.unanswered} requests were not answered within 5 s")
+    return Tally(verdicts=outcome.acknowledged, lost=outcome.lost, faults=faults, again=outcome.again, harm=1)
+
+
+@row("ingest-broker-away", "the bridge's broker killed, and back after a minute", full=2)
+def ingest_broker_away(history: History) -> Tally:
+    bench = history.bench
+    directory = history.directory.parent / f"broker-{history.directory.name}"
+    away_s, load_s = bench.size(10, 60), bench.size(15, 100)
+    return _bridged(broker_away(directory, away_s=away_s, load_s=load_s, per_second=bench.size(50, 150)))
+
+
+@row("ingest-bad-network", "the bridge's way to the broker held, cut, slowed", full=2)
+def ingest_bad_network(history: History) -> Tally:
+    bench = history.bench
+    directory = history.directory.parent / f"broker-{history.directory.name}"
+    faults = int(bench.size(2, 10))
+    return _bridged(bad_network(directory, Random(history.seed), faults=faults, fault_s=6, per_second=40))
+
+
+@row("ingest-killed", "kill -9 of the bridge under load", full=2)
+def ingest_killed(history: History) -> Tally:
+    bench = history.bench
+    kills, load_s = int(bench.size(2, 20)), bench.size(10, 120)
+    outcome = bridge_killed(bench.broker, history.directory, kills=kills, load_s=load_s, per_second=100)
+    return _bridged(outcome)
+
+
+@row("ingest-forged", "forged requests at the bridge, over the wire", full=1)
+def ingest_forged(history: History) -> Tally:
+    """What comes into the topic of a request that nobody signed is a broken promise."""
+    count = int(history.bench.size(500, 10_000))
+    came = forgeries(history.bench.broker, history.directory, Random(history.seed), count)
+    return Tally(verdicts=count, faults=[f"a forgery was answered {status}" for status in came], harm=count)
