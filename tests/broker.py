@@ -25,6 +25,11 @@ from typing import Final
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._scram import (  # What `confluent_kafka.admin` has but does not export.
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
 from confluent_kafka.cimpl import NewTopic  # `confluent_kafka.admin` has it too, but does not export it by its types.
 
 KAFKA_VERSION: Final = "4.3.1"  # 4.4.0's artifacts were incomplete.
@@ -371,3 +376,103 @@ class RealBroker:
             self._process.kill()
             self._process.wait()
         self._process = None
+
+
+class SecureBroker(RealBroker):
+    """A broker that also listens with TLS: with SCRAM or PLAIN on ``sasl_bootstrap``, and with client certificates
+    on ``tls_bootstrap``. Its certificate is made for it and trusted by nobody: clients name ``authority``.
+
+    ``bootstrap`` is as open as any other's, for whoever sets things up. ``USER`` has ``PASSWORD`` until
+    ``change_password``; with PLAIN it has that for good.
+    """
+
+    USER: Final = "monitor"
+    PASSWORD: Final = "first-password"
+
+    def __init__(self, directory: Path, properties: Mapping[str, str] | None = None) -> None:
+        super().__init__(directory, properties)
+        self._sasl, self._tls = free_ports(2)
+        self.authority = directory / "broker.crt"
+        self.certificate = directory / "client.crt"
+        """That of a client, and the key to it in ``key``."""
+        self.key = directory / "client.key"
+
+    @property
+    def sasl_bootstrap(self) -> str:
+        """Where clients come in with user and password."""
+        return f"127.0.0.1:{self._sasl}"
+
+    @property
+    def tls_bootstrap(self) -> str:
+        """Where clients come in with a certificate."""
+        return f"127.0.0.1:{self._tls}"
+
+    def start(self) -> None:
+        """Start, and set the password."""
+        super().start()
+        self.change_password(self.PASSWORD)
+
+    def change_password(self, password: str) -> None:
+        """Give ``USER`` another password for SCRAM-SHA-512; who is connected stays so."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
+        change = UserScramCredentialUpsertion(self.USER, info, password.encode())
+        for future in admin.alter_user_scram_credentials([change]).values():
+            future.result(timeout=60)
+
+    def sasl_client(self, password_file: Path, mechanism: str = "SCRAM-SHA-512") -> dict[str, str]:
+        """The ``kafka.client`` of somebody who comes in with a password."""
+        return {
+            "security.protocol": "SASL_SSL",
+            "ssl.ca.location": str(self.authority),
+            "sasl.mechanisms": mechanism,
+            "sasl.username": self.USER,
+            "sasl.password_file": str(password_file),
+        }
+
+    def tls_client(self) -> dict[str, str]:
+        """The ``kafka.client`` of somebody who comes in with a certificate."""
+        return {
+            "security.protocol": "SSL",
+            "ssl.ca.location": str(self.authority),
+            "ssl.certificate.location": str(self.certificate),
+            "ssl.key.location": str(self.key),
+        }
+
+    def _format(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        key = self.directory / "broker.key"
+        _make_certificate(self.authority, key)
+        _make_certificate(self.certificate, self.key)
+        (self.directory / "broker.pem").write_text(key.read_text() + self.authority.read_text())
+        super()._format()
+
+    def _properties(self) -> dict[str, str]:
+        given = super()._properties()
+        scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+        plain = f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{self.USER}="{self.PASSWORD}";'
+        ours = f"SASL://{self.sasl_bootstrap},TLS://{self.tls_bootstrap}"
+        protocols = "SASL:SASL_SSL,TLS:SSL"
+        return {
+            **given,
+            "listeners": f"{given['listeners']},{ours}",
+            "advertised.listeners": f"{given['advertised.listeners']},{ours}",
+            "listener.security.protocol.map": f"{given['listener.security.protocol.map']},{protocols}",
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": str(self.directory / "broker.pem"),
+            "ssl.truststore.type": "PEM",
+            "ssl.truststore.location": str(self.certificate),
+            "listener.name.tls.ssl.client.auth": "required",
+            "listener.name.sasl.sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN",
+            "listener.name.sasl.scram-sha-512.sasl.jaas.config": scram,
+            "listener.name.sasl.plain.sasl.jaas.config": plain,
+        }
+
+
+def _make_certificate(certificate: Path, key: Path) -> None:
+    """Make a certificate for the loopback that vouches for itself."""
+    openssl = shutil.which("openssl")
+    assert openssl is not None, "a test that needs openssl is not run without it"
+    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    made = ["-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([openssl, "req", "-x509", *subject, *made], capture_output=True, check=True)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.alerting import Alerting, missing_programs
-from tests.broker import BrokerUnavailableError, RealBroker, jars, java
+from tests.broker import BrokerUnavailableError, RealBroker, SecureBroker, jars, java
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -58,8 +58,19 @@ def _missing_amtool() -> str | None:
     return None if shutil.which("amtool") else "no amtool found (it comes with Alertmanager)"
 
 
+@functools.cache
+def _missing_openssl() -> str | None:
+    return None if shutil.which("openssl") else "no openssl found (it makes the certificates)"
+
+
 NEEDS = (
-    Need("broker", frozenset({"broker", "new_broker"}), "against a real Kafka broker", _missing_broker),
+    Need(
+        "broker",
+        frozenset({"broker", "new_broker", "secure_broker"}),
+        "against a real Kafka broker",
+        _missing_broker,
+    ),
+    Need("openssl", frozenset({"secure_broker"}), "against a broker with TLS", _missing_openssl),
     Need("promtool", frozenset({"promtool"}), "of what Prometheus says to our files", _missing_promtool),
     Need("amtool", frozenset({"amtool"}), "of what Alertmanager says to our files", _missing_amtool),
     Need("alerting", frozenset({"alerting"}), "against a real Prometheus and Alertmanager", missing_programs),
@@ -183,6 +194,16 @@ def _found(program: str) -> str:
     path = shutil.which(program)
     assert path is not None  # pytest_runtest_setup has seen to it.
     return path
+
+
+@pytest.fixture(scope="module")
+def secure_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureBroker]:
+    """A running broker with TLS, passwords and client certificates, for the tests of one module."""
+    made = SecureBroker(tmp_path_factory.mktemp("secure"), {"broker.session.timeout.ms": "60000"})
+    made.start()
+    yield made
+    made.kill()
+    made.remove_data()
 
 
 class Golden(Protocol):

@@ -145,6 +145,12 @@ class Ingest:
 
     def start(self) -> Self:
         """Start it, and wait until it is ready; again on the same address."""
+        self.start_unready()
+        until(lambda: self.get("/-/ready")[0] == 200, why=self.tail)
+        return self
+
+    def start_unready(self) -> Self:
+        """Start it, and wait until it listens."""
         config = self.directory / "ingest.yaml"
         config.write_text(yaml.safe_dump(self.settings))
         with self.log.open("ab") as out:
@@ -161,11 +167,10 @@ class Ingest:
         assert self.running, self.tail()
         started = self.said("bridge_started")[0]
         self._address = (started["address"], started["metrics"])
-        until(lambda: self.get("/-/ready")[0] == 200, why=self.tail)
         return self
 
     def __enter__(self) -> Self:
-        return self.start()
+        return self if self.running else self.start()
 
     def __exit__(self, *_: object) -> None:
         self.kill()
