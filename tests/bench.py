@@ -7,7 +7,7 @@ what a user gets, and by processor time, which other work on the machine disturb
 
     python -m tests.bench                 all of it, at the sizes of the targets (about an hour)
     python -m tests.bench --quick         everything once at small sizes (some minutes): does it work, roughly how fast
-    python -m tests.bench --only latency  one part: kafka, core, pauses, latency, paging
+    python -m tests.bench --only latency  one part: kafka, core, pauses, latency, paging, ingest
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from monitor.core.readers import decode_envelope
 from monitor.core.verdict import Ledger, encode_verdict
 from monitor.inputs.kafka import BATCH_MESSAGES_MAX, member_properties
 from monitor.simulator.traffic import Knobs, traffic
+from tests import webhook_load
 from tests.broker import RealBroker
 from tests.rig import (
     EVENTS_PER_CALL,
@@ -69,7 +70,7 @@ from tests.rig import (
 from tests.test_metrics import crowded
 
 WINDOW_S: Final = 4 * 3600
-PARTS: Final = ("kafka", "core", "pauses", "latency", "paging")
+PARTS: Final = ("kafka", "core", "pauses", "latency", "paging", "ingest")
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +85,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     latency_rates: tuple[int, ...]
     latency_s: float
     scrape_s: float
+    ingest_events: int
     beyond: float
     """How much longer than a window the traffic lasts: the part in which as many calls close as begin."""
 
@@ -98,6 +100,7 @@ FULL: Final = Sizes(
     latency_rates=(1_000, 10_000),
     latency_s=60.0,
     scrape_s=15.0,
+    ingest_events=60_000,
     beyond=0.25,
 )
 QUICK: Final = Sizes(
@@ -110,6 +113,7 @@ QUICK: Final = Sizes(
     latency_rates=(1_000,),
     latency_s=10.0,
     scrape_s=0.5,
+    ingest_events=6_000,
     beyond=2.0,
 )
 
@@ -151,6 +155,8 @@ TARGETS: Final = {
     "scrape": Target(250, 100, False, "{:.0f} ms"),
     "paged 1000": Target(250, 100, False, "{:.1f} ms"),
     "pause 500k": Target(50, 20, False, "{:.1f} ms"),
+    "ingest": Target(2_000, 10_000, True, "{:,.0f}/s"),
+    "ingest p99": Target(500, 500, False, "{:.0f} ms"),
     "takeover": Target(10, 5, False, "{:.1f} s"),
     "takeover 4h": Target(30, 30, False, "{:.0f} s"),
 }
@@ -378,7 +384,7 @@ def pauses(parameters: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-IN_PROCESS: Final = {"consume": consume, "core": core, "pauses": pauses}
+IN_PROCESS: Final = {"consume": consume, "core": core, "pauses": pauses, "produce": webhook_load.produce_raw}
 
 # ---- on Kafka -------------------------------------------------------------------------------------------------------
 
@@ -756,6 +762,32 @@ def bench_paging(table: Table, broker: RealBroker, cores: Cores, sizes: Sizes, d
 # ---- the core alone -------------------------------------------------------------------------------------------------
 
 
+def bench_ingest(table: Table, broker: RealBroker, cores: Cores, sizes: Sizes, directory: Path) -> None:
+    """What the webhook bridge takes: as fast as it goes, and at the rate it has to."""
+    topic = broker.new_topic("bench-ingest", 1)
+    given = {"bootstrap": broker.bootstrap, "topic": topic, "events": sizes.ingest_events}
+    raw = part("produce", cores, given)
+    table.add("raw produce", raw["per_s"], f"{raw['per_s']:,.0f}/s", note=f"{raw['cpu_us']:.1f} µs CPU")
+    bridge = webhook_load.Bridge(broker, directory / "ingest", cores.measured)
+    try:
+        bridge.load(webhook_load.signed(1_000, 1), 1)  # Connections, first use of everything.
+        for batch in (1, 10):
+            requests = webhook_load.signed(sizes.ingest_events, batch)
+            told = bridge.load(requests, batch)
+            name = f"webhook, {batch} event{'s' * (batch > 1)} a request"
+            note = f"{told.cpu_us:.0f} µs CPU an event; {told.per_s / raw['per_s']:.3f} of raw; RSS {told.rss >> 20} MB"
+            table.add(f"{name}, acknowledged", told.per_s, f"{told.per_s:,.0f}/s", target="ingest", note=note)
+            p50, p99 = quantile(told.ms, 0.5), quantile(told.ms, 0.99)
+            table.add(f"{name}, answer p99", p99, f"{p99:.1f} ms", target="ingest p99", note=f"p50 {p50:.1f} ms")
+        requests = webhook_load.signed(sizes.ingest_events, 1)
+        told = bridge.load(requests, 1, per_second=2_000)
+        p50, p99 = quantile(told.ms, 0.5), quantile(told.ms, 0.99)
+        note = f"p50 {p50:.1f} ms; {told.per_s:,.0f}/s"
+        table.add("webhook at 2,000 events/s, answer p99", p99, f"{p99:.1f} ms", target="ingest p99", note=note)
+    finally:
+        bridge.close()
+
+
 def bench_core(table: Table, cores: Cores, sizes: Sizes) -> None:
     """What an event costs in the core by stage, with the window full."""
     for recorded in (1.0, 0.1):
@@ -833,7 +865,7 @@ def main() -> int:
         where["warning"] = "one core only: the broker competes with what is measured"
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
-        if {"kafka", "latency", "paging"}.intersection(parts):
+        if {"kafka", "latency", "paging", "ingest"}.intersection(parts):
             broker = RealBroker(directory / "broker")
             broker.start()
             try:
@@ -841,6 +873,8 @@ def main() -> int:
                     bench_latency(table, broker, cores, sizes, directory)
                 if "paging" in parts:
                     bench_paging(table, broker, cores, sizes, directory)
+                if "ingest" in parts:
+                    bench_ingest(table, broker, cores, sizes, directory)
                 if "kafka" in parts:
                     bench_kafka(table, broker, cores, sizes, directory)
             finally:

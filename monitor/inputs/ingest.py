@@ -385,25 +385,32 @@ class Bridge:
         """Read a body, and raise ``_Refused`` where it is too large, too slow, or one too many."""
         if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if request.content.is_eof():  # All of it came with its headers, as most do: there is nothing to wait for.
+            return await self._gather(request, at_most, room)
+        try:
+            async with asyncio.timeout(BODY_WITHIN_S):
+                return await self._gather(request, at_most, room)
+        except TimeoutError:
+            raise _Refused(TOO_SLOW) from None
+
+    async def _gather(self, request: web.BaseRequest, at_most: int, room: _Room) -> bytes:
+        """Take in a body as it comes, unpacked, no further than ``at_most``."""
         gzipped = request.headers.get(hdrs.CONTENT_ENCODING, "").lower() == "gzip"
         inflate = zlib.decompressobj(16 + zlib.MAX_WBITS) if gzipped else None
         chunks: list[bytes] = []
-        try:
-            async with asyncio.timeout(BODY_WITHIN_S):
-                async for chunk in request.content.iter_any():
-                    if inflate is not None:
-                        chunk = inflate.decompress(chunk, at_most + 1 - room.bytes)
-                    room.bytes += len(chunk)
-                    self._reading += len(chunk)
-                    if room.bytes > at_most:
-                        raise _Refused(TOO_LARGE)
-                    if self._reading > READING_BYTES_MAX:
-                        raise _Refused(BUSY)
-                    chunks.append(chunk)
-        except TimeoutError:
-            raise _Refused(TOO_SLOW) from None
-        except zlib.error:
-            raise self._failed(None) from None
+        async for chunk in request.content.iter_any():
+            if inflate is not None:
+                try:
+                    chunk = inflate.decompress(chunk, at_most + 1 - room.bytes)
+                except zlib.error:
+                    raise self._failed(None) from None
+            room.bytes += len(chunk)
+            self._reading += len(chunk)
+            if room.bytes > at_most:
+                raise _Refused(TOO_LARGE)
+            if self._reading > READING_BYTES_MAX:
+                raise _Refused(BUSY)
+            chunks.append(chunk)
         return b"".join(chunks)
 
 
