@@ -14,5 +14,9 @@ class OutOfReach(Exception):
     """Something needed (a broker, a topic) does not answer. A command exits with code 3; the monitor tries again."""
 
 
+class ListenError(OutOfReach):
+    """An address cannot be listened on: taken, not ours, or not permitted."""
+
+
 class OutputUnavailable(OutOfReach):
     """A place verdicts go does not take them now: drop what was not acknowledged, and try again."""

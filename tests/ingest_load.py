@@ -135,7 +135,7 @@ def forgeries(broker: RealBroker, directory: Path, chance: Random, count: int) -
 # --- Whoever wants to fill its memory, or to keep it from others
 
 
-def _connected(address: str) -> socket.socket:
+def connected(address: str) -> socket.socket:
     target = urlsplit(address)
     return socket.create_connection((target.hostname or "", target.port or 0), timeout=60)
 
@@ -146,7 +146,7 @@ def slow_bodies(address: str, count: int, for_s: float) -> None:
     for number in range(count):
         request = posted(dumped([event(900_000 + number)]))
         headers = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
-        connection = _connected(address)
+        connection = connected(address)
         head = f"POST {request.path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(request.body)}\r\n{headers}\r\n"
         connection.sendall(head.encode())
         connections.append((connection, request.body))
@@ -164,7 +164,7 @@ def slow_bodies(address: str, count: int, for_s: float) -> None:
 
 def slow_heads(address: str, count: int, for_s: float) -> None:
     """Connections that never get to the end of their headers."""
-    connections = [_connected(address) for _ in range(count)]
+    connections = [connected(address) for _ in range(count)]
     ends = time.monotonic() + for_s
     for connection in connections:
         connection.sendall(SLOW_HEAD)
@@ -185,7 +185,7 @@ def endless_body(address: str, size: int, *, chunked: bool, signed: bool, packed
     if packed:
         headers.append("Content-Encoding: gzip")
     piece = _BOMB if packed else b" " * 65_536
-    with contextlib.closing(_connected(address)) as connection:
+    with contextlib.closing(connected(address)) as connection:
         connection.sendall("\r\n".join([f"POST {request.path} HTTP/1.1", "Host: x", *headers, "", ""]).encode())
         sent = 0
         with contextlib.suppress(OSError):

@@ -17,6 +17,7 @@ from typing import Any, Final
 import pytest
 
 from monitor.inputs.signature import Signatures
+from monitor.inputs.sink_tests import SinkTest, read_sink_test
 from monitor.settings import SecretFile
 from tests.broker import RealBroker
 from tests.forging import forge
@@ -375,6 +376,10 @@ def test_a_sink_test_is_told_in_the_topic_that_other_processes_read(bridge):
     assert said["data"]["test_id"] == "00000000-0000-4000-8000-000000000001"
     assert bridge.said("sink_test_received")[0]["test_id"] == said["data"]["test_id"]
     assert test.strip() in bridge.values()
+    read = read_sink_test(told.key or "", told.value)
+    assert read == SinkTest(sid, "00000000-0000-4000-8000-000000000001", said["time"])
+    assert read_sink_test(f"{sid}/place/1", told.value) is None
+    assert read_sink_test(told.key or "", b"{}") is None
 
 
 # --- How it is set up

@@ -15,6 +15,7 @@ from tests.ingest_load import (
     bad_network,
     bridge_killed,
     broker_away,
+    connected,
     endless_body,
     large_array,
     slow_bodies,
@@ -88,6 +89,16 @@ def test_whoever_sends_slowly_or_without_end_keeps_nobody_from_the_bridge(bridge
     assert rss_bytes(bridge.process.pid) < MEMORY_MAX
     until(lambda: bridge.metrics()("ingest_in_flight_requests") == 0, why=bridge.tail)
     assert bridge.metrics().by("ingest_requests_total", "outcome").keys() >= {"too_slow", "too_large", "accepted"}
+
+
+def test_whoever_holds_connections_without_asking_has_to_go_for_those_who_ask(bridge):
+    held = [connected(bridge.address) for _ in range(1_100)]
+    try:
+        assert {bridge.post(posted(b"[]")) for _ in range(20)} == {200}
+        assert {bridge.get("/-/ready", metrics=False)[0] for _ in range(3)} == {200}
+    finally:
+        for connection in held:
+            connection.close()
 
 
 def test_arrays_of_fifty_thousand_elements_are_taken_whole_and_others_with_them(bridge):

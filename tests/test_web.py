@@ -15,9 +15,10 @@ from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
 from monitor.core.verdict import read_instant
+from monitor.errors import ListenError
 from monitor.outputs.metrics import Metrics
 from monitor.settings import Address
-from monitor.web.server import STILL_MAX_S, Health, ListenError, WebServer
+from monitor.web.server import STILL_MAX_S, Health, WebServer
 
 LOOPBACK = Address("127.0.0.1", 0)
 PATHS = ("/", "/metrics", "/-/healthy", "/-/ready")

@@ -19,17 +19,17 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from datetime import UTC, datetime
 from typing import Final, NamedTuple, Protocol
 
-import msgspec
 import structlog
 from aiohttp import hdrs, web
 
 from monitor.core.decode import account_of
 from monitor.core.envelope import FAULTS, decode_raws
 from monitor.core.values import sid_of
-from monitor.errors import OutOfReach
+from monitor.errors import ListenError
 from monitor.inputs.callbacks import conference_event, recording_event
 from monitor.inputs.relay import FullError, Relay
 from monitor.inputs.signature import Caller, SecretLines, Signatures, read_form
+from monitor.inputs.sink_tests import TEST_EVENT, render_sink_test, sink_test_in
 from monitor.settings import Address
 
 EVENTS: Final = "/twilio/events"
@@ -53,14 +53,8 @@ SAY_EVERY_S: Final = 60.0
 LINGERING_S: Final = 2.0  # How long the rest of a body is read and thrown away after the answer.
 
 SIGNATURE: Final = "X-Twilio-Signature"
-TEST_EVENT: Final = b"com.twilio.eventstreams.test-event"
-SINK_TEST_TYPE: Final = "dev.recording-monitor.sink-test.seen"
 
 log = structlog.get_logger(__name__)
-
-
-class ListenError(OutOfReach):
-    """The address cannot be listened on: taken, not ours, or not permitted."""
 
 
 class Answer(NamedTuple):
@@ -217,7 +211,11 @@ class Bridge:
         asked = self._health.get(path)
         if asked is not None:
             return _text(200 if asked() else 503, "ok" if asked() else "not now")
+        connection = request.protocol
+        assert isinstance(connection, _Connection)
+        connection.asking = True
         answer = await self._answer(request, path.removeprefix(self._caller.prefix), query)
+        connection.asking = False
         self._watch.answered(answer.outcome)
         response = _text(answer.status, answer.outcome)
         if answer is CHALLENGED:
@@ -313,18 +311,18 @@ class Bridge:
 
     async def _tell_of_tests(self, signer: str, elements: Sequence[bytes]) -> None:
         """Say in the topic of account settings, which other processes read, which sink tests have come."""
-        for test in map(_test_in, elements):
+        now = datetime.now(UTC)
+        for test in (sink_test_in(raw, signer, now) for raw in elements):
             if test is None:
                 continue
-            account = sid_of(test.id, "AC") or signer
-            log.info("sink_test_received", account_sid=account, test_id=test.data.test_id)
-            message = (self._settings_topic, *render_sink_test(account, test, datetime.now(UTC)))
+            log.info("sink_test_received", account_sid=test.account_sid, test_id=test.test_id)
+            message = (self._settings_topic, *render_sink_test(test))
             # The test itself is in the events topic: what goes wrong here must not make Twilio send it again.
             try:
                 if await self._relay.send([message]) != "acknowledged":
-                    log.warning("sink_test_not_told", account_sid=account)
+                    log.warning("sink_test_not_told", account_sid=test.account_sid)
             except FullError:
-                log.warning("sink_test_not_told", account_sid=account)
+                log.warning("sink_test_not_told", account_sid=test.account_sid)
 
     # Whether it is Twilio.
 
@@ -424,7 +422,12 @@ class _Room:
 
 
 class _Connection(web.RequestHandler):
-    """One connection; one too many is closed at once. What is not HTTP gets a bare 400, and no line in the log."""
+    """One connection. Where there are too many, the oldest that asks nothing has to go for a new one.
+
+    What is not HTTP gets a bare 400, and no line in the log.
+    """
+
+    __slots__ = ("_connections", "asking")
 
     def __init__(self, manager: web.Server, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(
@@ -435,13 +438,17 @@ class _Connection(web.RequestHandler):
             access_log=None,  # type: ignore[arg-type]  # None is what it takes for none.
             auto_decompress=False,  # What unpacks without a bound is done here, with one.
         )
-        self._connections = manager.connections
+        self._connections = manager
+        self.asking = False
+        """Whether a request of it is being answered."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take one in."""
         super().connection_made(transport)
-        if len(self._connections) > CONNECTIONS_MAX:
-            self.force_close()
+        held = self._connections.connections
+        if len(held) > CONNECTIONS_MAX:
+            oldest = (one for one in held if isinstance(one, _Connection) and not one.asking)
+            next(oldest, self).force_close()
 
     def handle_error(
         self,
@@ -487,41 +494,3 @@ def _authorized(header: str, known: Iterable[str]) -> bool:
     except ValueError:
         return False
     return scheme.lower() == "basic" and any(hmac.compare_digest(told, one.encode()) for one in known)
-
-
-class _TestData(msgspec.Struct):
-    test_id: str
-
-
-class _Test(msgspec.Struct):
-    type: str
-    data: _TestData
-    id: str | None = None
-
-
-_decode_test: Final = msgspec.json.Decoder(_Test).decode
-
-
-def _test_in(raw: bytes) -> _Test | None:
-    """The sink's test event: https://www.twilio.com/docs/events/webhook-quickstart#validate-a-sink."""
-    if TEST_EVENT not in raw:
-        return None
-    try:
-        test = _decode_test(raw)
-    except FAULTS:
-        return None
-    return test if test.type.encode() == TEST_EVENT else None
-
-
-def render_sink_test(account: str, test: _Test, seen_at: datetime) -> tuple[str, bytes]:
-    """Key and value of what is said of a sink test in the topic of account settings: the last one of each account."""
-    at = seen_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    value = {
-        "specversion": "1.0",
-        "type": SINK_TEST_TYPE,
-        "source": "recording-monitor",
-        "id": f"sink-test:{test.data.test_id}",
-        "time": at,
-        "data": {"account_sid": account, "test_id": test.data.test_id, "seen_at": at},
-    }
-    return f"{account}/sink-test/account", msgspec.json.encode(value)

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.aiohttp import make_aiohttp_handler
 
 from monitor import __version__
-from monitor.errors import OutOfReach
+from monitor.errors import ListenError
 from monitor.settings import Address
 
 STILL_MAX_S: Final = 60.0  # A loop that has not turned for so long does not turn any more.
@@ -32,10 +32,6 @@ _HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-
-
-class ListenError(OutOfReach):
-    """The address cannot be listened on: taken, not ours, or not permitted."""
 
 
 class Health:
