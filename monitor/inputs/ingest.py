@@ -154,7 +154,7 @@ class Bridge:
         self._body_max = body_max
         self._credentials = credentials or SecretLines(None)
         self._health = {"/-/ready": ready, "/-/healthy": healthy}
-        self._ways: Final[Mapping[str, Callable[[web.BaseRequest, str, str], Awaitable[Answer]]]] = {
+        self._ways: Final[Mapping[str, Callable[[web.BaseRequest, str, str, float], Awaitable[Answer]]]] = {
             EVENTS: self._take_events,
             RECORDING_STATUS: self._take_callback,
             CONFERENCE_STATUS: self._take_callback,
@@ -232,13 +232,11 @@ class Bridge:
         if self.requests >= REQUESTS_MAX:
             return BUSY
         self.requests += 1
+        until = asyncio.get_running_loop().time() + ANSWER_WITHIN_S
         try:
-            async with asyncio.timeout(ANSWER_WITHIN_S):
-                return await take(request, path, query)
+            return await take(request, path, query, until)
         except _Refused as refused:
             return refused.answer
-        except TimeoutError:
-            return NOT_DELIVERED
         except (ConnectionError, web.RequestPayloadError):
             return TOO_SLOW  # It went away before its end: nobody is there any more to read the answer.
         except Exception:
@@ -249,7 +247,7 @@ class Bridge:
 
     # What is asked for.
 
-    async def _take_events(self, request: web.BaseRequest, path: str, query: str) -> Answer:
+    async def _take_events(self, request: web.BaseRequest, path: str, query: str, until: float) -> Answer:
         """Event Streams: an event, or an array of them; each is produced as it stands."""
         urls, signature = self._urls(request, path, query), self._signature(request)
         length = request.content_length
@@ -266,12 +264,13 @@ class Bridge:
             elements = _elements(body)
             if len(elements) > ELEMENTS_MAX:
                 return TOO_LARGE
-            answer = await self._produce((self._topic, account_of(raw) or signer, raw) for raw in elements)
+            messages = ((self._topic, account_of(raw) or signer, raw) for raw in elements)
+            answer = await self._produce(messages, until)
             if answer is ACCEPTED and TEST_EVENT in body:
-                await self._tell_of_tests(signer, elements)
+                await self._tell_of_tests(signer, elements, until)
             return answer
 
-    async def _take_callback(self, request: web.BaseRequest, path: str, query: str) -> Answer:
+    async def _take_callback(self, request: web.BaseRequest, path: str, query: str, until: float) -> Answer:
         """A status callback: a form, made into the event that Event Streams would have sent."""
         urls, signature = self._urls(request, path, query), self._signature(request)
         with self._room() as room:
@@ -284,9 +283,9 @@ class Bridge:
             self._expected(request)
             render = recording_event if path == RECORDING_STATUS else conference_event
             event = render(form, url=urls[0], path=path, received_at=datetime.now(UTC))
-            return await self._produce([(self._topic, account_of(event) or signer, event)])
+            return await self._produce([(self._topic, account_of(event) or signer, event)], until)
 
-    async def _produce(self, messages: Iterable[tuple[str, str, bytes]]) -> Answer:
+    async def _produce(self, messages: Iterable[tuple[str, str, bytes]], until: float) -> Answer:
         given = 0
 
         def counted() -> Iterator[tuple[str, str, bytes]]:
@@ -297,7 +296,7 @@ class Bridge:
 
         began = time.monotonic()
         try:
-            delivered = await self._relay.send(counted())
+            delivered = await self._relay.send(counted(), until=until)
         except FullError:
             return BUSY
         if delivered == "acknowledged":
@@ -309,7 +308,7 @@ class Bridge:
         self._sayings.say("events_not_delivered", topic=self._topic)
         return NOT_DELIVERED
 
-    async def _tell_of_tests(self, signer: str, elements: Sequence[bytes]) -> None:
+    async def _tell_of_tests(self, signer: str, elements: Sequence[bytes], until: float) -> None:
         """Say in the topic of account settings, which other processes read, which sink tests have come."""
         now = datetime.now(UTC)
         for test in (sink_test_in(raw, signer, now) for raw in elements):
@@ -319,7 +318,7 @@ class Bridge:
             message = (self._settings_topic, *render_sink_test(test))
             # The test itself is in the events topic: what goes wrong here must not make Twilio send it again.
             try:
-                if await self._relay.send([message]) != "acknowledged":
+                if await self._relay.send([message], until=until) != "acknowledged":
                     log.warning("sink_test_not_told", account_sid=test.account_sid)
             except FullError:
                 log.warning("sink_test_not_told", account_sid=test.account_sid)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Literal
@@ -102,6 +104,8 @@ class Relay:
         self._client = _Client({**self._given, **self._ours})
         self._single: _Client | None = None
         self._leaving: list[_Client] = []
+        self._waiting: list[tuple[float, int, _Batch]] = []  # A heap, the first to be given up in front.
+        self._numbers = itertools.count()
         self._broken = False
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -131,16 +135,19 @@ class Relay:
             client.producer.purge()
             client.producer.poll(0)
 
-    async def send(self, messages: Iterable[tuple[str, str, bytes]]) -> Delivered:
+    async def send(self, messages: Iterable[tuple[str, str, bytes]], *, until: float) -> Delivered:
         """Hand over messages (topic, key, value); return once each is acknowledged, or is known not to be.
 
+        At ``until`` (of the loop's clock) what is not acknowledged counts as failed, though it may still come to be.
         Raises FullError where too much is on its way already; what of them was handed over until then still goes its
-        way. Whoever stops waiting leaves all of it on its way.
+        way.
         """
         if self._broken:
             self._replace("producer_failed")
         client = self._client
-        batch = _Batch(asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        batch = _Batch(loop.create_future())
+        heapq.heappush(self._waiting, (until, next(self._numbers), batch))
         handed = 0
         try:
             for topic, key, value in messages:
@@ -151,6 +158,9 @@ class Relay:
                 if handed % IN_A_GO == 0:
                     self._wake.set()
                     await asyncio.sleep(0)
+                    if loop.time() > until:
+                        batch.failed = True
+                        break
         finally:
             batch.settle()
             self._wake.set()
@@ -226,8 +236,17 @@ class Relay:
                 self._leaving.remove(client)
                 # In a thread: it waits for librdkafka's own.
                 await asyncio.to_thread(client.producer.close)
+            self._give_up()
             self._turned()
             await asyncio.sleep(POLL_S)
+
+    def _give_up(self) -> None:
+        """Tell those whose time has come. To look at the first costs next to nothing beside a timer for each."""
+        now = asyncio.get_running_loop().time()
+        while self._waiting and (self._waiting[0][0] <= now or self._waiting[0][2].done.done()):
+            batch = heapq.heappop(self._waiting)[2]
+            if not batch.done.done():
+                batch.done.set_result("failed")
 
     async def _look_at_secrets(self) -> None:
         while True:
