@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from monitor.core import decode as decoding
-from monitor.core.decode import ENTRIES_MAX, MESSAGE_BYTES_MAX, decode
+from monitor.core.decode import ENTRIES_MAX, MESSAGE_BYTES_MAX, account_of, decode
 from monitor.core.envelope import NESTING_MAX
 from monitor.core.events import (
     CallFact,
@@ -630,6 +630,45 @@ def test_the_account_is_taken_from_the_most_explicit_place():
     entry = one(event)
     assert isinstance(entry, Malformed)
     assert entry.reason == "no-account"
+
+
+@pytest.mark.parametrize("kind", [f"{RECORDED}", "com.twilio.of-the-future", "com.twilio.eventstreams.test-event", 7])
+def test_the_account_of_a_message_is_found_whatever_its_type(kind):
+    parameters_, data_, payload_, url_, source_, recording_ = OTHER[:6]
+    event = sample(f"{RECORDED}.call-completed")
+    event["type"] = kind
+    event["source"] = f"/2010-04-01/Accounts/{source_}/Calls/{CALL}.json"
+    data, request = event["data"], event["data"]["request"]
+    request["url"] = f"https://api.example.com/Accounts/{url_}/Recordings?x=1"
+    request["parameters"] |= {
+        "AccountSid": parameters_,
+        "RecordingUrl": f"https://api.example.com/v1/{recording_}/Recordings/{RECORDING}",
+    }
+    data |= {"account_sid": data_, "payload": {"account_sid": payload_}}
+
+    def found() -> str | None:
+        return account_of(json.dumps(event).encode())
+
+    assert found() == parameters_
+    del request["parameters"]["AccountSid"]
+    assert found() == data_
+    del data["account_sid"]
+    assert found() == payload_
+    del data["payload"]
+    assert found() == url_
+    request["url"] = "https://voice.example.com/callbacks"
+    assert found() == source_
+    event["source"] = "anything"
+    assert found() == recording_
+    del request["parameters"]["RecordingUrl"]
+    assert found() is None
+
+
+@pytest.mark.parametrize(
+    "message", [b"", b"null", b"[]", b"7", b'"text"', b"{}", b'{"data": 7}', b"{", b"\xff", b"[[[["]
+)
+def test_what_is_no_event_is_of_no_account(message):
+    assert account_of(message) is None
 
 
 @pytest.mark.parametrize("account", ["", "AC123", "ac0000000000000000000000000000aa01", "AC" + "-" * 32, 5, None])
@@ -1289,6 +1328,8 @@ def read_all(message: bytes | None, headers: list[tuple[str, bytes | None]] | No
             msgspec.msgpack.encode(entry)
         else:
             assert entry.type
+    account = None if message is None else account_of(message)
+    assert account is None or is_sid(account, "AC")
     return entries
 
 

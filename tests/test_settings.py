@@ -86,7 +86,12 @@ def test_every_key_of_a_full_file_arrives_typed(write):
             flex: {{session_max: 12h}}
             alertmanagers: [http://am-1:9093/, http://am-2:9093]
             web: {{listen: "[::1]:9000", external_url: https://monitor.example.com/, actions: true}}
-            ingest: {{enabled: true, public_url: https://in.example.com/events, trusted_proxies: [10.0.0.0/8]}}
+            ingest:
+              enabled: true
+              listen: ":8443"
+              public_url: https://in.example.com/events
+              trusted_proxies: [10.0.0.0/8]
+              sources: [35.90.102.128/25]
             cases: {{retention: 90d, resolve_on: deleted}}
             log: {{format: json, level: debug}}
             """
@@ -110,7 +115,9 @@ def test_every_key_of_a_full_file_arrives_typed(write):
     assert [one.url for one in settings.alertmanagers] == ["http://am-1:9093", "http://am-2:9093"]
     assert settings.web.listen == Address("::1", 9000)
     assert settings.web.actions is True
+    assert settings.ingest.listen == Address("", 8443)
     assert settings.ingest.trusted_proxies == ("10.0.0.0/8",)
+    assert settings.ingest.sources == ("35.90.102.128/25",)
     assert settings.cases.resolve_on == "deleted"
 
 
@@ -318,6 +325,13 @@ def test_a_secrets_file_is_named_in_a_variable_as_well(write):
     }
 
     assert kafka_client(load_settings(Path("/dev/null"), environ))["ssl.key.password"] == SECRET
+
+
+def test_a_file_of_several_secrets_is_read_line_by_line(tmp_path):
+    file = tmp_path / "tokens"
+    file.write_text("\ufeffpresent\r\n\n  before \n")
+
+    assert SecretFile(file).lines() == ("present", "before")
 
 
 def test_a_secret_in_plain_text_is_taken_with_a_warning_and_masked(write):
