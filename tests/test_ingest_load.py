@@ -23,7 +23,7 @@ from tests.ingest_load import (
     together,
 )
 from tests.monitors import until
-from tests.rig import rss_bytes
+from tests.rig import descriptors, rss_bytes
 from tests.webhooks import Ingest, Request, posted
 
 MEMORY_MAX = 400 << 20
@@ -95,6 +95,8 @@ def test_whoever_holds_connections_without_asking_has_to_go_for_those_who_ask(br
     held = [connected(bridge.address) for _ in range(1_100)]
     try:
         assert {bridge.post(posted(b"[]")) for _ in range(20)} == {200}
+        assert bridge.process is not None
+        assert descriptors(bridge.process.pid) < 1_060
         assert {bridge.get("/-/ready", metrics=False)[0] for _ in range(3)} == {200}
     finally:
         for connection in held:

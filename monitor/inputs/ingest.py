@@ -446,8 +446,9 @@ class _Connection(web.RequestHandler):
         super().connection_made(transport)
         held = self._connections.connections
         if len(held) > CONNECTIONS_MAX:
-            oldest = (one for one in held if isinstance(one, _Connection) and not one.asking)
-            next(oldest, self).force_close()
+            oldest = next((one for one in held if isinstance(one, _Connection) and not one.asking), self)
+            oldest.asking = True  # It is held until the loop has closed it: it must not be found again.
+            oldest.force_close()
 
     def handle_error(
         self,

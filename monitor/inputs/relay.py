@@ -93,7 +93,7 @@ class Relay:
         self._ours: dict[str, object] = {
             "message.timeout.ms": round(deliver_within_s * 1000),
             "queue.buffering.max.messages": 2 * messages_max,
-            "queue.buffering.max.kbytes": 2 * bytes_max // 1024,
+            "queue.buffering.max.kbytes": 2 * bytes_max // 1024 + 1,
             "error_cb": self._error,
         }
         self.outstanding = 0
