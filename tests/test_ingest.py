@@ -422,7 +422,7 @@ def recent(number: int) -> dict[str, Any]:
     return {**event(number, RecordingStartTime=started), "time": datetime.now(UTC).isoformat()}
 
 
-def test_it_stops_in_good_order_and_tells_no_token(bridge, broker, tmp_path):
+def test_it_stops_in_good_order_and_tells_no_token(broker, tmp_path):
     with Ingest(broker, tmp_path) as bridge:
         assert bridge.post(posted(dumped(event(1)))) == 200
         assert bridge.post(posted(dumped(event(1)), OTHER_TOKEN)) == 403
@@ -431,6 +431,7 @@ def test_it_stops_in_good_order_and_tells_no_token(bridge, broker, tmp_path):
         metrics = bridge.get("/metrics")[1]
 
         assert bridge.stop() == 0
-        said = bridge.log.read_text()
-        assert TOKEN not in said + metrics
+        printed = program("config", "print", "--config", str(tmp_path / "ingest.yaml"), cwd=tmp_path)
+        assert b"auth_token_file" in printed.stdout, printed.stderr
+        assert TOKEN not in bridge.log.read_text() + metrics + printed.stdout.decode() + printed.stderr.decode()
         assert bridge.said("bridge_stopped")

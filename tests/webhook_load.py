@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -13,8 +14,9 @@ from confluent_kafka import Producer
 
 from monitor.outputs.delivery import producer_properties
 from tests.broker import RealBroker
+from tests.ingest_load import Bystander, endless_body, large_array, slow_bodies, slow_heads, together
 from tests.rig import BenchError, cpu_s, rss_bytes
-from tests.webhooks import ACCOUNT, Ingest, dumped, event, posted
+from tests.webhooks import ACCOUNT, Ingest, dumped, event, post, posted
 
 CONNECTIONS: Final = 64
 _DONE: Final = b"accepted\n"
@@ -62,6 +64,26 @@ class Bridge:
         self.pid = self._ingest.process.pid
         host, _, port = self._ingest.address.removeprefix("http://").rpartition(":")
         self._where = (host, int(port))
+
+    def beside_attacks(self) -> list[float]:
+        """Milliseconds that genuine requests took while others sent slowly, without end, and arrays of 50,000."""
+        address = self._ingest.address
+        endless = partial(endless_body, address, 100 << 20)
+        with Bystander(address) as bystander:
+            together(
+                [
+                    *[partial(slow_bodies, address, 50, 8)] * 2,
+                    partial(slow_heads, address, 200, 8),
+                    partial(endless, chunked=True, signed=True),
+                    partial(endless, chunked=False, signed=True),
+                    partial(endless, chunked=True, signed=False),
+                    partial(endless, chunked=True, signed=True, packed=True),
+                    partial(post, address, large_array(50_000)),
+                ]
+            )
+        if set(bystander.statuses) != {200}:
+            raise BenchError(f"genuine requests were answered {set(bystander.statuses)}")
+        return [1000 * seconds for seconds in bystander.seconds]
 
     def load(self, requests: list[bytes], batch: int, *, per_second: float | None = None) -> Posted:
         """Post all of it: each connection the next as soon as it is answered, or at a steady rate of events."""
