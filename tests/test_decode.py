@@ -662,6 +662,8 @@ def test_the_account_of_a_message_is_found_whatever_its_type(kind):
     assert found() == recording_
     del request["parameters"]["RecordingUrl"]
     assert found() is None
+    escaped = json.dumps({"type": kind, "data": {"account_sid": OTHER[0]}}).replace("AC", "\\u0041C")
+    assert account_of(escaped.encode()) == OTHER[0]
 
 
 @pytest.mark.parametrize(

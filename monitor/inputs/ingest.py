@@ -27,7 +27,7 @@ from monitor.core.envelope import FAULTS, decode_raws
 from monitor.core.values import sid_of
 from monitor.errors import ListenError
 from monitor.inputs.callbacks import conference_event, recording_event
-from monitor.inputs.relay import FullError, Relay
+from monitor.inputs.relay import IN_A_GO, FullError, Relay
 from monitor.inputs.signature import Caller, SecretLines, Signatures, read_form
 from monitor.inputs.sink_tests import TEST_EVENT, render_sink_test, sink_test_in
 from monitor.settings import Address
@@ -159,6 +159,7 @@ class Bridge:
             RECORDING_STATUS: self._take_callback,
             CONFERENCE_STATUS: self._take_callback,
         }
+        self._many = asyncio.Lock()
         self._sayings = _Sayings()
         self.requests = 0
         """Requests under way."""
@@ -265,7 +266,10 @@ class Bridge:
             if len(elements) > ELEMENTS_MAX:
                 return TOO_LARGE
             messages = ((self._topic, account_of(raw) or signer, raw) for raw in elements)
-            answer = await self._produce(messages, until)
+            if len(elements) <= IN_A_GO:
+                answer = await self._produce(messages, until)
+            else:
+                answer = await self._produce_many(messages, until)
             if answer is ACCEPTED and TEST_EVENT in body:
                 await self._tell_of_tests(signer, elements, until)
             return answer
@@ -307,6 +311,14 @@ class Bridge:
             return TOO_LARGE
         self._sayings.say("events_not_delivered", topic=self._topic)
         return NOT_DELIVERED
+
+    async def _produce_many(self, messages: Iterable[tuple[str, str, bytes]], until: float) -> Answer:
+        """Produce what takes its time, one request after another: side by side none of them would be done in time."""
+        try:
+            async with asyncio.timeout_at(until), self._many:
+                return await self._produce(messages, until)
+        except TimeoutError:
+            return BUSY
 
     async def _tell_of_tests(self, signer: str, elements: Sequence[bytes], until: float) -> None:
         """Say in the topic of account settings, which other processes read, which sink tests have come."""
