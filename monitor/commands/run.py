@@ -229,8 +229,9 @@ class Running:
         until = time.monotonic() + for_s
         self.health.stopping()
         self._stopping.set()
-        bridge = self._bridge
-        leaving = None if bridge is None else asyncio.run_coroutine_threadsafe(bridge.stop(for_s / 2), self._loop)
+        leaving = None
+        if self._bridge is not None and self._loop_thread.is_alive():
+            leaving = asyncio.run_coroutine_threadsafe(self._bridge.stop(for_s / 2), self._loop)
         self._member.stop()
         self._reading.join(max(0.1, until - time.monotonic()))
         in_time = not self._reading.is_alive()
