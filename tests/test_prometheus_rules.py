@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
+from monitor.inputs.ingest import OUTCOMES
+from monitor.outputs.ingest_metrics import IngestMetrics
 from monitor.outputs.metrics import PREFIX, Metrics
 from tests.test_metrics import TABLE
 
@@ -32,7 +35,9 @@ def told(*command: str | Path) -> str:
 def exported() -> set[str]:
     """Every name under which Prometheus finds a series of ours."""
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
-    families = list(Metrics(aliases={}).registry.collect())
+    registry = Metrics(aliases={}).registry
+    IngestMetrics(registry, OUTCOMES, wall_clock=time.time)
+    families = list(registry.collect())
     return {family.name + suffix for family in families for suffix in suffixes.get(family.type, ("",))}
 
 
