@@ -112,11 +112,11 @@ def bad_network(directory: Path, chance: Random, *, faults: int, fault_s: float,
             partial(proxy.cut, refuse=True),
             partial(proxy.slow, latency_s=0.3, bytes_per_s=200_000),
         ]
-        load_s = 2 * faults * fault_s
+        load_s = 1.5 * faults * fault_s
         requests = steady(round(load_s * per_second), per_second)
         with Sender(lambda: bridge.address, requests, threads=16) as sender:
             for number in range(faults):
-                time.sleep(fault_s)
+                time.sleep(fault_s / 2)
                 deeds[(number + chance.randrange(len(deeds))) % len(deeds)]()
                 time.sleep(fault_s)
                 proxy.heal()

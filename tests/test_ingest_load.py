@@ -36,7 +36,7 @@ def nothing_lost(outcome: Outcome) -> None:
 
 
 def test_nothing_acknowledged_is_lost_when_the_broker_is_away_for_a_while(tmp_path):
-    outcome = broker_away(tmp_path, away_s=5, load_s=6, per_second=50)
+    outcome = broker_away(tmp_path, away_s=5, load_s=5, per_second=60)
 
     nothing_lost(outcome)
     assert outcome.again > 0

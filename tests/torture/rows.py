@@ -720,12 +720,12 @@ POLICIES: Final = (
 # ---- the webhook bridge: what it has acknowledged, instead of verdicts ----------------------------------------------
 
 
-def _bridged(outcome: Outcome) -> Tally:
+def _bridged(outcome: Outcome, harm: int) -> Tally:
     """A history of the bridge in the table's terms: events for verdicts; what is thrown away breaks a promise."""
     faults = [f"answered {status}: thrown away" for status in outcome.refused]
     if outcome.unanswered:
         faults.append(f"{outcome.unanswered} requests were not answered within 5 s")
-    return Tally(verdicts=outcome.acknowledged, lost=outcome.lost, faults=faults, again=outcome.again, harm=1)
+    return Tally(verdicts=outcome.acknowledged, lost=outcome.lost, faults=faults, again=outcome.again, harm=harm)
 
 
 @row("ingest-broker-away", "the bridge's broker killed, and back after a minute", full=2)
@@ -733,7 +733,7 @@ def ingest_broker_away(history: History) -> Tally:
     bench = history.bench
     directory = history.directory.parent / f"broker-{history.directory.name}"
     away_s, load_s = bench.size(10, 60), bench.size(15, 100)
-    return _bridged(broker_away(directory, away_s=away_s, load_s=load_s, per_second=bench.size(50, 150)))
+    return _bridged(broker_away(directory, away_s=away_s, load_s=load_s, per_second=bench.size(50, 150)), 1)
 
 
 @row("ingest-bad-network", "the bridge's way to the broker held, cut, slowed", full=2)
@@ -741,7 +741,7 @@ def ingest_bad_network(history: History) -> Tally:
     bench = history.bench
     directory = history.directory.parent / f"broker-{history.directory.name}"
     faults = int(bench.size(2, 10))
-    return _bridged(bad_network(directory, Random(history.seed), faults=faults, fault_s=6, per_second=40))
+    return _bridged(bad_network(directory, Random(history.seed), faults=faults, fault_s=6, per_second=40), faults)
 
 
 @row("ingest-killed", "kill -9 of the bridge under load", full=2)
@@ -749,7 +749,7 @@ def ingest_killed(history: History) -> Tally:
     bench = history.bench
     kills, load_s = int(bench.size(2, 20)), bench.size(10, 120)
     outcome = bridge_killed(bench.broker, history.directory, kills=kills, load_s=load_s, per_second=100)
-    return _bridged(outcome)
+    return _bridged(outcome, kills)
 
 
 @row("ingest-forged", "forged requests at the bridge, over the wire", full=1)
