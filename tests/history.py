@@ -558,7 +558,7 @@ def _draw_crash(chance: random.Random, after: int, *, zombies: bool, losses: boo
         back=chance.choice((0, 0, 0, 1, 2, 3)),
         stale=chance.choice((0, 0, 0, 1, 2, 4)),
         zombie=zombie,
-        arrives=0 if zombie is None else chance.choice((-1, 0, 1, 2, 3, 5)),
+        arrives=0 if zombie is None else chance.choice((-1, 0, 1, 2, 3, 5, 8, 13)),
         low=None if low is None or low <= 0 else low,
         unread=chance.choice((0, 0, 1, 3)),
     )
@@ -1951,6 +1951,17 @@ class NoOrphans(_OtherPipeline):
             return []
 
 
+class LateSuspicionIsLost(_OtherPipeline):
+    """A suspicion that a former owner writes when its conversation has closed ends as one whose evidence was lost."""
+
+    name, refuted_by = "a late suspicion ends as a loss", "P1"
+
+    class pipeline_type(Pipeline):  # noqa: N801
+        def _end_orphans(self, offset: int, log_time_ms: int) -> list[Told]:
+            self._whole = False
+            return super()._end_orphans(offset, log_time_ms)
+
+
 class SilentBelowTheGate(_OtherPipeline):
     """Between commit and gate nothing is told at all, not even what is malformed."""
 
@@ -2287,6 +2298,7 @@ REFUTED: tuple[Rules, ...] = (
     NoRestsFrom(),
     AllowedOnLittle(),
     NoOrphans(),
+    LateSuspicionIsLost(),
     SilentBelowTheGate(),
     EntryByEntry(),
     CommitForgets(),

@@ -151,6 +151,10 @@ COUNTEREXAMPLES = {
         messages=((0, "name(c,pay)"), (0, "rec(s,c)")), crashes=(Crash(after=0, low=1),)
     ),
     "no closing of orphans": History(messages=((0, "insight(c)"),), crashes=(Crash(after=3, low=1),)),
+    "a late suspicion ends as a loss": History(
+        messages=((0, "insight(c)"), (3, "tick()"), (4, "rec(r,c)"), (15, "tick()#a"), (26, "tick()#b")),
+        crashes=(Crash(after=1, unwritten=1, zombie=0, arrives=4),),
+    ),
     "quarantine waits for the gate": History(
         messages=((0, "junk()"), (0, "rec(r,a,DialVerb)"), (10, "tick()")),
         crashes=(Crash(after=2, unwritten=1),),

@@ -210,6 +210,8 @@ class Pipeline:
         self._dirty_accounts: set[str] = set()
         self._end = checkpoint.end
         self._unsettled: list[str] = []  # Published, not final, and perhaps nobody's: see _end_orphans.
+        self._bereft: set[str] = set()  # Of these, what has closed with nothing left to conclude it from.
+        self._whole = not checkpoint.lost and checkpoint.cut is None
         # What is held back is lost with this process: until it is told, the checkpoint stays where it was.
         self._safe: Checkpoint | None = checkpoint
 
@@ -577,11 +579,10 @@ class Pipeline:
                 found = self._judge(conversation, moment, due_ms, closed=True)
                 concluded = {draft.key for draft in found}
                 # Nothing is left to conclude the others from: what is published of them ends as it would after a loss.
-                self._unsettled += [
-                    key
-                    for key in (*(conversation.recordings or ()), *(conversation.suspects or ()))
-                    if key not in concluded
-                ]
+                bereft = {*(conversation.recordings or ()), *(conversation.suspects or ())} - concluded
+                self._unsettled += sorted(bereft)
+                if conversation.truncated:
+                    self._bereft |= bereft
                 drafts += found
         return drafts
 
@@ -639,12 +640,15 @@ class Pipeline:
     def _end_orphans(self, offset: int, log_time_ms: int) -> list[Told]:
         """What is published, not final, and has no conversation any more, will never be judged again: end it.
 
-        Its evidence was lost; or a former owner wrote it after we had ended it.
+        Its evidence was lost; or a former owner wrote it after we had ended it. Where nothing was lost, a suspicion can
+        only be such a late word: one that stood when its conversation closed would be final. It is withdrawn.
         """
         told: list[Told] = []
         at = (self.generation, offset)
         keys, self._unsettled = self._unsettled, []
         for key in keys:
+            bereft = key in self._bereft
+            self._bereft.discard(key)
             account_sid = self.ledger.account_if_open(key)
             if account_sid is None:
                 continue
@@ -656,6 +660,12 @@ class Pipeline:
                 continue
             if self.ledger.ahead(key, at):
                 self._unsettled.append(key)
+                if bereft:
+                    self._bereft.add(key)
+                continue
+            if self._whole and self.window.cut is None and not bereft and self.ledger.is_suspicion(key):
+                self.ledger.withdraw(key)
+                told.append(Publish(key, None, None, log_time_ms, late=False))
                 continue
             published = self.ledger.published(key)
             assert published is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -246,6 +247,8 @@ class Stage:
     def stop(self, member: Monitor) -> None:
         """Stop one member in good order, note it where it ends badly. Raises AssertionError: not in a minute."""
         code = member.stop()
+        if code == -signal.SIGTERM and not member.log.read_bytes():
+            return  # It was stopped before it had begun: Python was still importing.
         if code != 0:
             self.notes.append(f"a member ended with exit code {code}: {member.log.name}")
 
