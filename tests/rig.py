@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Final, NamedTuple, Self
+from typing import IO, Any, Final, NamedTuple, Self
 
 import msgspec
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
@@ -296,6 +296,11 @@ class MonitorProcess:
     def conversations(self) -> int:
         """How many conversations are open in it."""
         return int(self.metrics().get('window_entries{kind="conversations"}', 0))
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What it has said so far; what is no JSON is left out."""
+        said = self.log.read_bytes().splitlines()
+        return [msgspec.json.decode(line) for line in said if line.startswith(b"{") and line.endswith(b"}")]
 
     def check(self) -> None:
         """Raise ``BenchError`` with the end of its log when it has ended."""
