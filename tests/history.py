@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import base64
 import functools
+import io
 import multiprocessing
 import random
 import sys
@@ -1106,7 +1107,7 @@ class Interrupted:
 
     def _load(self, pipeline: Pipeline, checkpoint: Checkpoint, taken: Taken) -> bool:
         """Begin with the snapshot on the disk, if it fits."""
-        header, *rest = chunks(b"".join(taken.chunks))
+        header, *rest = chunks(io.BytesIO(b"".join(taken.chunks)).read)
         try:
             loading = pipeline.load(header, FINGERPRINT, checkpoint)
         except Unusable:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import Final
 
@@ -27,7 +27,7 @@ from monitor.core.readers import EVENT_TYPES
 from monitor.core.window import Account, Cut, Window
 
 CHUNK_BYTES: Final = 64 * 1024
-FRAME_BYTES: Final = 8
+CHUNK_BYTES_MAX: Final = 64 << 20  # A longer one is no chunk of ours.
 _FRAME: Final = Struct(">II")
 
 
@@ -268,31 +268,20 @@ def about(chunk: bytes) -> tuple[bytes, Cut | None]:
     return read.about, read.cut
 
 
-def frame(header: bytes) -> tuple[int, int]:
-    """Length and CRC-32 of a chunk, from its frame. Raises Unusable."""
-    if len(header) != FRAME_BYTES:
-        raise Unusable("it ends too soon")
-    length, checksum = _FRAME.unpack(header)
-    return length, checksum
-
-
-def chunks(whole: bytes) -> Iterator[bytes]:
-    """The chunks of a whole snapshot, checked. Raises Unusable."""
-    at = 0
-    while at < len(whole):
-        length, checksum = frame(whole[at : at + FRAME_BYTES])
-        chunk = whole[at + FRAME_BYTES : at + FRAME_BYTES + length]
-        check(chunk, length, checksum)
+def chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
+    """The chunks of a snapshot, checked, without frames. ``read`` gives the next so many bytes. Raises Unusable."""
+    while header := read(_FRAME.size):
+        if len(header) != _FRAME.size:
+            raise Unusable("it ends too soon")
+        length, checksum = _FRAME.unpack(header)
+        if length > CHUNK_BYTES_MAX:
+            raise Unusable("its bytes have changed")
+        chunk = read(length)
+        if len(chunk) != length:
+            raise Unusable("it ends too soon")
+        if zlib.crc32(chunk) != checksum:
+            raise Unusable("its bytes have changed")
         yield chunk
-        at += FRAME_BYTES + length
-
-
-def check(chunk: bytes, length: int, checksum: int) -> None:
-    """Raise Unusable unless a chunk is what its frame says."""
-    if len(chunk) != length:
-        raise Unusable("it ends too soon")
-    if zlib.crc32(chunk) != checksum:
-        raise Unusable("its bytes have changed")
 
 
 def _frame(part: _Header | _Calls | _Written | _End) -> bytes:

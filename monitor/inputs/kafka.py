@@ -36,7 +36,7 @@ from confluent_kafka import (
 )
 
 from monitor.core.pipeline import Checkpoint, NotJudged, Publish, SetAside, SettingSeen, Told
-from monitor.core.snapshot import Loading, Saving, Unusable
+from monitor.core.snapshot import Unusable
 from monitor.core.verdict import Ledger
 from monitor.errors import OutOfReach, OutputUnavailable
 from monitor.inputs.checkpoint import (
@@ -48,7 +48,7 @@ from monitor.inputs.checkpoint import (
     resume,
 )
 from monitor.inputs.reader import BEGINNING, Questions, Reader, headers_of, logger, reader_properties, shared_properties
-from monitor.inputs.snapshots import Keeper, Restoring, Snapshots
+from monitor.inputs.snapshots import Keeper, Restoring, Saved, Snapshots
 
 log = structlog.get_logger(__name__)
 
@@ -139,7 +139,7 @@ def render_tick(partition: int, *, by: str, sent_at: datetime) -> bytes:
     )
 
 
-class Fold(Protocol):
+class Fold(Saved, Protocol):
     """One partition's pipeline, as far as its owner needs it; `core/pipeline` has the real one."""
 
     @property
@@ -166,16 +166,6 @@ class Fold(Protocol):
 
     def change_settings(self, account_sid: str) -> None:
         """The settings of this account are others than before; what follows is told with the next message."""
-
-    @property
-    def next_offset(self) -> int:
-        """The first message that is not folded yet."""
-
-    def save(self, log: str) -> Saving | None:
-        """Begin a snapshot; None: not now."""
-
-    def load(self, header: bytes, log: str, checkpoint: Checkpoint) -> Loading:
-        """Begin with a snapshot. Raises Unusable."""
 
 
 class Outputs(Protocol):

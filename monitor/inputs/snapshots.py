@@ -19,14 +19,13 @@ from typing import BinaryIO, Final, Protocol
 import structlog
 
 from monitor.core.pipeline import Checkpoint
-from monitor.core.snapshot import FRAME_BYTES, Loading, Saving, Unusable, check, frame
+from monitor.core.snapshot import Loading, Saving, Unusable, chunks
 
 log = structlog.get_logger(__name__)
 
 WALK_S: Final = 0.005  # What a turn of the loop may give to snapshots,
 WALK_SHARE: Final = 0.1  # and what share of all time.
 WALK_CONVERSATIONS: Final = 10
-CHUNK_BYTES_MAX: Final = 64 << 20  # A longer one is no chunk of ours.
 
 
 class Saved(Protocol):
@@ -68,14 +67,14 @@ class Snapshots:
         except OSError as error:
             log.warning("snapshot_not_read", partition=partition, why=error.strerror)
             return None
-        chunks = _chunks(file)
+        read = chunks(file.read)
         try:
-            loading = fold.load(next(chunks, b""), self._log(fingerprint, partition), checkpoint)
+            loading = fold.load(next(read, b""), self._log(fingerprint, partition), checkpoint)
         except (Unusable, OSError) as error:
             file.close()
             log.info("snapshot_not_used", partition=partition, why=_why(error))
             return None
-        return Restoring(file, chunks, loading, fold.next_offset, partition)
+        return Restoring(file, read, loading, fold.next_offset, partition)
 
     def claim(self, keeper: Keeper) -> bool:
         """Whether a keeper may begin: one partition at a time, or many would take what one was allowed."""
@@ -244,16 +243,6 @@ def _place(file: BinaryIO, part: Path, path: Path) -> None:
     """Put a whole file where the next takeover looks. Raises OSError."""
     os.fsync(file.fileno())
     part.replace(path)
-
-
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
-    while header := file.read(FRAME_BYTES):
-        length, checksum = frame(header)
-        if length > CHUNK_BYTES_MAX:
-            raise Unusable("its bytes have changed")
-        chunk = file.read(length)
-        check(chunk, length, checksum)
-        yield chunk
 
 
 def _why(error: Unusable | OSError) -> str | None:
