@@ -26,6 +26,7 @@ from monitor.outputs.alert_text import Links, heartbeat, render_alert
 from monitor.outputs.alertmanager import Outgoing, Route
 from monitor.outputs.alerts import HEARTBEAT, Alert, Board, Labels, Pace, Standing, closes_ms, standing_of
 from monitor.outputs.cases import (
+    OPEN_FOR_MAX_MS,
     ActionSeen,
     Case,
     CaseView,
@@ -45,8 +46,6 @@ log = structlog.get_logger(__name__)
 LOOK_EVERY_S: Final = 10.0
 FORGET_EVERY_S: Final = 3600.0
 BEAT_S: Final = 1.0
-OPEN_FOR_MAX_MS: Final = 7 * 86_400_000
-"""No case is open longer after its last verdict: a conversation closes within 48 h, and nobody is told a day later."""
 NEWS_MAX: Final = 2_000
 """Cases kept at hand beyond those that are paged singly, until they are looked through."""
 TO_WRITE_MAX: Final = 100_000
@@ -124,8 +123,9 @@ class Paging:
         topics = settings.topics
         self.view = CaseView(
             settings.cases.database,
-            source=f"{topics.verdicts} {topics.case_actions}",
+            source=f"{topics.verdicts} {topics.case_actions} {pace.hold_ms} {pace.resolve_on} {pace.needs_telling}",
             retention_ms=round(settings.cases.retention.total_seconds() * 1000),
+            closes_ms=lambda case: closes_ms(self._standing(case), pace),
             on_trouble=metrics.case_trouble,
         )
         self._follower = TopicFollower(
