@@ -29,6 +29,7 @@ from monitor.outputs.cases import (
     OPEN_FOR_MAX_MS,
     ActionSeen,
     Case,
+    CaseAction,
     CaseView,
     Seen,
     VerdictSeen,
@@ -52,6 +53,7 @@ TO_WRITE_MAX: Final = 100_000
 """Actions still to be written; what is refused beyond it is not tried again, and may be told again after a restart."""
 HEARTBEAT_BEHIND_S: Final = 120.0
 LAST_WORD_S: Final = 2.0
+ACT_S: Final = 5.0
 
 
 class Change(NamedTuple):
@@ -120,6 +122,7 @@ class Paging:
             producer_properties(shared_properties(client, consumes=False)), on_error=on_kafka_error
         )
         self._looked_at = self._forgot_at = time.monotonic()
+        self._awaited: dict[str, asyncio.Future[None]] = {}
         topics = settings.topics
         self.view = CaseView(
             settings.cases.database,
@@ -158,6 +161,31 @@ class Paging:
             self._delivery.close(LAST_WORD_S / 2)
             self.view.close()
 
+    # What the pages ask, on the loop.
+
+    @property
+    def mode(self) -> Mode:
+        """How near the ends of the topics the view is."""
+        return self._mode
+
+    async def act(self, action: CaseAction) -> bool:
+        """Write what somebody did about a case, and wait until it was read back, as every process reads it.
+
+        False where that takes longer than ``ACT_S``: it may still come.
+        """
+        key, value = render_action(action, _now_ms())
+        self._awaited[key] = self._loop.create_future()
+        self._to_write.put((key, value))
+        try:
+            async with asyncio.timeout(ACT_S):
+                await self._awaited[key]
+        except TimeoutError:
+            return False
+        finally:
+            del self._awaited[key]
+        log.info("case_action_written", recording_sid=action.recording_sid, kind=action.kind)
+        return True
+
     # The follower's thread.
 
     def offsets(self, topic: str) -> Mapping[int, int]:
@@ -179,6 +207,9 @@ class Paging:
             self._to_write.put((name, None))
         if changed or gone:
             self._hand_over([self._change(case) for case in changed], gone)
+        written = [one.key for one in seen if isinstance(one, ActionSeen)]
+        if not self._awaited.keys().isdisjoint(written):
+            self._loop.call_soon_threadsafe(self._came_round, written)
         return True
 
     def turn(self) -> bool:
@@ -267,6 +298,12 @@ class Paging:
         if self._beating is not None:
             self._beating.cancel()
         await asyncio.gather(*[route.stop() for route in self._routes])
+
+    def _came_round(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            waiting = self._awaited.get(key)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(None)
 
     def _on_cases(self, changes: Sequence[Change], gone: Sequence[str]) -> None:
         now_ms = _now_ms()

@@ -158,6 +158,11 @@ def succeed(before: Case | None, verdict: Verdict, seen_ms: int) -> Case:
     )
 
 
+def goes_on(case: Case) -> bool:
+    """Whether it is still being recorded, as far as is known, and not allowed by now."""
+    return case.ended_ms is None and case.cleared_ms is None
+
+
 def handled(case: Case) -> str:
     """What people have made of a case: ``acknowledged``, a category it is explained as, or nothing yet."""
     made = ""
@@ -373,6 +378,11 @@ class CaseView:
         with self._lock, self._guarded():
             return self._case(key)
 
+    def closes_ms(self, case: Case) -> int:
+        """When a case closes, at the latest."""
+        closes_ms = self._closes_ms(case)
+        return case.seen_ms + OPEN_FOR_MAX_MS if closes_ms is None else closes_ms
+
     def cases(self, changed_after_ms: int = 0) -> Iterator[Case]:
         """All cases whose verdict came after an instant, the last first. Raises ``ViewLost``."""
         ask = "SELECT key FROM cases WHERE changed_ms > ? ORDER BY changed_ms DESC, key"
@@ -550,13 +560,12 @@ class CaseView:
 
     def _columns(self, case: Case) -> tuple[int | str, ...]:
         verdict = case.verdict
-        closes_ms = self._closes_ms(case)
         return msgspec.structs.astuple(
             Listed(
-                live=case.ended_ms is None and case.cleared_ms is None,
+                live=goes_on(case),
                 changed_ms=case.seen_ms,
                 key=case.key,
-                closes_ms=case.seen_ms + OPEN_FOR_MAX_MS if closes_ms is None else closes_ms,
+                closes_ms=self.closes_ms(case),
                 account=verdict.account_sid,
                 cause=verdict.cause or "",
                 rule=verdict.rule,
