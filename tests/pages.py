@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 
+from monitor.core.account_settings import AccountSettings
+from monitor.core.attribution import Starter
+from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
 from monitor.core.policy import Policy, built_in_policy
-from monitor.core.verdict import Verdict
+from monitor.core.verdict import Ledger, Verdict, render_instant
+from monitor.inputs.mask import Mask
 from monitor.outputs.bundle import render_bundle
-from monitor.outputs.case_events import RawEvents
+from monitor.outputs.case_events import RawEvent, RawEvents
 from monitor.outputs.cases import ActionSeen, Case, CaseAction, CaseView, VerdictSeen, render_action
 from monitor.outputs.metrics import Metrics
 from monitor.settings import Address, Settings, load_settings
+from monitor.simulator.traffic import Knobs, header, traffic
 from monitor.web.desk import Desk
 from monitor.web.pages import Pages
 from monitor.web.server import Health, WebServer
@@ -28,23 +34,29 @@ ACCOUNT = "AC" + "1" * 32
 class Cases:
     """A view, and what the pages are given beside it; an action goes straight into the view, as it would come round."""
 
-    def __init__(self, directory: Path, events: RawEvents | None = None, **web: Any) -> None:
+    def __init__(
+        self, directory: Path, *, aliases: Mapping[str, str] | None = None, hold_ms: int = 0, **web: Any
+    ) -> None:
         path = directory / "pages.yaml"
         given = {
             "kafka": {"bootstrap_servers": "127.0.0.1:1"},
-            "accounts": [{"alias": "main", "sid": ACCOUNT}],
+            "accounts": [{"alias": alias, "sid": sid} for sid, alias in (aliases or {ACCOUNT: "main"}).items()],
             "web": web,
         }
         path.write_text(yaml.safe_dump(given))
         self.settings: Settings = load_settings(path, {})
         self.now_ms = T0
         self.policy: Policy = built_in_policy()
-        self.events = events or RawEvents()
+        self.events = RawEvents()
+        self.traffic: list[RawEvent] = []
         self.unseen: tuple[str, ...] = ()
         self.acted: list[CaseAction] = []
         self.reached = True
         self.view = CaseView(
-            directory / "pages.sqlite3", source="", retention_ms=400 * 86_400_000, closes_ms=lambda case: case.ended_ms
+            directory / "pages.sqlite3",
+            source="",
+            retention_ms=400 * 86_400_000,
+            closes_ms=lambda case: None if case.ended_ms is None else case.ended_ms + hold_ms,
         )
 
     def take(self, *verdicts: Verdict, seen_ms: int = T0) -> None:
@@ -57,11 +69,15 @@ class Cases:
             self.view.take([ActionSeen(key, action)], {})
         return self.reached
 
-    async def read_events(self, _verdict: Verdict) -> RawEvents:
-        return self.events
+    async def read_events(self, verdict: Verdict) -> RawEvents:
+        """What there is; of simulated traffic, the messages that name what a verdict is about."""
+        sids = [sid for sid in (verdict.key, verdict.call_sid, verdict.conference_sid) if sid]
+        named = re.compile("|".join(sids).encode())
+        found = [raw for raw in self.traffic if raw.value is not None and named.search(raw.value)]
+        return RawEvents(events=(*self.events.events, *found), why=self.events.why)
 
     async def make_bundle(self, case: Case) -> bytes:
-        return render_bundle([(case, self.events)], {}, now_ms=self.now_ms, masked=True)
+        return render_bundle([(case, await self.read_events(case.verdict))], {}, now_ms=self.now_ms, masked=True)
 
     def desk(self) -> Desk:
         return Desk(
@@ -78,6 +94,34 @@ class Cases:
         pages = Pages(now_ms=lambda: self.now_ms)
         pages.open(self.desk())
         return pages
+
+
+def simulated(directory: Path, *, calls: int = 150, **web: Any) -> Cases:
+    """Cases in the middle of an afternoon in a simulated contact centre, with Twilio's events behind them."""
+    knobs = Knobs(seed=11, calls=calls, rate=5.0, accounts=3, recorded=0.6, start_ms=T0)
+    told = header(knobs)
+    known = AccountSettings()
+    entries = list(traffic(knobs))
+    entries = entries[: len(entries) * 2 // 3]  # While calls go on.
+    accounts = sorted({account for _, account, _ in entries})
+    aliases = dict(zip(accounts, ("main", "support", "sales"), strict=True))
+    start = Checkpoint(offset=0, generation=0, replay_from=0, log_time_ms=None)
+    starters = tuple(Starter(one.callback_url, one.cause, one.name) for one in told.starters)
+    tuning = Tuning(starters=starters, aliases=aliases)
+    pipeline = Pipeline(tuning, built_in_policy(), known, partition=0, checkpoint=start)
+    pipeline.open(Ledger())
+    cases = Cases(directory, aliases=aliases, hold_ms=900_000, **web)
+    for offset, (due_ms, _, value) in enumerate(entries):
+        for one in pipeline.feed(offset, due_ms, value):
+            if isinstance(one, Publish):
+                cases.view.take([VerdictSeen(one.key, one.verdict, due_ms)], {})
+    cases.now_ms = entries[-1][0]
+    mask = Mask(b"always the same words")
+    cases.traffic = [
+        RawEvent(position=f"0:{offset}", arrived_at=render_instant(due_ms), value=mask.json(value))
+        for offset, (due_ms, _, value) in enumerate(entries)
+    ]
+    return cases
 
 
 class Served:
