@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import urllib.request
@@ -92,3 +93,43 @@ def test_a_case_shows_the_events_that_lie_in_kafka_and_packs_them(broker: RealBr
         lines = packed.read(f"{recording_sid(1)}/events.jsonl").splitlines()
         assert [json.loads(line)["value"]["id"] for line in lines] == ["VW:1:in-progress", "VW:1:completed"]
         assert b"4155550100" not in b"".join(packed.read(name) for name in packed.namelist())
+
+
+def test_the_command_line_says_and_shows_the_same(broker: RealBroker, tmp_path: Path):
+    site = Site(broker, tmp_path / "site", partitions=1)
+    event = json.loads(recording_event(1))
+    event["data"]["request"]["parameters"]["From"] = "+14155550100"
+    site.send([json.dumps(event).encode(), recording_event(2)])
+    re1, re2, nobody = recording_sid(1), recording_sid(2), recording_sid(9)
+
+    def run(*arguments: str, code: int = 0) -> str:
+        done = site.run(*arguments)
+        assert done.returncode == code, done.stderr
+        return done.stdout.decode()
+
+    with start(site) as monitor:
+        until(lambda: case(monitor.ready(), 2), why=monitor.tail)
+        # All of them or none.
+        run("case", "close", re1, nobody, code=1)
+        explained = ("case", "explain", re1, "--as", "accepted", "--until", "2099-12-31", "--by", "ada")
+        assert run(*explained) == f"{re1}: explain\n"
+        until(lambda: case(monitor, 1)["handled"] == "accepted", why=monitor.tail)  # type: ignore[index]
+        assert kinds(monitor, 1).count("close") == 0
+        run("case", "explain", re1, "--as", "boredom", code=2)
+        run("case", "close", re2)
+        until(lambda: case(monitor, 2)["open"] is False, why=monitor.tail)  # type: ignore[index]
+    assert [json.loads(line)["key"] for line in run("case", "list", "--format", "json").splitlines()] == [re1]
+    assert "explain by ada: accepted: until 2099-12-31" in run("case", "show", re1)
+    assert run("bundle", re1, re2, "--out", "all.zip").startswith("all.zip: 2 cases, 2 messages")
+    run("bundle", re1, nobody, "--out", "none.zip", code=1)
+    assert not (site.directory / "none.zip").exists()
+    run("bundle", re1, "--unmasked", "--out", "open.zip")
+    texts = []
+    for name in ("all.zip", "open.zip"):
+        packed = zipfile.ZipFile(site.directory / name)
+        for line in packed.read("manifest.sha256").decode().splitlines():
+            digest, _, of = line.partition("  ")
+            assert hashlib.sha256(packed.read(of)).hexdigest() == digest, of
+        texts.append(b"".join(packed.read(of) for of in packed.namelist()))
+    assert [b"+14155550100" in text for text in texts] == [False, True]
+    assert b"ada" not in texts[0]

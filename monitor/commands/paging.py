@@ -72,6 +72,27 @@ def pace_of(settings: Settings) -> Pace:
     )
 
 
+def closing(pace: Pace) -> Callable[[Case], int | None]:
+    """When a case closes at this pace."""
+    return lambda case: closes_ms(standing_of(case, pace, ("", "", "", "")), pace)
+
+
+def seen_in(message: Message, case_actions: str) -> Seen | None:
+    """What a message of the verdicts or of the topic ``case_actions`` tells the view; None where it is none of ours."""
+    raw, value = message.key(), message.value()
+    if not isinstance(raw, bytes):
+        return None
+    try:
+        key = raw.decode()
+        if message.topic() == case_actions:
+            action = None if value is None else read_case_action(key, value)
+            return None if value is not None and action is None else ActionSeen(key, action)
+        verdict = None if value is None else decode_verdict(value)
+    except (msgspec.DecodeError, ValueError):
+        return None  # The ledger passes over it too.
+    return VerdictSeen(key, verdict, message.timestamp()[1])
+
+
 class Paging:
     """Cases and alerts of one process. ``start`` and ``stop`` are called from outside the loop.
 
@@ -128,7 +149,7 @@ class Paging:
             settings.cases.database,
             source=f"{topics.verdicts} {topics.case_actions} {pace.hold_ms} {pace.resolve_on} {pace.needs_telling}",
             retention_ms=round(settings.cases.retention.total_seconds() * 1000),
-            closes_ms=lambda case: closes_ms(self._standing(case), pace),
+            closes_ms=closing(pace),
             on_trouble=metrics.case_trouble,
         )
         self._follower = TopicFollower(
@@ -194,7 +215,8 @@ class Paging:
 
     def take(self, messages: Sequence[Message], offsets: Mapping[Place, int]) -> bool:
         """Take what was read into the view, and hand on which cases that changed."""
-        seen = [one for message in messages if (one := self._seen(message)) is not None]
+        actions = self._settings.topics.case_actions
+        seen = [one for message in messages if (one := seen_in(message, actions)) is not None]
         gone = [one.key for one in seen if isinstance(one, VerdictSeen) and one.verdict is None]
         try:
             # The topic of actions is compacted: without these it would grow for ever.
@@ -228,20 +250,6 @@ class Paging:
             self._say_where()
             return False
         return True
-
-    def _seen(self, message: Message) -> Seen | None:
-        raw, value = message.key(), message.value()
-        if not isinstance(raw, bytes):
-            return None
-        try:
-            key = raw.decode()
-            if message.topic() == self._settings.topics.case_actions:
-                action = None if value is None else read_case_action(key, value)
-                return None if value is not None and action is None else ActionSeen(key, action)
-            verdict = None if value is None else decode_verdict(value)
-        except (msgspec.DecodeError, ValueError):
-            return None  # None of ours; the ledger passes over it too.
-        return VerdictSeen(key, verdict, message.timestamp()[1])
 
     def _change(self, case: Case) -> Change:
         standing = self._standing(case)
