@@ -451,6 +451,13 @@ def _account(account: Account) -> dict[str, Any]:
 # --- Event Streams: sinks and subscriptions ----------------------------------------------------------------------
 
 
+@endpoint("GET", "events", "/v1/Types")
+def list_event_types(server: TwilioServer, asked: Asked) -> Answer:
+    """What was put under ``event-types``, as the names alone; without any, nothing is said of what is offered."""
+    names = server.things(asked.account.sid, "event-types")
+    return page(server, asked, "types", [{"type": name, "status": "available"} for name in names])
+
+
 @endpoint("GET", "events", "/v1/Sinks")
 def list_sinks(server: TwilioServer, asked: Asked) -> Answer:
     return page(server, asked, "sinks", server.things(asked.account.sid, "sinks").values())
