@@ -237,6 +237,17 @@ def test_a_refusal_says_what_twilio_says_without_numbers_and_tokens(twilio, tmp_
     assert len(twilio.paths()) == 0
 
 
+def test_credentials_go_to_no_host_but_twilios_whatever_an_answer_says(twilio, tmp_path):
+    account = twilio.account()
+    meta = b'{"next_page_url": "https://events.twilio.com.example.com/v1/Sinks?Page=1", "key": "sinks"}'
+    twilio.fail("/v1/Sinks", status=200, body=b'{"sinks": [], "meta": ' + meta + b"}")
+
+    with pytest.raises(TwilioUnavailable, match="leads to a host that is not Twilio's"):
+        ask(read(tmp_path, twilio.settings(tmp_path, account)), sinks)
+
+    assert twilio.asked == []
+
+
 # --- What is tried again
 
 
@@ -245,9 +256,10 @@ def test_what_only_asks_is_asked_again_after_5xx_and_a_cut_connection(twilio, tm
     twilio.fail("/v1/Sinks", status=500)
     twilio.fail("/v1/Sinks", cut=True)
     twilio.fail("/v1/Sinks", status=200, body=b"<html>Welcome to our proxy")
+    twilio.fail("/v1/Sinks", status=302, headers={"Location": "https://login.example.com"}, body=b"")
 
     assert ask(read(tmp_path, twilio.settings(tmp_path, account)), sinks, clock=time.clock) == []
-    assert time.slept == [0.5, 1.0, 2.0]
+    assert time.slept == [0.5, 1.0, 2.0, 4.0]
 
 
 def test_what_changes_something_is_not_asked_again_when_it_may_have_been_done(twilio, tmp_path, time):

@@ -156,7 +156,8 @@ async def _look(settings: Settings, wanted: Wanted, alias: str | None) -> list[_
 
 async def _look_at(settings: Settings, wanted: Wanted, account: TwilioAccount) -> _Looked:
     checkable = any(one.sid == account.sid and one.auth_token_file is not None for one in settings.accounts)
-    return _Looked(account, compare(await read_streams(account), wanted, checkable=checkable))
+    has = await read_streams(account, wanted.destination)
+    return _Looked(account, compare(has, wanted, checkable=checkable))
 
 
 async def _change(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import msgspec
@@ -29,24 +29,29 @@ from monitor.twilio.streams import (
     address_of,
 )
 
-_PAGE = 1_000
-TYPES_MAX = 5_000
+TYPES_MAX: Final = 5_000
+"""What is read of the types that Twilio offers, or that one subscription carries: some hundred today."""
+_PAGE: Final = 1_000
 
 Arrived = Callable[[], Awaitable[str | None]]
 """The id of the next test that has arrived for the account, None: none did in time."""
 
 
-async def read_streams(account: TwilioAccount) -> Streams:
-    """What an account has. Raises what ``monitor.twilio.errors`` lists."""
+async def read_streams(account: TwilioAccount, destination: str) -> Streams:
+    """What an account has; of subscriptions that do not lead to ``destination``, not the types.
+
+    Raises what ``monitor.twilio.errors`` lists.
+    """
     events = account.client.events.v1
-    # One more than there may be, should Twilio raise its limits; beyond that nothing is looked at.
-    sinks = await events.sinks.list_async(limit=10 * SINKS_MAX, page_size=_PAGE)
+    # More than there may be, should Twilio raise its limits.
+    sinks = [_sink(each) for each in await events.sinks.list_async(limit=10 * SINKS_MAX, page_size=_PAGE)]
+    leading = {sink.sid for sink in sinks if sink.destination == destination}
     subscriptions = await events.subscriptions.list_async(limit=10 * SINKS_MAX, page_size=_PAGE)
     offered = await events.event_types.list_async(limit=TYPES_MAX, page_size=_PAGE)
     known = frozenset(str(each.type) for each in offered if each.status in (None, "available", "deprecated"))
     return Streams(
-        sinks=[_sink(each) for each in sinks],
-        subscriptions=[await _subscription(events, each) for each in subscriptions],
+        sinks=sinks,
+        subscriptions=[await _subscription(events, each, leads=each.sink_sid in leading) for each in subscriptions],
         offered=known or None,
     )
 
@@ -68,8 +73,10 @@ def _sink(given: Any) -> Sink:
     )
 
 
-async def _subscription(events: Any, given: Any) -> Subscription:
-    types = await events.subscriptions(given.sid).subscribed_events.list_async(limit=TYPES_MAX, page_size=_PAGE)
+async def _subscription(events: Any, given: Any, *, leads: bool) -> Subscription:
+    types: list[Any] = []
+    if leads:
+        types = await events.subscriptions(given.sid).subscribed_events.list_async(limit=TYPES_MAX, page_size=_PAGE)
     return Subscription(
         sid=given.sid,
         description=given.description or "",

@@ -132,7 +132,7 @@ https://www.twilio.com/docs/events/event-types/errors/error-logs
 
 
 class Sink(msgspec.Struct, frozen=True, kw_only=True):
-    """Where events go. ``destination`` is an address without user and password, empty where the kind has none.
+    """Where events go. ``destination`` is an address as ``address_of`` gives it, empty where the kind has none.
 
     ``batched`` None: Twilio does not say.
     """
@@ -147,7 +147,7 @@ class Sink(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Subscription(msgspec.Struct, frozen=True, kw_only=True):
-    """Which types go to a sink, each with its schema version."""
+    """Which types go to a sink, each with its schema version; of what does not lead to us they need not be known."""
 
     sid: str
     description: str
@@ -346,7 +346,7 @@ class _Look:
         self.findings: list[Finding] = []
         self.steps: list[Step] = []
         self.deletions: list[Step] = []
-        self._leading = [sink for sink in has.sinks if address_of(sink.destination) == wanted.destination]
+        self._leading = [sink for sink in has.sinks if sink.destination == wanted.destination]
         by_sink: dict[str, list[Subscription]] = {}
         for subscription in has.subscriptions:
             by_sink.setdefault(subscription.sink_sid, []).append(subscription)
