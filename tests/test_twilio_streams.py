@@ -171,6 +171,13 @@ def test_a_sink_made_by_hand_that_leads_to_us_is_used_as_it_is():
     assert [type(step) for step in comparison.steps] == [AddType] * (len(ALL) - 1)
 
 
+def test_a_sink_that_carries_events_to_us_already_is_used_before_one_that_carries_none():
+    theirs = a_sink(2, description="Theirs"), a_subscription(2, description="Theirs")
+    comparison = compare(an_account(a_sink(), *theirs), WANTED)
+
+    assert comparison.steps == [DeleteSink("DG1")]
+
+
 def test_a_sink_made_by_hand_that_sends_singly_is_named_and_not_touched():
     by_hand = a_sink(description="Made by hand", batched=False)
     comparison = compare(an_account(by_hand, a_subscription()), WANTED)
@@ -187,12 +194,20 @@ def test_two_subscriptions_that_carry_the_same_types_to_us_are_wrong_and_ours_is
     assert comparison.steps == [DeleteSubscription("DF2"), DeleteSink("DG2")]
 
 
-def test_a_second_subscription_of_somebody_else_is_named_and_not_deleted():
-    theirs = a_sink(2, description="Theirs"), a_subscription(2, description="Theirs", types={RECORDING: 2})
-    comparison = compare(an_account(a_sink(), a_subscription(), *theirs), WANTED)
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_second_subscription_of_somebody_else_is_named_and_not_deleted(number):
+    theirs = a_sink(number, description="Theirs"), a_subscription(number, {RECORDING: 2}, description="Theirs")
+    comparison = compare(an_account(*theirs, a_sink(), a_subscription()), WANTED)
 
-    assert wrongs(comparison) == [("wrong", "DF2")]
+    assert wrongs(comparison) == [("wrong", f"DF{number}")]
     assert comparison.steps == []
+
+
+def test_of_two_sinks_of_ours_the_one_that_twilio_sends_to_stays():
+    waiting = a_sink(0, status="initialized"), a_subscription(0)
+    comparison = compare(an_account(*waiting, a_sink(), a_subscription()), WANTED)
+
+    assert comparison.steps == [DeleteSubscription("DF0"), DeleteSink("DG0")]
 
 
 def test_errors_about_a_sink_that_go_to_that_sink_are_taken_out_of_what_is_ours():
