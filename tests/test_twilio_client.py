@@ -256,10 +256,12 @@ def test_what_only_asks_is_asked_again_after_5xx_and_a_cut_connection(twilio, tm
     twilio.fail("/v1/Sinks", status=500)
     twilio.fail("/v1/Sinks", cut=True)
     twilio.fail("/v1/Sinks", status=200, body=b"<html>Welcome to our proxy")
+    twilio.fail("/v1/Sinks", status=200, body=b"")
     twilio.fail("/v1/Sinks", status=302, headers={"Location": "https://login.example.com"}, body=b"")
 
-    assert ask(read(tmp_path, twilio.settings(tmp_path, account)), sinks, clock=time.clock) == []
-    assert time.slept == [0.5, 1.0, 2.0, 4.0]
+    settings = read(tmp_path, twilio.settings(tmp_path, account))
+    assert ask(settings, sinks, limits=QUICK._replace(attempts=6), clock=time.clock) == []
+    assert time.slept == [0.5, 1.0, 2.0, 4.0, 8.0]
 
 
 def test_what_changes_something_is_not_asked_again_when_it_may_have_been_done(twilio, tmp_path, time):

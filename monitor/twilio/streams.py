@@ -381,29 +381,26 @@ class _Look:
         """Is there a sink that leads to us, and may events go there?"""
         sink = self._sink
         if sink is None:
-            self._found(
-                "missing", "sink", f"No sink leads to {self._wanted.destination}: no event of this account comes."
-            )
+            says = f"No sink leads to {self._wanted.destination}: no event of this account comes."
+            self._found("missing", "sink", says)
             if len(self._has.sinks) >= SINKS_MAX:
-                self._found(
-                    "wrong", "sink", f"There are {SINKS_MAX} sinks already, the most: delete one.", by_hand=True
-                )
+                says = f"There are {SINKS_MAX} sinks already, the most: delete one."
+                self._found("wrong", "sink", says, by_hand=True)
                 self._blocked = True
                 return
             self.steps += [CreateSink(self._wanted.destination), ValidateSink(None)]
             return
         if sink.batched is False:
-            says = (
-                "It sends each event in a request of its own (batch_events is off). Delete it, and `apply` makes one."
-            )
+            says = "It sends each event in a request of its own (batch_events is off): delete it, and apply anew."
             self._found("wrong", sink.sid, says, by_hand=True)
         if sink.status == "active":
             self._found("ok", sink.sid, f"The sink to {self._wanted.destination} is active.")
             return
+        # https://www.twilio.com/docs/events/webhook-quickstart: only an active sink can be subscribed to.
         says = {
-            "failed": "Twilio could not validate the sink, and sends nothing there.",
-            "initialized": "The sink was never validated: Twilio sends nothing there.",
-            "validating": "A test of the sink is on its way, or never arrived: Twilio sends nothing else there.",
+            "failed": "Twilio could not validate the sink: it is not active.",
+            "initialized": "The sink was never validated: it is not active.",
+            "validating": "A test of the sink is on its way, or never arrived: it is not active.",
         }.get(sink.status, "Twilio gives the sink a state that this monitor does not know.")
         self._found("wrong", sink.sid, says)
         self.steps.append(ValidateSink(sink.sid))
