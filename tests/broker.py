@@ -442,8 +442,8 @@ class SecureBroker(RealBroker):
     def _format(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         key = self.directory / "broker.key"
-        _make_certificate(self.authority, key)
-        _make_certificate(self.certificate, self.key)
+        make_certificate(self.authority, key)
+        make_certificate(self.certificate, self.key)
         (self.directory / "broker.pem").write_text(key.read_text() + self.authority.read_text())
         super()._format()
 
@@ -451,6 +451,7 @@ class SecureBroker(RealBroker):
         given = super()._properties()
         scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
         plain = f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{self.USER}="{self.PASSWORD}";'
+        oauth = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule"
         ours = f"SASL://{self.sasl_bootstrap},TLS://{self.tls_bootstrap}"
         protocols = "SASL:SASL_SSL,TLS:SSL"
         return {
@@ -463,16 +464,23 @@ class SecureBroker(RealBroker):
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": str(self.certificate),
             "listener.name.tls.ssl.client.auth": "required",
-            "listener.name.sasl.sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN",
+            "listener.name.sasl.sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN,OAUTHBEARER",
+            # It takes tokens that nobody has signed: what is tested is that ours arrive.
+            "listener.name.sasl.oauthbearer.sasl.jaas.config": f"{oauth} required;",
             "listener.name.sasl.scram-sha-512.sasl.jaas.config": scram,
             "listener.name.sasl.plain.sasl.jaas.config": plain,
         }
 
 
-def _make_certificate(certificate: Path, key: Path) -> None:
-    """Make a certificate for the loopback that vouches for itself."""
+def make_certificate(
+    certificate: Path, key: Path, *, name: str = "IP:127.0.0.1", days: int = 2, expired: bool = False
+) -> None:
+    """Make a certificate that vouches for itself."""
     openssl = shutil.which("openssl")
     assert openssl is not None, "a test that needs openssl is not run without it"
-    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    subject = ["-subj", "/CN=kafka", "-addext", f"subjectAltName={name}", "-days", str(days)]
     made = ["-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate)]
     subprocess.run([openssl, "req", "-x509", *subject, *made], capture_output=True, check=True)
+    if expired:
+        again = ["-in", str(certificate), "-signkey", str(key), "-days", "-1", "-out", str(certificate)]
+        subprocess.run([openssl, "x509", *again], capture_output=True, check=True)
