@@ -44,7 +44,7 @@ _POM: Final = f"""\
   <version>1</version>
   <dependencies>
     <dependency>
-      <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{KAFKA_VERSION}</version>
+      <groupId>org.apache.kafka</groupId><artifactId>{{artifact}}</artifactId><version>{KAFKA_VERSION}</version>
     </dependency>
     <dependency>
       <groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version>
@@ -79,26 +79,26 @@ def java() -> str:
     return candidate
 
 
-def jars() -> Path:
-    """Return the directory of the broker's jars, fetched by Maven the first time.
+def jars(artifact: str = "kafka_2.13", name: str = "kafka") -> Path:
+    """Return the directory of the jars of one of Kafka's artifacts, fetched by Maven the first time.
 
     It lies in the user's cache directory, so a clean checkout fetches nothing twice. Any number of processes may call
     this at once: one fetches, the others wait for its lock; a directory under its final name is always whole.
     Raises ``BrokerUnavailableError`` when the jars are not there and can't be fetched.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recording-monitor"
-    final = cache / f"kafka-{KAFKA_VERSION}"
+    final = cache / f"{name}-{KAFKA_VERSION}"
     if final.is_dir():
         return final
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / f"kafka-{KAFKA_VERSION}.lock").open("w") as lock:
+    with (cache / f"{name}-{KAFKA_VERSION}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not final.is_dir():
-            _fetch_jars(final)
+            _fetch_jars(final, artifact)
     return final
 
 
-def _fetch_jars(final: Path) -> None:
+def _fetch_jars(final: Path, artifact: str) -> None:
     maven = shutil.which("mvn")
     if maven is None:
         raise BrokerUnavailableError("no mvn found (Maven fetches the broker's jars once)")
@@ -106,7 +106,7 @@ def _fetch_jars(final: Path) -> None:
     shutil.rmtree(fetched, ignore_errors=True)
     fetched.mkdir()
     pom = final.with_name(f"{final.name}.pom.xml")
-    pom.write_text(_POM)
+    pom.write_text(_POM.format(artifact=artifact))
     command = [maven, "-q", "-B", "-f", str(pom), _COPY_JARS, "-DincludeScope=runtime", f"-DoutputDirectory={fetched}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_MAVEN_TIMEOUT_S)
