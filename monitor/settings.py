@@ -243,6 +243,14 @@ def _url(value: Any) -> str:
     return text.rstrip("/")
 
 
+def _api_url(value: Any) -> str:
+    text = str(_url(value))
+    parts = urlsplit(text)
+    if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        raise _Wrong("would send credentials in the clear. Begin it with https://; http is for this machine alone")
+    return text
+
+
 def _url_template(value: Any) -> str:
     text = _text(value)
     if "{recording_sid}" not in text:
@@ -404,6 +412,16 @@ class Account(_Section, frozen=True, kw_only=True):
     subaccounts: Literal["none", "all"] = "none"
 
 
+class TwilioApi(_Section, frozen=True, kw_only=True):
+    """How Twilio's REST API is asked: how long a request may take with its repetitions, and where it goes.
+
+    ``api_url`` None means Twilio's own addresses; it takes the place of all of them, for a gateway or a test.
+    """
+
+    timeout: Annotated[timedelta, _span("1s", "10m")] = timedelta(seconds=60)
+    api_url: Annotated[str | None, _api_url] = None
+
+
 class StarterSetting(_Section, frozen=True, kw_only=True):
     """Who may start recordings: a glob for the callback address they ask for, the cause it proves, a name to show."""
 
@@ -522,6 +540,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     grace: Annotated[timedelta, _span("1s", "1h")] = timedelta(seconds=60)
     policy: Path | None = None
     accounts: tuple[Account, ...] = ()
+    twilio: TwilioApi = TwilioApi()
     starters: tuple[StarterSetting, ...] = ()
     flex: Flex = Flex()
     alertmanagers: tuple[Alertmanager, ...] = ()

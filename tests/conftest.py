@@ -17,6 +17,8 @@ from hypothesis import HealthCheck, settings
 
 from tests.alerting import Alerting, missing_programs
 from tests.broker import BrokerUnavailableError, RealBroker, SecureBroker, jars, java
+from tests.twilio_contract import MISSING, Contract
+from tests.twilio_server import TwilioServer
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -111,6 +113,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(
                 f"NOT TESTED: {len(reasons)} tests {need.what} were skipped: {reasons[0]}", red=True, bold=True
             )
+    if any(MISSING in text for text in told):
+        terminalreporter.write_line(f"NOT TESTED: {MISSING}", red=True, bold=True)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -176,6 +180,22 @@ def alerting(tmp_path: Path) -> Iterator[Alerting]:
     """Make real Prometheus and Alertmanager servers and receivers of notifications; they end with the test."""
     with Alerting(tmp_path / "alerting") as rig:
         yield rig
+
+
+@pytest.fixture
+def twilio() -> Iterator[TwilioServer]:
+    """Twilio's REST API as a server of this test's own; it fails the test where Twilio's documents were not kept to."""
+    with TwilioServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def contract() -> Contract:
+    """Twilio's own OpenAPI documents. They are no part of the repository: without them the test is skipped, aloud."""
+    found = Contract.find()
+    if found is None:
+        pytest.skip(MISSING)
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -81,11 +81,12 @@ CLOCKS: Final = frozenset({"now", "utcnow", "today"})
 MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     "core": frozenset({"core"}),
     ".": frozenset({".", "core"}),
-    "inputs": frozenset({"inputs", "core", "."}),
+    "twilio": frozenset({"twilio", "core", "."}),
+    "inputs": frozenset({"inputs", "twilio", "core", "."}),
     "outputs": frozenset({"outputs", "core", "."}),
     "web": frozenset({"web", "outputs", "core", "."}),
     "simulator": frozenset({"simulator", "."}),
-    "commands": frozenset({"commands", "inputs", "outputs", "web", "simulator", "core", "."}),
+    "commands": frozenset({"commands", "inputs", "outputs", "web", "simulator", "twilio", "core", "."}),
     "cli": frozenset({"commands", "."}),
 }
 
@@ -155,6 +156,14 @@ def test_a_module_imports_only_the_parts_it_may_know(path):
     ]
 
     assert strangers == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_only_one_part_speaks_to_twilio(path):
+    # Its package beside that checks signatures and speaks to nobody.
+    if path.is_relative_to(PACKAGE / "twilio") or path == PACKAGE / "inputs" / "signature.py":
+        return
+    assert [found for found in imports_of(path) if found.module.split(".")[0] == "twilio"] == []
 
 
 def test_the_core_holds_no_module_without_a_place_in_the_order():
