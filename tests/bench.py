@@ -445,12 +445,14 @@ def bench_whole(
     share = f"{100 * recorded:.0f} % recorded"
     positions = Positions(broker.bootstrap, names)
     scrape_s = sizes.scrape_s
-    with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured) as monitor:
+    # Hours of events go by in minutes, but a case is held by the wall: so as many are held as would be in life.
+    settings = {"cases": {"database": str(directory / f"{names.group}.sqlite3"), "hold": "30s"}}
+    with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured, settings=settings) as monitor:
         monitor.wait_ready()
         idle = rss_bytes(monitor.pid)
         with Watching(monitor, positions, scrape_s=scrape_s) as watching:
             watching.wait_for(sizes.takeover_events)
-    with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured) as monitor:
+    with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured, settings=settings) as monitor:
         _takeover(table, monitor, positions, f"takeover, {share}", target="takeover" if recorded == 1.0 else None)
         with Watching(monitor, positions, scrape_s=scrape_s) as watching:
             watching.wait_for(messages)
@@ -470,7 +472,7 @@ def bench_whole(
         name = f"RSS per open conversation, {share}"
         table.add(name, per_open, f"{per_open:,.0f} B", target="rss", note=note)
     if recorded == 1.0:
-        with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured) as monitor:
+        with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured, settings=settings) as monitor:
             replayed, took_s = _takeover(table, monitor, positions, f"takeover of a full window, {share}")
             four_hours = took_s * WINDOW_S * 1000 / replayed
             note = f"extrapolated from {replayed:,} events"

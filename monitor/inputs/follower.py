@@ -22,6 +22,9 @@ log = structlog.get_logger(__name__)
 
 BATCH_MAX: Final = 2_000
 POLL_S: Final = 0.1
+GATHER_S: Final = 0.02
+"""At most every so often is something taken in: each time costs a transaction, however much it brings. What comes after
+a silence longer than this is not held up."""
 AGAIN_S: Final = 1.0
 PARTITIONS_EVERY_S: Final = 60.0
 ASK_TIMEOUT_S: Final = 5.0
@@ -134,6 +137,7 @@ class TopicFollower:
         self._places: dict[Place, None] = {}
         self._missed: set[str] = set()
         self._looked_at = 0.0
+        self._took_at = 0.0
         self._threads = [
             threading.Thread(target=self._follow, name="follower", daemon=True),
             threading.Thread(target=self._ask, name="ends", daemon=True),
@@ -183,6 +187,10 @@ class TopicFollower:
         first = consumer.poll(POLL_S)
         if first is None:
             return True
+        wait_s = self._took_at + GATHER_S - time.monotonic()
+        if wait_s > 0.0:
+            self._stopping.wait(wait_s)
+        self._took_at = time.monotonic()
         return self._tell(consumer, [first, *consumer.consume(BATCH_MAX, 0)])
 
     def _find(self, consumer: Consumer) -> None:
