@@ -35,6 +35,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "export": "Write events of the topic into a file for replay.",
     "bundle": "Pack what Twilio's support asks for about some recordings.",
     "rekey": "Copy a topic of events into one that is keyed by account.",
+    "forget": "Take back what is stored about some recordings.",
     "simulate": "Write realistic traffic, and its truth beside it, into Kafka or a file.",
 }
 GROUPS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
