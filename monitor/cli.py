@@ -41,6 +41,14 @@ GROUPS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
         "The topics the monitor needs.",
         {"check": "Say what is wrong with them.", "apply": "Create what is missing, and say what is wrong."},
     ),
+    "twilio": (
+        "Twilio's Event Streams: what the monitor needs of them.",
+        {
+            "check": "Say what is missing or wrong, and what that blinds us to.",
+            "plan": "Show what apply would change.",
+            "apply": "Make sinks and subscriptions as needed, and validate them.",
+        },
+    ),
     "quarantine": (
         "Messages that were set aside.",
         {

@@ -270,6 +270,26 @@ def test_a_monitor_that_is_not_running_is_a_warning(practice):
 # --- Ways out, and the disk
 
 
+def test_an_account_that_twilio_lets_in_refuses_or_does_not_answer_for(practice, twilio):
+    account = twilio.account()
+    practice.settings |= twilio.settings(practice.directory, account)
+    [alias] = [one["alias"] for one in practice.settings["accounts"]]
+    name = f"twilio account {alias}"
+    assert practice.examine(0)[name]["result"] == "pass"
+
+    twilio.fail("/v1/Sinks", status=403)
+    assert practice.only(name, 1)["result"] == "fail"
+
+    twilio.fail("/v1/Sinks", hang=True)
+    assert practice.only(name, 3)["remedy"]
+
+    for file in practice.directory.glob("**/*token*"):
+        file.write_text("another-token")
+    refused = practice.only(name, 1)
+    assert "auth_token_file" in refused["says"]
+    assert "another-token" not in str(refused)
+
+
 def test_alertmanagers_that_do_not_answer_let_nobody_in_or_are_something_else(practice):
     [port] = free_ports(1)
     with answering({"/api/v2/status": 401}) as locked, answering({}) as other:

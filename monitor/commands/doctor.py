@@ -22,13 +22,15 @@ from rich.console import Console
 
 from monitor.commands.common import ConfigOption, read_settings, tuning_of
 from monitor.commands.topics import names_of
-from monitor.errors import OutOfReach
+from monitor.errors import OutOfReach, WrongInput
 from monitor.hops import Hop, Result
 from monitor.inputs import kafka_hops
 from monitor.inputs.topics import Level, TopicAdmin
 from monitor.log import redact
 from monitor.outputs.alertmanager import Client, addresses_of
 from monitor.settings import Alertmanager, SecretError, SecretFile, Settings, SettingsError, kafka_client
+from monitor.twilio.accounts import Twilio
+from monitor.twilio.transport import Limits
 
 ASK_S: Final = 5.0
 _MARKS: Final[dict[Result, str]] = {
@@ -62,9 +64,9 @@ def doctor(
 ) -> None:
     """Say hop by hop whether everything the monitor needs is reachable and rightly set, and what to do where it is not.
 
-    Settings and secret files; to Kafka: name, port, TLS, login, topics, rights, group, what came last; each
-    Alertmanager; the webhook's public address; the directories it writes to. Nothing is changed, nothing written, and
-    each hop ends within seconds. Secrets are never shown.
+    Settings and secret files; to Kafka: name, port, TLS, login, topics, rights, group, what came last; Twilio's REST
+    API; each Alertmanager; the webhook's public address; the directories it writes to. Nothing is changed, nothing
+    written, and each hop ends within seconds. Secrets are never shown.
 
     Exit code 1: something is wrong. 3: something does not answer. Warnings alone: 0.
 
@@ -166,6 +168,32 @@ def _kafka(settings: Settings) -> Iterator[Hop]:
     yield from kafka_hops.events(client, names.events, settings.kafka.group_id)
 
 
+# --- Twilio ----------------------------------------------------------------------------------------------------------
+
+
+def _twilio(settings: Settings) -> Iterator[Hop]:
+    """Whether each account can be asked. What its sinks and subscriptions lack, ``twilio check`` says."""
+    asked = [one for one in settings.accounts if one.auth_token_file is not None or one.api_key_sid is not None]
+    if not asked:
+        yield Hop("twilio", "not asked", "no account has an auth_token_file or an API key")
+    for account in asked:
+        yield asyncio.run(_let_in(settings, account.alias))
+
+
+async def _let_in(settings: Settings, alias: str) -> Hop:
+    name = f"twilio account {alias}"
+    try:
+        async with Twilio(settings, limits=Limits(total_s=ASK_S, attempt_s=ASK_S)) as twilio:
+            accounts = await twilio.accounts(alias=alias)
+            await accounts[0].client.events.v1.sinks.list_async(limit=1)
+    except WrongInput as failure:
+        return Hop(name, "fail", str(failure))
+    except OutOfReach as failure:
+        return Hop(name, "unreachable", str(failure), "Look at the way out to *.twilio.com, and at HTTPS_PROXY.")
+    below = f", {len(accounts) - 1} subaccounts" if len(accounts) > 1 else ""
+    return Hop(name, "pass", f"lets us in{below}; `recording-monitor twilio check` says what it sends")
+
+
 # --- The ways out, and the public way in -----------------------------------------------------------------------------
 
 
@@ -254,6 +282,7 @@ CHECKS: Final[tuple[Callable[[Settings], Iterator[Hop]], ...]] = (
     _settings,
     _secrets,
     _kafka,
+    _twilio,
     _alertmanagers,
     _public_url,
     _disk,
