@@ -27,6 +27,7 @@ from confluent_kafka import KafkaError, KafkaException
 from monitor import __version__
 from monitor.commands.common import ConfigOption, PolicyOption, read_policy, read_settings, tuning_of
 from monitor.commands.ingest import make_bridge
+from monitor.commands.pages import PagesWork
 from monitor.commands.paging import Paging, pace_of
 from monitor.core.account_settings import AccountSettings
 from monitor.core.decode import decode
@@ -47,6 +48,7 @@ from monitor.outputs.delivery import Delivery, producer_properties
 from monitor.outputs.metrics import Metrics
 from monitor.outputs.verdict_topic import VerdictTopic
 from monitor.settings import Address, Problem, Settings, SettingsError, kafka_client
+from monitor.web.pages import Pages
 from monitor.web.server import Health, WebServer
 
 log = structlog.get_logger(__name__)
@@ -186,7 +188,9 @@ class Running:
             )
             self._member = self._make_member(on_verdict, tick_every_s)
         self._paging: Paging | None = None
-        self._web = WebServer(settings.web.listen, self.metrics.registry, self.health)
+        self._pages = Pages()
+        self._pages_work = PagesWork(settings, self._client)
+        self._web = WebServer(settings.web.listen, self.metrics.registry, self.health, self._pages)
         # Its health is its own: a bridge that turns must not vouch for reading that does not.
         bridging = Health(time.monotonic(), ())
         self._bridge = make_bridge(settings, self.metrics.registry, bridging) if settings.ingest.enabled else None
@@ -196,6 +200,7 @@ class Running:
         try:
             self._on_loop(self._web.start(), 30.0)
             self._paging = self._start_paging(pace or pace_of(settings))
+            self._pages.open(self._pages_work.desk(self._paging, self._policy, self.metrics, self.health))
             if self._bridge is not None:
                 self._on_loop(self._bridge.start(), 30.0)
                 log.info("bridge_started", address=f"http://{self._bridge.address}")
@@ -245,12 +250,14 @@ class Running:
             with contextlib.suppress(TimeoutError):
                 leaving.result(max(0.1, until - time.monotonic()))
         if self._loop_thread.is_alive():
+            self._pages.close()
             if self._paging is not None:
                 self._paging.stop(max(1.0, until - time.monotonic() - 1.0))
                 self._paging = None
             with contextlib.suppress(TimeoutError):
                 self._on_loop(self._web.stop(), max(0.5, until - time.monotonic()))
             self._end_loop()
+        self._pages_work.close()
         self._collector.end()
         return in_time
 
@@ -282,7 +289,7 @@ class Running:
             loop=self._loop,
             metrics=self.metrics,
             health=self.health,
-            policy=lambda: self._loaded.policy,
+            policy=self._policy,
             turning=lambda: not self.health.sick_reasons(time.monotonic()),
             web=self.address,
             pace=pace,
@@ -290,6 +297,9 @@ class Running:
         )
         paging.start()
         return paging
+
+    def _policy(self) -> Policy:
+        return self._loaded.policy
 
     # The reading thread.
 

@@ -289,6 +289,26 @@ class Questions:
             finally:
                 consumer.unassign()
 
+    def run(self, topic: str, partition: int, start: int, end: int, for_s: float) -> list[Message]:
+        """The retained messages from ``start`` up to ``end``, exclusively; fewer where ``for_s`` is over."""
+        until = time.monotonic() + for_s
+        with self._asking(topic) as consumer:
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), self._timeout_s)
+            at, end = max(start, low), min(end, high)
+            found: list[Message] = []
+            if at < end:
+                consumer.assign([TopicPartition(topic, partition, at)])
+            while at < end and time.monotonic() < until:
+                for message in consumer.consume(500, 0.1):
+                    error, offset = message.error(), message.offset()
+                    if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                        raise KafkaException(error)
+                    at = at if offset is None else offset + (error is None)
+                    if error is None and at <= end:
+                        found.append(message)
+            consumer.unassign()
+            return found
+
     @contextlib.contextmanager
     def _asking(self, topic: str) -> Iterator[Consumer]:
         """The client, for one question. What goes wrong is OutOfReach: it may be asked again."""
