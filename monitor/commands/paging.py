@@ -178,6 +178,11 @@ class Paging:
         asyncio.run_coroutine_threadsafe(self._begin(), self._loop).result(30.0)
         self._follower.start()
 
+    def change_password(self, username: str, password: str) -> None:
+        """Come in to Kafka so from the next connection on."""
+        self._delivery.change_password(username, password)
+        self._follower.change_password(username, password)
+
     def stop(self, for_s: float) -> None:
         """Tell once more what is new; nothing is resolved by it. Then let go of everything."""
         ended = self._follower.stop(max(0.5, for_s / 2))

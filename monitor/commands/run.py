@@ -55,6 +55,7 @@ log = structlog.get_logger(__name__)
 
 STOP_S: Final = 9.0  # Of the ten that a container's stop may take.
 POLICY_LOOK_S: Final = 10.0
+SECRETS_LOOK_S: Final = 2.0
 TOPICS_AGAIN_S: Final = 5.0
 READY_LOOK_S: Final = 0.2
 SPLIT_LOOK_S: Final = 10.0
@@ -207,6 +208,7 @@ class Running:
             self._end_loop()
             raise
         self._looking = asyncio.run_coroutine_threadsafe(self._look_at_policy(), self._loop)
+        self._secrets = asyncio.run_coroutine_threadsafe(self._look_at_secrets(), self._loop)
         self._reading = threading.Thread(target=self._read, name="kafka", daemon=True)
         self._reading.start()
 
@@ -241,6 +243,7 @@ class Running:
         self._reading.join(max(0.1, until - time.monotonic()))
         in_time = not self._reading.is_alive()
         self._looking.cancel()
+        self._secrets.cancel()
         if in_time:
             self._delivery.close(max(0.1, until - time.monotonic()))
         if leaving is not None:
@@ -446,6 +449,31 @@ class Running:
             if now != seen:
                 seen = now
                 self.reload_policy()
+
+    async def _look_at_secrets(self) -> None:
+        """Notice that Kafka's password is another one. The bridge has a producer of its own, and looks for itself."""
+        while True:
+            await asyncio.sleep(SECRETS_LOOK_S)
+            try:
+                given = kafka_client(self.settings)
+            except SettingsError:
+                log.warning("kafka_secret_not_readable")  # In the midst of being changed, or gone: what was, counts on.
+                continue
+            if given == self._client:
+                continue
+            before, self._client = self._client, given
+            passwords = {key: value for key, value in given.items() if key.startswith("sasl.password")}
+            if "sasl.username" in given and {**before, **passwords} == given:
+                log.info("kafka_secret_changed")
+                await asyncio.to_thread(self._change_password, str(given["sasl.username"]), str(given["sasl.password"]))
+            else:
+                # Keys and the secrets of token endpoints librdkafka reads when a client is made, and never again.
+                log.warning("kafka_secret_needs_restart")
+
+    def _change_password(self, username: str, password: str) -> None:
+        for one in (self._admin, self._delivery, self._member, self._paging):
+            if one is not None:
+                one.change_password(username, password)
 
     def _on_loop(self, work: Coroutine[Any, Any, None], for_s: float) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(for_s)
