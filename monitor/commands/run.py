@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import FrameType
@@ -31,12 +32,14 @@ from monitor.commands.paging import Paging, pace_of
 from monitor.core.account_settings import AccountSettings
 from monitor.core.decode import decode
 from monitor.core.events import Event
-from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
+from monitor.core.pipeline import Checkpoint, Known, Pipeline, Publish, Tuning
 from monitor.core.policy import Policy
 from monitor.core.verdict import Ledger, decode_verdict
 from monitor.errors import OutOfReach, OutputUnavailable
 from monitor.inputs.checkpoint import Resume, StartAt
+from monitor.inputs.coverage import Reached
 from monitor.inputs.kafka import Fold, Member, Times, Topics
+from monitor.inputs.listing import Listing
 from monitor.inputs.owned_accounts import OwnedAccounts
 from monitor.inputs.places import SAY_EVERY_MS, Places
 from monitor.inputs.policy_file import LoadedPolicy, PolicyError, load_policy
@@ -47,10 +50,12 @@ from monitor.inputs.snapshots import Snapshots
 from monitor.inputs.topics import Names, TopicAdmin
 from monitor.log import configure, flush_verdicts, log_verdict
 from monitor.outputs.alerts import Pace
+from monitor.outputs.coverage_metrics import CoverageMetrics
 from monitor.outputs.delivery import Delivery, producer_properties
 from monitor.outputs.metrics import Metrics
 from monitor.outputs.verdict_topic import VerdictTopic
 from monitor.settings import Address, Problem, Settings, SettingsError, kafka_client
+from monitor.twilio.transport import Clock
 from monitor.web.server import Health, WebServer
 
 log = structlog.get_logger(__name__)
@@ -157,6 +162,7 @@ class Running:
         self._tuning = tuning_of(settings)
         self._account_settings = AccountSettings()
         self._places = Places(settings.topics.events, lasts_ms=self._tuning.window_ms + SAY_EVERY_MS)
+        self._reached = Reached()
         self._owned = OwnedAccounts(self._places, lambda: self._member.partitions, self._accounts_changed)
         self.metrics = Metrics(
             aliases=self._tuning.aliases,
@@ -302,8 +308,14 @@ class Running:
 
     def _make_rest_work(self) -> RestWork | None:
         """What is asked of Twilio, where there are credentials to ask with."""
+        aliases = RestWork.aliases(self.settings)
+        if not aliases:
+            return None
+        coverage = CoverageMetrics(self.metrics.registry, aliases)
         jobs: list[Job] = []
-        if not jobs or not RestWork.aliases(self.settings):
+        if self.settings.reconcile.enabled:
+            jobs.append(Listing(self.settings.reconcile, self._reached, self._ask_known, coverage, Clock()))
+        if not jobs:
             return None
         relay = Relay(
             lambda: producer_properties(kafka_client(self.settings)),
@@ -311,7 +323,21 @@ class Running:
             on_error=lambda error: self.metrics.kafka_error(_error_kind(error)),
         )
         topics = RestTopics(self._names.events, self._names.account_settings)
-        return RestWork(self.settings, self._owned, relay, jobs, topics=topics)
+        return RestWork(
+            self.settings,
+            self._owned,
+            relay,
+            jobs,
+            topics=topics,
+            on_accounts=lambda alias, error: coverage.accounts_found(alias, found=error is None),
+        )
+
+    def _ask_known(self, partition: int, account: str, recordings: Iterable[str]) -> Future[Mapping[str, Known]]:
+        def known(fold: Fold) -> Mapping[str, Known]:
+            assert isinstance(fold, Pipeline)
+            return fold.known(account, recordings)
+
+        return self._member.ask(partition, known)
 
     def _accounts_changed(self) -> None:
         if self._rest is not None:
@@ -435,7 +461,7 @@ class Running:
 
     def _take_setting(self, key: str, value: bytes | None) -> Iterable[str]:
         """One message of the account settings. A setting is never taken back, so a tombstone says nothing."""
-        if self._places.hear(key, value, time.time_ns() // 1_000_000):
+        if self._places.hear(key, value, time.time_ns() // 1_000_000) or self._reached.hear(key, value):
             return ()
         forgotten = self._account_settings.forgotten
         accounts = [
