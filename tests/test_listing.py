@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from monitor.simulator.traffic import Knobs, traffic, truth
 from monitor.simulator.truth import RecordingTruth
 from tests.broker import RealBroker
-from tests.monitors import Site, until
+from tests.monitors import Monitor, Site, until
 from tests.rig import Entry, fill
 from tests.twilio_recordings import put_recording
 from tests.twilio_server import Account, TwilioServer
+from tests.verify import read_topic
 
 pytestmark = pytest.mark.broker
 HOUR_MS = 3_600_000
+JUST_NOW = timedelta(seconds=5)
 
 
 class Day:
@@ -91,3 +96,172 @@ def test_every_recording_of_a_day_is_judged_once_whatever_the_stream_lost(broker
         if (verdicts[sid]["cause"], verdicts[sid]["outcome"]) != (cause, outcome):
             wrong.append((sid, verdicts[sid]["cause"], line))
     assert wrong == []
+
+
+# --- What goes wrong at Twilio's
+
+
+class Shop:
+    """One account, a monitor's site, and recordings that no event tells of."""
+
+    def __init__(self, broker: RealBroker, twilio: TwilioServer, directory: Path, **reconcile: Any) -> None:
+        self.twilio = twilio
+        self.account = twilio.account()
+        self.site = site_with(twilio, broker, directory, self.account, **reconcile)
+        self.number = 0
+
+    def record(self, count: int = 1, *, ago: timedelta = JUST_NOW, **more: Any) -> list[str]:
+        """Let recordings begin that leave no event; the SIDs."""
+        made = []
+        for _ in range(count):
+            self.number += 1
+            sid = f"RE{self.number:032x}"
+            put_recording(
+                self.twilio, self.account.sid, sid, datetime.now(UTC) - ago, call_sid=f"CA{self.number:032x}", **more
+            )
+            made.append(sid)
+        return made
+
+    def judged(self) -> set[str]:
+        return set(self.site.verdicts())
+
+    def listings(self) -> list[float]:
+        """When recordings were asked for, in seconds."""
+        asked = zip(self.twilio.asked, self.twilio.at, strict=True)
+        return [at for request, at in asked if request.path.endswith("/Recordings.json")]
+
+    def written(self) -> list[str]:
+        """The ids of our own events about recordings, as often as they were written."""
+        return [
+            event["id"]
+            for message in read_topic(self.site.bootstrap, self.site.events)
+            if message.value is not None
+            and (event := msgspec.json.decode(message.value))["type"] == "dev.recording-monitor.recording.listed"
+        ]
+
+
+@pytest.fixture
+def shop(broker: RealBroker, twilio: TwilioServer, tmp_path: Path) -> Shop:
+    return Shop(broker, twilio, tmp_path / "site")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 500},
+        {"status": 429, "headers": {"Retry-After": "1"}},
+        {"cut": True},
+        {"status": 401, "body": b'{"code": 20003, "message": "Authenticate", "more_info": "", "status": 401}'},
+    ],
+    ids=["500", "429", "cut", "401"],
+)
+def test_what_began_while_twilio_could_not_be_asked_is_judged_when_it_can(shop, fault):
+    with shop.site.start() as monitor:
+        monitor.ready()
+        first = shop.record()
+        until(lambda: shop.judged() >= set(first), why=monitor.tail)
+        until(lambda: monitor.metrics()("coverage_known", account="a0") == 1)
+        shop.twilio.fail("/2010-04-01/.*", times=None, **fault)
+        shop.record(3)
+        until(lambda: monitor.metrics()("coverage_known", account="a0") == 0, why=monitor.tail)
+        assert math.isnan(monitor.metrics()("coverage_ratio", account="a0"))
+        shop.twilio.faults.clear()
+        until(lambda: len(shop.judged()) == 4, why=monitor.tail)
+        until(lambda: monitor.metrics()("coverage_known", account="a0") == 1)
+        assert monitor.stop() == 0
+    assert len(shop.written()) == 4
+
+
+def test_nothing_is_judged_twice_and_a_week_later_nothing_changes(shop):
+    shop.record(5, ago=timedelta(minutes=3))
+    shop.record(2, ago=timedelta(days=6), status="absent")
+    with shop.site.start(reconcile={"every": "1s", "overlap": "1m", "backfill": "7d"}) as monitor:
+        monitor.ready()
+        until(lambda: len(shop.judged()) == 7, why=monitor.tail)
+        asked = len(shop.listings())
+        until(lambda: len(shop.listings()) > asked + 3)
+        assert monitor.stop() == 0
+    written, verdicts = shop.written(), shop.site.written()
+    assert len(written) == len(set(written)) == 7
+    # The position is lost, as if everything were listed for the first time: a week again, and nothing to say.
+    forgotten = f"{shop.account.sid}/listing/recordings".encode()
+    shop.site.send([None], topic=shop.site.settings_topic, key=forgotten)
+    asked = len(shop.listings())
+    with shop.site.start(reconcile={"every": "1s", "overlap": "1m", "backfill": "7d"}) as monitor:
+        monitor.ready()
+        until(lambda: len(shop.listings()) > asked + 3)
+        assert monitor.stop() == 0
+    assert shop.written() == written
+    assert [message.value for message in shop.site.written()] == [message.value for message in verdicts]
+
+
+def test_a_listing_that_moves_while_it_is_read_leaves_nothing_out(shop):
+    shop.twilio.page_max = 3
+    shop.record(20, ago=timedelta(minutes=10))  # Not within the overlap: nobody will list them again.
+    moving = iter(range(3))
+
+    def move() -> None:
+        # Between two pages one comes in front, and one that was read already is gone, metadata and all.
+        if next(moving, None) is not None:
+            shop.record()
+            newest = list(shop.twilio.things(shop.account.sid, "recordings"))
+            del shop.twilio.things(shop.account.sid, "recordings")[newest[-3]]
+
+    shop.twilio.between = move
+    with shop.site.start() as monitor:
+        monitor.ready()
+        until(lambda: shop.judged() >= shop.twilio.things(shop.account.sid, "recordings").keys(), why=monitor.tail)
+
+
+@pytest.mark.parametrize("off", [timedelta(hours=-3), timedelta(hours=3)], ids=["behind", "ahead"])
+def test_it_does_not_matter_what_time_twilio_thinks_it_is(shop, off):
+    with shop.site.start() as monitor:
+        monitor.ready()
+        first = shop.record(ago=-off)
+        until(lambda: shop.judged() >= set(first), why=monitor.tail)
+        then = shop.record(2, ago=-off - timedelta(seconds=2))
+        until(lambda: shop.judged() >= set(then), why=monitor.tail)
+
+
+# --- Whose work it is
+
+
+def test_an_account_is_listed_by_one_process_and_by_the_other_when_that_dies(shop):
+    with shop.site.start() as one, shop.site.start() as other:
+        one.ready(2)
+        other.ready(2)
+        first = shop.record()
+        until(lambda: shop.judged() >= set(first), why=one.tail)
+        until(lambda: len(one.said("account_taken")) + len(other.said("account_taken")) >= 1)
+        owner, heir = (one, other) if holds_account(one) else (other, one)
+        assert not holds_account(heir)
+        owner.kill()
+        then = shop.record(2)
+        until(lambda: shop.judged() >= set(then), why=heir.tail)
+        assert holds_account(heir)
+    written = shop.written()
+    assert len(written) == len(set(written)) == 3
+
+
+def longer(shop: Shop, before: int) -> bool:
+    return len(shop.written()) > before
+
+
+def holds_account(monitor: Monitor) -> bool:
+    """Whether a process lists the account."""
+    return len(monitor.said("account_taken")) > len(monitor.said("account_given_up"))
+
+
+def test_a_kill_between_listing_and_judging_loses_nothing(shop):
+    shop.record(200)
+    for _ in range(3):
+        before = len(shop.written())
+        with shop.site.start() as monitor:
+            # Killed as soon as something was written, whatever became of it.
+            until(partial(longer, shop, before), why=monitor.tail)
+            monitor.kill()
+        shop.record(40)
+    with shop.site.start() as monitor:
+        monitor.ready()
+        until(lambda: len(shop.judged()) == shop.number, why=monitor.tail)
+    assert shop.site.verified().faults == []

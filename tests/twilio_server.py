@@ -162,6 +162,8 @@ class TwilioServer:
         """When each of these arrived (monotonic)."""
         self.breaches: list[str] = []
         """Where a request or an answer did not agree with Twilio's documents."""
+        self.between: Callable[[], object] = lambda: None
+        """Called after each page of a list that is not the last."""
         self.undocumented: set[str] = set()
         """Values that accounts really show and that Twilio's documents lack: their use is no breach."""
         self.lock: Final = threading.RLock()
@@ -404,6 +406,8 @@ def page(server: TwilioServer, asked: Asked, key: str, things: Iterable[Mapping[
         return f"{asked.path}?{urlencode({**kept, 'PageSize': size, 'Page': of, **turned})}"
 
     following = address(number + 1) if (number + 1) * size < len(whole) else None
+    if following:
+        server.between()
     before = address(number - 1) if number else None
     if asked.product == "api":
         start = number * size
