@@ -174,6 +174,7 @@ class Own(Data, gc=False, kw_only=True):
     start_time: Text = None
     duration: Text = None
     date_created: Text = None
+    however_old: Text = None
     call_recording_enabled: Text = None
     since: Text = None
     previous: Text = None

@@ -548,7 +548,7 @@ class Pipeline:
                 if self.ledger.is_final(fact.recording):
                     return True
                 too_old_ms = self.tuning.recordings_too_old_ms
-                if too_old_ms is not None and not self.ledger.knows(fact.recording):
+                if too_old_ms is not None and not fact.however_old and not self.ledger.knows(fact.recording):
                     started_ms = fact.started_ms if fact.started_ms is not None else event.occurred_ms
                     if started_ms is not None and log_time_ms - started_ms > too_old_ms:
                         self.counts.too_old += 1

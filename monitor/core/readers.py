@@ -566,6 +566,7 @@ def _listed(kind: str, envelope: Envelope, data: Own) -> Entry:
             duration_of(data.duration),
             None,
             FOUND_BY_LISTING,
+            truth_of(data.however_old) is True,
         )
         facts = (fact,)
     members = _named(recording, call, conference)
