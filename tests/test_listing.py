@@ -116,9 +116,8 @@ class Shop:
         for _ in range(count):
             self.number += 1
             sid = f"RE{self.number:032x}"
-            put_recording(
-                self.twilio, self.account.sid, sid, datetime.now(UTC) - ago, call_sid=f"CA{self.number:032x}", **more
-            )
+            given = {"call_sid": f"CA{self.number:032x}", **more}
+            put_recording(self.twilio, self.account.sid, sid, datetime.now(UTC) - ago, **given)
             made.append(sid)
         return made
 

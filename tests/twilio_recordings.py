@@ -52,8 +52,10 @@ def put_recording(
     return server.put(account_sid, "recordings", there)
 
 
-def put_conference(server: TwilioServer, account_sid: str, sid: str, name: str, *, calls: Iterable[str] = ()) -> None:
-    """Put a conference into an account, with the calls that are in it now."""
+def put_conference(
+    server: TwilioServer, account_sid: str, sid: str, name: str, created: datetime, *, calls: Iterable[str] = ()
+) -> None:
+    """Put a conference into an account, with the calls that are in it since it began."""
     uri = f"/2010-04-01/Accounts/{account_sid}/Conferences/{sid}"
     server.put(
         account_sid,
@@ -65,9 +67,8 @@ def put_conference(server: TwilioServer, account_sid: str, sid: str, name: str, 
             "friendly_name": name,
             "status": "in-progress",
             "region": "us1",
-            "date_created": rfc2822(),
-            "date_updated": rfc2822(),
-            "reason_conference_ended": None,
+            "date_created": rfc2822(created),
+            "date_updated": rfc2822(created),
             "call_sid_ending_conference": None,
             "subresource_uris": {},
             "uri": f"{uri}.json",
@@ -90,8 +91,8 @@ def put_conference(server: TwilioServer, account_sid: str, sid: str, name: str, 
                 "queue_time": None,
                 "start_conference_on_enter": True,
                 "end_conference_on_exit": False,
-                "date_created": rfc2822(),
-                "date_updated": rfc2822(),
+                "date_created": rfc2822(created),
+                "date_updated": rfc2822(created),
                 "uri": f"{uri}/Participants/{call}.json",
             },
             key=call,

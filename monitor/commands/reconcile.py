@@ -26,7 +26,7 @@ from monitor.core.verdict import render_instant
 from monitor.inputs.coverage import HOUR_MS
 from monitor.inputs.owned_accounts import partition_of_key
 from monitor.inputs.places import SAY_EVERY_MS, Places
-from monitor.inputs.reader import Questions, reader_properties
+from monitor.inputs.reader import Questions, reader_properties, shared_properties
 from monitor.inputs.recordings import Recording, pages, render_listed
 from monitor.inputs.relay import Relay
 from monitor.inputs.rest_work import WRITE_S, OwnedAccount, RestWork, Topics
@@ -171,7 +171,10 @@ class _Work:
         """What writes into the partition each account is in."""
         topics = Topics(self._settings.topics.events, self._settings.topics.account_settings)
         partitions = await asyncio.to_thread(self._partitions, [account.sid for account in accounts])
-        relay = Relay(lambda: producer_properties(kafka_client(self._settings)), deliver_within_s=WRITE_S)
+        relay = Relay(
+            lambda: producer_properties(shared_properties(kafka_client(self._settings), consumes=False)),
+            deliver_within_s=WRITE_S,
+        )
         await relay.start()
         try:
             yield [OwnedAccount(account, partitions[account.sid], relay, topics) for account in accounts]

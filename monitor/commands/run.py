@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import structlog
 import typer
@@ -34,15 +34,17 @@ from monitor.core.decode import decode
 from monitor.core.events import Event
 from monitor.core.pipeline import Checkpoint, Known, Pipeline, Publish, Tuning
 from monitor.core.policy import Policy
-from monitor.core.verdict import Ledger, decode_verdict
+from monitor.core.verdict import Ledger, Verdict, decode_verdict
 from monitor.errors import OutOfReach, OutputUnavailable
 from monitor.inputs.checkpoint import Resume, StartAt
 from monitor.inputs.coverage import Reached
+from monitor.inputs.enrichment import Enrichment, Wanted
 from monitor.inputs.kafka import Fold, Member, Times, Topics
 from monitor.inputs.listing import Listing
 from monitor.inputs.owned_accounts import OwnedAccounts
 from monitor.inputs.places import SAY_EVERY_MS, Places
 from monitor.inputs.policy_file import LoadedPolicy, PolicyError, load_policy
+from monitor.inputs.reader import shared_properties
 from monitor.inputs.relay import Relay
 from monitor.inputs.rest_work import WRITE_S, Job, RestWork
 from monitor.inputs.rest_work import Topics as RestTopics
@@ -59,6 +61,8 @@ from monitor.twilio.transport import Clock
 from monitor.web.server import Health, WebServer
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 STOP_S: Final = 9.0  # Of the ten that a container's stop may take.
 POLICY_LOOK_S: Final = 10.0
@@ -120,13 +124,14 @@ def start_monitor(
     handle_log: bool = False,
     tick_every_s: float = 10.0,
     pace: Pace | None = None,
+    clock: Clock = Clock(),  # noqa: B008 - a tuple of functions.
 ) -> Running:
     """Start the monitor and return once its address is known; it goes on in threads until ``stop``.
 
     ``on_verdict`` is called on the reading thread with the partition and what was published, each time a verdict is
     acknowledged by the broker. ``handle_log`` sets up the log as the settings say. ``pace`` is that of the alerts,
-    where it is another than the settings say. Raises SettingsError where Kafka's client refuses its properties,
-    ListenError where the address is taken.
+    where it is another than the settings say, ``clock`` what asking Twilio goes by. Raises SettingsError where Kafka's
+    client refuses its properties, ListenError where the address is taken.
     """
     return Running(
         settings,
@@ -136,6 +141,7 @@ def start_monitor(
         handle_log=handle_log,
         tick_every_s=tick_every_s,
         pace=pace,
+        clock=clock,
     )
 
 
@@ -152,6 +158,7 @@ class Running:
         handle_log: bool,
         tick_every_s: float,
         pace: Pace | None,
+        clock: Clock,
     ) -> None:
         self.settings = settings
         self.ended = threading.Event()
@@ -162,7 +169,9 @@ class Running:
         self._tuning = tuning_of(settings)
         self._account_settings = AccountSettings()
         self._places = Places(settings.topics.events, lasts_ms=self._tuning.window_ms + SAY_EVERY_MS)
+        self._clock = clock
         self._reached = Reached()
+        self._enrichment: Enrichment | None = None
         self._owned = OwnedAccounts(self._places, lambda: self._member.partitions, self._accounts_changed)
         self.metrics = Metrics(
             aliases=self._tuning.aliases,
@@ -312,13 +321,17 @@ class Running:
         if not aliases:
             return None
         coverage = CoverageMetrics(self.metrics.registry, aliases)
+        asking = _Asking(lambda: self._member)
         jobs: list[Job] = []
         if self.settings.reconcile.enabled:
-            jobs.append(Listing(self.settings.reconcile, self._reached, self._ask_known, coverage, Clock()))
+            jobs.append(Listing(self.settings.reconcile, self._reached, asking.known, coverage, self._clock))
+            if self.settings.reconcile.enrich:
+                self._enrichment = Enrichment(asking, coverage.enriched, self._clock)
+                jobs.append(self._enrichment)
         if not jobs:
             return None
         relay = Relay(
-            lambda: producer_properties(kafka_client(self.settings)),
+            lambda: producer_properties(shared_properties(kafka_client(self.settings), consumes=False)),
             deliver_within_s=WRITE_S,
             on_error=lambda error: self.metrics.kafka_error(_error_kind(error)),
         )
@@ -329,15 +342,15 @@ class Running:
             relay,
             jobs,
             topics=topics,
+            clock=self._clock,
             on_accounts=lambda alias, error: coverage.accounts_found(alias, found=error is None),
         )
 
-    def _ask_known(self, partition: int, account: str, recordings: Iterable[str]) -> Future[Mapping[str, Known]]:
-        def known(fold: Fold) -> Mapping[str, Known]:
-            assert isinstance(fold, Pipeline)
-            return fold.known(account, recordings)
-
-        return self._member.ask(partition, known)
+    def _enrich(self, verdict: Verdict) -> None:
+        """Have Twilio asked what a verdict leaves open. Called on the reading thread."""
+        if self._enrichment is not None and (wanted := Wanted.of(verdict)) is not None:
+            with contextlib.suppress(RuntimeError):  # The loop has ended: so does all of it.
+                self._loop.call_soon_threadsafe(self._enrichment.take, verdict.account_sid, wanted)
 
     def _accounts_changed(self) -> None:
         if self._rest is not None:
@@ -357,6 +370,7 @@ class Running:
             self._places,
             self._say_place,
             self._owned,
+            self._enrich,
         )
         return Member(
             client=self._client,
@@ -517,6 +531,7 @@ class _Listener:
         places: Places,
         say_place: Callable[[int, str, str, bytes], None],
         owned: OwnedAccounts,
+        enrich: Callable[[Verdict], None],
     ) -> None:
         self._metrics = metrics
         self._health = health
@@ -530,6 +545,7 @@ class _Listener:
         self._places = places
         self._say_place = say_place
         self._owned = owned
+        self._enrich = enrich
         self._splits_after = 0.0
 
     def polled(self) -> None:
@@ -574,6 +590,7 @@ class _Listener:
         if told.verdict is not None:
             latency_ms = None if replay_left else max(0, now_ms - told.due_ms)
             log_verdict(told.verdict, partition=partition, previous=told.before, latency_ms=latency_ms)
+            self._enrich(told.verdict)
         else:
             log.info("verdict_withdrawn", key=told.key, partition=partition)
         if self._on_verdict is not None:
@@ -591,6 +608,8 @@ class _Listener:
             except (ValueError, UnicodeDecodeError):
                 return  # No verdict of ours; the ledger passes over it too.
         self._metrics.follow(partition, key, verdict)
+        if verdict is not None:
+            self._enrich(verdict)
 
     def committed(self, result: str) -> None:
         self._metrics.commit(result, time.time())
@@ -631,6 +650,29 @@ class _Listener:
 
     def kafka_error(self, kind: str) -> None:
         self._metrics.kafka_error(kind)
+
+
+class _Asking:
+    """Asks the folds of our partitions what they know; they answer on the reading thread, between two batches."""
+
+    def __init__(self, member: Callable[[], Member]) -> None:
+        self._member = member
+
+    def known(self, partition: int, account: str, recordings: Iterable[str]) -> Future[Mapping[str, Known]]:
+        return self._ask(partition, lambda pipeline: pipeline.known(account, recordings))
+
+    def held(self, partition: int, account: str, event_ids: Mapping[str, str]) -> Future[set[str]]:
+        return self._ask(partition, lambda pipeline: pipeline.holds(account, event_ids))
+
+    def company(self, partition: int, account: str, member: str) -> Future[list[str]]:
+        return self._ask(partition, lambda pipeline: pipeline.company(account, member))
+
+    def _ask(self, partition: int, question: Callable[[Pipeline], T]) -> Future[T]:
+        def asked(fold: Fold) -> T:
+            assert isinstance(fold, Pipeline)
+            return question(fold)
+
+        return self._member().ask(partition, asked)
 
 
 class _Collector:

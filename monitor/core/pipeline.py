@@ -290,6 +290,12 @@ class Pipeline:
             if (conversation := found.index.get(member)) is not None and holds(conversation.ids, digest_of(event_id))
         }
 
+    def company(self, account: str, member: str) -> list[str]:
+        """What is in the same open conversation as a recording, call or conference, itself included."""
+        found = self.window.accounts.get(account)
+        conversation = None if found is None else found.index.get(member)
+        return [] if conversation is None else list(conversation.members)
+
     def take_counts(self) -> Counts:
         """What was counted since the last time."""
         counts, self.counts = self.counts, Counts()

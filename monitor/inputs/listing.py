@@ -54,8 +54,8 @@ class Watch(Protocol):
     def unknown(self, alias: str, account_sid: str) -> None:
         """An account can't be listed."""
 
-    def missed(self, alias: str, source: str | None) -> None:
-        """The stream did not tell of a recording."""
+    def missed(self, alias: str, count: int) -> None:
+        """The stream did not tell of so many recordings."""
 
     def gone(self, alias: str, account_sid: str) -> None:
         """Somebody else lists an account."""
@@ -181,9 +181,8 @@ class Listing:
         return await asyncio.wrap_future(self._known(owned.partition, owned.account.sid, sids))
 
     def _tell(self, account: TwilioAccount, state: _State, missed: list[Missed]) -> None:
-        for one in missed:
-            self._watch.missed(account.alias, one.source)
         if missed:
+            self._watch.missed(account.alias, len(missed))
             log.warning(
                 "stream_missed_recordings",
                 account_sid=account.sid,

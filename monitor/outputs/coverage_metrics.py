@@ -15,7 +15,9 @@ from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from monitor.outputs.metrics import OTHER, PREFIX, SOURCES
+from monitor.outputs.metrics import ACCOUNTS_MAX, OTHER, PREFIX
+
+ENRICHED: Final = ("answered", "refused", "dropped")
 
 
 class _Standing(NamedTuple):
@@ -25,53 +27,68 @@ class _Standing(NamedTuple):
 
 
 class CoverageMetrics(Collector):
-    """Coverage by alias. ``aliases`` are those of the settings that can be asked about; it has no other labels."""
+    """Coverage by alias. ``aliases`` are those of the settings that can be asked about; beyond the bound of labels they
+    are one.
+    """
 
     def __init__(self, registry: CollectorRegistry, aliases: Sequence[str]) -> None:
         self._lock = threading.Lock()  # Prometheus may be answered on another thread.
-        self._aliases: Final = frozenset(aliases)
+        single = aliases[:ACCOUNTS_MAX]
+        self._aliases: Final = frozenset(single if len(single) == len(aliases) else [*single, OTHER])
         self._standing: dict[str, dict[str, _Standing | None]] = {}
         self._not_found: set[str] = set()
         self._missed = Counter(
             PREFIX + "recordings_missed",
             "Recordings that Twilio lists and the stream did not tell of.",
-            ("account", "start_source"),
+            ("account",),
             registry=registry,
         )
+        self._enriched = Counter(
+            PREFIX + "enrichments",
+            "Answers of Twilio's about recordings that are not allowed, by what came of asking.",
+            ("result",),
+            registry=registry,
+        )
+        for result in ENRICHED:
+            self._enriched.labels(result)
         for alias in sorted(self._aliases):
-            for source in SOURCES:
-                self._missed.labels(alias, source)
+            self._missed.labels(alias)
         registry.register(self)
 
     def listed(self, alias: str, account_sid: str, *, known: int, seen: int, at: float) -> None:
         """An account was listed to the end at ``at`` (Unix time): recordings of the last day, and of these the seen."""
         with self._lock:
-            self._standing.setdefault(alias, {})[account_sid] = _Standing(known, seen, at)
+            self._standing.setdefault(self._label(alias), {})[account_sid] = _Standing(known, seen, at)
 
     def unknown(self, alias: str, account_sid: str) -> None:
         """An account can't be listed."""
         with self._lock:
-            self._standing.setdefault(alias, {})[account_sid] = None
+            self._standing.setdefault(self._label(alias), {})[account_sid] = None
 
     def gone(self, alias: str, account_sid: str) -> None:
         """Somebody else lists an account."""
         with self._lock:
-            accounts = self._standing.get(alias, {})
+            accounts = self._standing.get(self._label(alias), {})
             accounts.pop(account_sid, None)
-            if not accounts:
-                self._standing.pop(alias, None)
 
-    def missed(self, alias: str, source: str | None) -> None:
-        """The stream did not tell of a recording."""
-        self._missed.labels(alias, source if source in SOURCES else OTHER).inc()
+    def missed(self, alias: str, count: int) -> None:
+        """The stream did not tell of so many recordings."""
+        self._missed.labels(self._label(alias)).inc(count)
+
+    def enriched(self, result: str) -> None:
+        """Twilio was asked about a recording, with one of the results of ``ENRICHED``."""
+        self._enriched.labels(result).inc()
 
     def accounts_found(self, alias: str, *, found: bool) -> None:
         """Whether Twilio tells which accounts belong to an alias."""
         with self._lock:
             if found:
-                self._not_found.discard(alias)
+                self._not_found.discard(self._label(alias))
             else:
-                self._not_found.add(alias)
+                self._not_found.add(self._label(alias))
+
+    def _label(self, alias: str) -> str:
+        return alias if alias in self._aliases else OTHER
 
     def describe(self) -> Iterable[Metric]:
         """Name the families without their values, so that registering asks nobody."""
