@@ -76,6 +76,22 @@ def test_what_the_stream_did_not_say_is_asked_once_and_tells_the_cause(shop):
 
 
 @pytest.mark.broker
+def test_while_twilio_wants_none_for_ten_minutes_it_is_asked_no_more_than_once_a_second(shop):
+    first = shop.record()
+    with hurried(shop) as running:
+        until(lambda: shop.judged() >= set(first))
+        shop.twilio.fail("/2010-04-01/.*", times=None, status=429)
+        began = time.monotonic()
+        then = shop.record(3)
+        # Ten minutes are ten seconds here; nobody asks whether anything is on time, only how often was asked by then.
+        until(lambda: time.monotonic() - began > 600 / FAST)
+        assert 0 < len(shop.twilio.failed) <= (time.monotonic() - began) * FAST
+        shop.twilio.faults.clear()
+        until(lambda: shop.judged() >= set(then))
+        assert not running.ended.is_set()
+
+
+@pytest.mark.broker
 def test_an_account_that_may_not_read_conferences_has_its_recordings_judged_all_the_same(shop):
     shop.twilio.fail("/.*/Conferences/.*", times=None, status=403, body=b'{"code": 20403}')
     first = shop.record(2, source="Conference", conference_sid=CONFERENCE, call_sid=None)

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from monitor.inputs.owned_accounts import partition_of_key
 from monitor.simulator.traffic import Knobs, traffic, truth
 from monitor.simulator.truth import RecordingTruth
 from tests.broker import RealBroker
@@ -260,3 +261,41 @@ def test_a_kill_between_listing_and_judging_loses_nothing(shop):
         monitor.ready()
         until(lambda: len(shop.judged()) == shop.number, why=monitor.tail)
     assert shop.site.verified().faults == []
+
+
+# --- What is only suspected
+
+
+def test_a_suspicion_is_withdrawn_by_the_recording_that_a_listing_finds(shop):
+    conference = f"CF{5:032x}"
+    began, ended = (datetime.now(UTC) - timedelta(minutes=minutes) for minutes in (10, 5))
+    summary = {
+        "specversion": "1.0",
+        "type": "com.twilio.voice.insights.conference-summary.complete",
+        "source": "insights",
+        "id": "EZ1",
+        "time": ended.isoformat(),
+        "data": {
+            "account_sid": shop.account.sid,
+            "conference_sid": conference,
+            "friendly_name": "room",
+            "recording_enabled": True,
+            "start_time": began.isoformat(),
+            "end_time": ended.isoformat(),
+        },
+    }
+    with shop.site.start() as monitor:
+        monitor.ready()
+        shop.site.send([msgspec.json.encode(summary)], key=shop.account.sid, partition=home(shop))
+        until(lambda: shop.judged() == {conference}, why=monitor.tail)
+        suspicion = shop.site.verdicts()[conference]
+        assert (suspicion["kind"], suspicion["severity"], suspicion["recording_sid"]) == ("suspicion", "warning", None)
+        until(lambda: monitor.metrics()("open_cases", severity="warning") == 1)
+        [found] = shop.record(source="Conference", conference_sid=conference, call_sid=None)
+        until(lambda: shop.judged() == {found}, why=monitor.tail)
+        until(lambda: monitor.metrics()("open_cases", severity="warning") == 0)
+
+
+def home(shop: Shop) -> int:
+    """Where events of the account go."""
+    return partition_of_key(shop.account.sid, shop.site.partitions)

@@ -14,6 +14,7 @@ import pytest
 from monitor.inputs.told import Told
 from tests.broker import RealBroker
 from tests.monitors import Site, until
+from tests.reconcile_load import reconcile
 from tests.test_listing import Shop
 from tests.twilio_server import TwilioServer
 
@@ -142,3 +143,13 @@ def test_what_is_known_of_a_recording_takes_a_few_bytes():
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert held < 100_000 * 24
+
+
+@BROKER
+def test_a_long_list_takes_little_more_memory_than_a_short_one(broker, tmp_path):
+    short = reconcile(broker, tmp_path / "short", 1_000)
+    long = reconcile(broker, tmp_path / "long", 30_000)
+
+    assert long.report["accounts"][0]["missed"] == 30
+    assert long.report["accounts"][0]["listed"] == 30_000
+    assert long.peak_bytes < short.peak_bytes + (24 << 20)

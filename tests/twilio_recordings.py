@@ -5,18 +5,39 @@ Importing this module adds its endpoints to `tests/twilio_server.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
-from typing import Any
+from typing import Any, overload
 
 from tests.twilio_server import Account, Answer, Asked, Refusal, TwilioServer, endpoint, page, rfc2822
 
 CREATED = "_created"
 
 
-def put_recording(
-    server: TwilioServer,
+class Many(Sequence[dict[str, Any]]):
+    """So many recordings of an account, the newest first, a second apart: made when they are listed."""
+
+    def __init__(self, account_sid: str, count: int, newest: datetime) -> None:
+        self._account_sid = account_sid
+        self._count = count
+        self._newest = newest
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, at: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(at, slice):
+            return [self[number] for number in range(*at.indices(self._count))]
+        created = self._newest - timedelta(seconds=at)
+        return recording(self._account_sid, f"RE{at:032x}", created, call_sid=f"CA{at:032x}")
+
+
+def recording(
     account_sid: str,
     sid: str,
     created: datetime,
@@ -27,8 +48,8 @@ def put_recording(
     call_sid: str | None = None,
     conference_sid: str | None = None,
 ) -> dict[str, Any]:
-    """Put a recording into an account: https://www.twilio.com/docs/voice/api/recording."""
-    there: dict[str, Any] = {
+    """A recording as REST shows it: https://www.twilio.com/docs/voice/api/recording."""
+    return {
         "sid": sid,
         "account_sid": account_sid,
         "api_version": "2010-04-01",
@@ -47,9 +68,17 @@ def put_recording(
         "encryption_details": None,
         "subresource_uris": {},
         "uri": f"/2010-04-01/Accounts/{account_sid}/Recordings/{sid}.json",
-        CREATED: created,
     }
-    return server.put(account_sid, "recordings", there)
+
+
+def put_recording(server: TwilioServer, account_sid: str, sid: str, created: datetime, **said: Any) -> dict[str, Any]:
+    """Put a recording into an account; ``said`` as for ``recording``."""
+    return server.put(account_sid, "recordings", {**recording(account_sid, sid, created, **said), CREATED: created})
+
+
+def put_many(server: TwilioServer, account_sid: str, count: int, newest: datetime) -> None:
+    """Have an account list so many recordings: it can be asked for nothing but all of them."""
+    server.put(account_sid, "many recordings", {"sid": "many", "listed": Many(account_sid, count, newest)})
 
 
 def put_conference(
@@ -129,6 +158,8 @@ def _own(asked: Asked) -> Account:
 @endpoint("GET", "api", "/2010-04-01/Accounts/{AccountSid}/Recordings.json")
 def list_recordings(server: TwilioServer, asked: Asked) -> Answer:
     """The newest first. Of dates only the day counts, as Twilio's documents say."""
+    if many := server.things(_own(asked).sid, "many recordings"):
+        return page(server, asked, "recordings", many["many"]["listed"])
     there: Iterable[dict[str, Any]] = server.things(_own(asked).sid, "recordings").values()
     for query, keeps in (("DateCreated>", datetime.__ge__), ("DateCreated<", datetime.__lt__)):
         if query in asked.query:

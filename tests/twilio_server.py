@@ -19,7 +19,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -139,7 +139,8 @@ class TwilioServer:
     secret and its account.
 
     ``deliver`` is called with a sink's destination and a test event when a sink test is asked for; without it nobody
-    gets one. ``active_first`` refuses subscriptions to sinks that are not validated, as Twilio's documents say.
+    gets one. ``active_first`` refuses subscriptions to sinks that are not validated, as Twilio's documents say;
+    ``held=False`` holds nothing against these.
     """
 
     def __init__(
@@ -148,8 +149,9 @@ class TwilioServer:
         page_max: int = 1_000,
         deliver: Callable[[str, bytes], object] | None = None,
         active_first: bool = True,
+        held: bool = True,
     ) -> None:
-        self.contract: Final = Contract.find()
+        self.contract: Final = Contract.find() if held else None
         self.page_max = page_max
         self.deliver = deliver
         self.active_first = active_first
@@ -160,6 +162,8 @@ class TwilioServer:
         """Every request that carried good credentials, in the order of their arrival."""
         self.at: list[float] = []
         """When each of these arrived (monotonic)."""
+        self.failed: list[float] = []
+        """When those arrived that went wrong, as ``fail`` wanted it."""
         self.breaches: list[str] = []
         """Where a request or an answer did not agree with Twilio's documents."""
         self.between: Callable[[], object] = lambda: None
@@ -271,6 +275,7 @@ class TwilioServer:
             for fault in self.faults:
                 if fault.times != 0 and fault.method in (None, method) and fault.path.fullmatch(path):
                     fault.times = None if fault.times is None else fault.times - 1
+                    self.failed.append(time.monotonic())
                     return fault
         return None
 
@@ -394,7 +399,7 @@ def rfc2822(instant: datetime = CREATED) -> str:
 
 def page(server: TwilioServer, asked: Asked, key: str, things: Iterable[Mapping[str, Any]]) -> Answer:
     """One page of a list, in the form of the API that was asked: https://www.twilio.com/docs/usage/twilios-response."""
-    whole = list(things)
+    whole = things if isinstance(things, Sequence) else list(things)
     size = min(int(asked.query.get("PageSize", PAGE_SIZE)), server.page_max)
     number = int(asked.query.get("Page", 0))
     assert number == 0 or asked.query.get("PageToken"), "a page beyond the first is named by its token"
