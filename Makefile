@@ -101,6 +101,10 @@ reconcile-load: setup ## `reconcile` over a million listed recordings: how long,
 torture: setup ## The long run: many more generated histories, kills and rebalances than `test`.
 	@$(BIN)/python -m tests.torture
 
+.PHONY: screenshots
+screenshots: setup ## Take the pictures of the pages under docs/pages anew, in a real Chromium.
+	@$(BIN)/python -m tests.screenshots
+
 .PHONY: golden
 golden: setup ## Rewrite the golden files; review the difference.
 	@$(BIN)/python -m pytest -n 0 --golden $(PYTEST_ARGS)
