@@ -596,7 +596,7 @@ def _fetched_call_events(kind: str, envelope: Envelope, data: Own) -> Entry:
     facts: tuple[AnyFact, ...] = ()
     if call is not None and isinstance(data.twiml, str):
         facts = tuple([TwimlFact(call, name) for name in recorded_conferences_in_xml(data.twiml)])
-    return _own(kind, envelope, data, INSTANTS[data.timestamp], _pair(call, CONFERENCES[data.conference_sid]), facts)
+    return _own(kind, envelope, data, INSTANTS[data.timestamp], _pair(CONFERENCES[data.conference_sid], call), facts)
 
 
 def _flex_setting(kind: str, envelope: Envelope, data: Own) -> Entry:

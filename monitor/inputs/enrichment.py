@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 CONFERENCE: Final = "dev.recording-monitor.conference.fetched"
 CALL_EVENTS: Final = "dev.recording-monitor.call-events.fetched"
 WANTED_MAX: Final = 10_000
-"""Recordings of which something is still to be asked; beyond it the oldest is let go, counted and said."""
+"""Recordings of which something is still to be asked; beyond it some are let go, counted and said."""
 EVERY_S: Final = 0.2
 """No more recordings are asked about than one in so long, of one account."""
 LOOK_EVERY_S: Final = 60.0
@@ -105,7 +105,7 @@ class Enrichment:
             self._size += 1
             self._wanted[account_sid][wanted.recording_sid] = wanted
             if self._size > WANTED_MAX:
-                self._drop(account_sid)
+                self._drop()
         else:
             learnt = (wanted.call_sid, wanted.conference_sid) != (known.call_sid, known.conference_sid)
             known.call_sid, known.conference_sid = wanted.call_sid, wanted.conference_sid
@@ -159,7 +159,9 @@ class Enrichment:
         if self._wanted.get(account_sid, {}).pop(recording_sid, None) is not None:
             self._size -= 1
 
-    def _drop(self, account_sid: str) -> None:
+    def _drop(self) -> None:
+        """Let go of the oldest of whichever account wants most: it may be one that nobody can ask about."""
+        account_sid = max(self._wanted, key=lambda sid: len(self._wanted[sid]))
         self._forget(account_sid, next(iter(self._wanted[account_sid])))
         self._count("dropped")
         log.warning("enrichment_dropped", account_sid=account_sid, wanted_max=WANTED_MAX)

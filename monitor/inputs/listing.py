@@ -42,6 +42,8 @@ FETCHES_MAX: Final = 50
 """Recordings in a cycle that are asked for one by one, since they go on for longer than is listed."""
 WRITTEN_MAX: Final = 100_000
 """Recordings of an account of which it is kept in mind that they were written; the fold knows of them soon."""
+ASKED_MAX: Final = 200
+"""Recordings that a partition is asked about at a time: 50 µs each, in which it judges nothing."""
 MISSED_SAID_MAX: Final = 10
 
 
@@ -176,9 +178,12 @@ class Listing:
                 await self._take(owned, state, [one])
 
     async def _ask(self, owned: OwnedAccount, sids: list[str]) -> Mapping[str, Known]:
-        if not sids:
-            return {}
-        return await asyncio.wrap_future(self._known(owned.partition, owned.account.sid, sids))
+        known: dict[str, Known] = {}
+        for at in range(0, len(sids), ASKED_MAX):
+            some = sids[at : at + ASKED_MAX]
+            there = await asyncio.wrap_future(self._known(owned.partition, owned.account.sid, some))
+            known.update(there)
+        return known
 
     def _tell(self, account: TwilioAccount, state: _State, missed: list[Missed]) -> None:
         if missed:
