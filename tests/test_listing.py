@@ -197,7 +197,9 @@ def test_nothing_is_judged_twice_and_a_week_later_nothing_changes(shop):
 
 def test_a_listing_that_moves_while_it_is_read_leaves_nothing_out(shop):
     shop.twilio.page_max = 3
-    newest = iter(shop.record(20, ago=timedelta(minutes=10))[:-4:-1])  # Not within the overlap: not listed again.
+    # Two minutes apart, the overlap being one: what is left out once will not be listed again.
+    made = [sid for minutes in range(60, 20, -2) for sid in shop.record(ago=timedelta(minutes=minutes))]
+    newest = iter(made[:-4:-1])
 
     def move() -> None:
         # What was read on the first page is gone, metadata and all, so that what follows moves up by one.
