@@ -32,6 +32,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "demo": "The monitor on an embedded broker with simulated traffic.",
     "replay": "Judge events from files or the topic, through the same core; no side effects.",
     "export": "Write events of the topic into a file for replay.",
+    "audit": "What in the accounts can start a recording, judged by the policy.",
     "simulate": "Write realistic traffic, and its truth beside it, into Kafka or a file.",
 }
 GROUPS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
