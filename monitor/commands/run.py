@@ -37,8 +37,12 @@ from monitor.core.verdict import Ledger, decode_verdict
 from monitor.errors import OutOfReach, OutputUnavailable
 from monitor.inputs.checkpoint import Resume, StartAt
 from monitor.inputs.kafka import Fold, Member, Times, Topics
+from monitor.inputs.owned_accounts import OwnedAccounts
 from monitor.inputs.places import SAY_EVERY_MS, Places
 from monitor.inputs.policy_file import LoadedPolicy, PolicyError, load_policy
+from monitor.inputs.relay import Relay
+from monitor.inputs.rest_work import WRITE_S, Job, RestWork
+from monitor.inputs.rest_work import Topics as RestTopics
 from monitor.inputs.snapshots import Snapshots
 from monitor.inputs.topics import Names, TopicAdmin
 from monitor.log import configure, flush_verdicts, log_verdict
@@ -153,6 +157,7 @@ class Running:
         self._tuning = tuning_of(settings)
         self._account_settings = AccountSettings()
         self._places = Places(settings.topics.events, lasts_ms=self._tuning.window_ms + SAY_EVERY_MS)
+        self._owned = OwnedAccounts(self._places, lambda: self._member.partitions, self._accounts_changed)
         self.metrics = Metrics(
             aliases=self._tuning.aliases,
             events_topic=settings.topics.events,
@@ -184,6 +189,7 @@ class Running:
                 on_error=lambda error: self.metrics.kafka_error(_error_kind(error)),
             )
             self._member = self._make_member(on_verdict, tick_every_s)
+            self._rest = self._make_rest_work()
         self._paging: Paging | None = None
         self._web = WebServer(settings.web.listen, self.metrics.registry, self.health)
         # Its health is its own: a bridge that turns must not vouch for reading that does not.
@@ -198,6 +204,8 @@ class Running:
             if self._bridge is not None:
                 self._on_loop(self._bridge.start(), 30.0)
                 log.info("bridge_started", address=f"http://{self._bridge.address}")
+            if self._rest is not None:
+                self._on_loop(self._rest.start(), 30.0)
         except BaseException:
             self._end_loop()
             raise
@@ -232,15 +240,19 @@ class Running:
         leaving = None
         if self._bridge is not None and self._loop_thread.is_alive():
             leaving = asyncio.run_coroutine_threadsafe(self._bridge.stop(for_s / 2), self._loop)
+        resting = None
+        if self._rest is not None and self._loop_thread.is_alive():
+            resting = asyncio.run_coroutine_threadsafe(self._rest.stop(for_s / 4), self._loop)
         self._member.stop()
         self._reading.join(max(0.1, until - time.monotonic()))
         in_time = not self._reading.is_alive()
         self._looking.cancel()
         if in_time:
             self._delivery.close(max(0.1, until - time.monotonic()))
-        if leaving is not None:
-            with contextlib.suppress(TimeoutError):
-                leaving.result(max(0.1, until - time.monotonic()))
+        for ending in (leaving, resting):
+            if ending is not None:
+                with contextlib.suppress(TimeoutError):
+                    ending.result(max(0.1, until - time.monotonic()))
         if self._loop_thread.is_alive():
             if self._paging is not None:
                 self._paging.stop(max(1.0, until - time.monotonic() - 1.0))
@@ -288,6 +300,23 @@ class Running:
         paging.start()
         return paging
 
+    def _make_rest_work(self) -> RestWork | None:
+        """What is asked of Twilio, where there are credentials to ask with."""
+        jobs: list[Job] = []
+        if not jobs or not RestWork.aliases(self.settings):
+            return None
+        relay = Relay(
+            lambda: producer_properties(kafka_client(self.settings)),
+            deliver_within_s=WRITE_S,
+            on_error=lambda error: self.metrics.kafka_error(_error_kind(error)),
+        )
+        topics = RestTopics(self._names.events, self._names.account_settings)
+        return RestWork(self.settings, self._owned, relay, jobs, topics=topics)
+
+    def _accounts_changed(self) -> None:
+        if self._rest is not None:
+            self._rest.changed()
+
     # The reading thread.
 
     def _make_member(self, on_verdict: OnVerdict | None, tick_every_s: float) -> Member:
@@ -301,6 +330,7 @@ class Running:
             self._collector.restored,
             self._places,
             self._say_place,
+            self._owned,
         )
         return Member(
             client=self._client,
@@ -460,6 +490,7 @@ class _Listener:
         restored: Callable[[], None],
         places: Places,
         say_place: Callable[[int, str, str, bytes], None],
+        owned: OwnedAccounts,
     ) -> None:
         self._metrics = metrics
         self._health = health
@@ -472,6 +503,7 @@ class _Listener:
         self._pipelines: dict[int, Pipeline] = {}
         self._places = places
         self._say_place = say_place
+        self._owned = owned
         self._splits_after = 0.0
 
     def polled(self) -> None:
@@ -558,6 +590,7 @@ class _Listener:
         self._metrics.partition_gone(partition)
         self._pipelines.pop(partition, None)
         self._places.leave(partition)
+        self._owned.lost(partition)
 
     def taken_over(self, partition: int, resumed: Resume) -> None:  # noqa: ARG002 - logged where it happens.
         if resumed.foreign is not None:
@@ -565,8 +598,9 @@ class _Listener:
         if resumed.blind is not None:
             self._metrics.blind_interval()
 
-    def restored(self, partition: int, seconds: float) -> None:  # noqa: ARG002 - logged where it happens.
+    def restored(self, partition: int, seconds: float) -> None:
         self._metrics.restored(seconds)
+        self._owned.took(partition)
         self._restored()
 
     def kafka_error(self, kind: str) -> None:

@@ -509,6 +509,8 @@ class Member:
         self._held: dict[int, _Held] = {}
         self._joined = False
         self._fingerprint: str | None = None
+        self.partitions: int | None = None
+        """How many the events topic has; None before the first takeover."""
         self._settings_left: set[int] | None = None
         self._settings_asking: Future[tuple[str | None, list[int]]] | None = None
         self._settings_after = 0.0
@@ -867,6 +869,7 @@ class Member:
         _, verdicts = self._questions.describe(self._topics.verdicts)
         if len(verdicts) < len(partitions):
             raise OutOfReach(f"{self._topics.verdicts} has fewer partitions than {self._topics.events}")
+        self.partitions = len(partitions)
         return fingerprint_of(cluster_id, self._topic_id(), len(partitions))
 
     def _asked(self, held: _Held, asking: Future[Resume]) -> None:
