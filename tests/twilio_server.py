@@ -689,14 +689,21 @@ def list_workers(server: TwilioServer, asked: Asked) -> Answer:
 
 
 def set_flex(
-    server: TwilioServer, account: Account, *, recording: bool | None, callback_url: str | None = None
+    server: TwilioServer,
+    account: Account,
+    *,
+    recording: bool | None,
+    callback_url: str | None = None,
+    updated: datetime | None = CREATED,
+    offline_activity: str | None = None,
 ) -> None:
     """Give an account a Flex configuration, or change it."""
     configuration = {
         "account_sid": account.sid,
         "date_created": iso(),
-        "date_updated": iso(),
+        "date_updated": updated and iso(updated),
         "status": "ok",
+        "taskrouter_offline_activity_sid": offline_activity,
         "call_recording_enabled": recording,
         "call_recording_webhook_url": callback_url,
         "url": "https://flex-api.twilio.com/v1/Configuration",
@@ -754,7 +761,7 @@ def set_line(server: TwilioServer, account: Account, kind: str, sid: str, voice_
 
 
 def set_worker(
-    server: TwilioServer, account: Account, sid: str, *, available: bool, changed: datetime, activity: str = "Activity"
+    server: TwilioServer, account: Account, sid: str, *, online: bool, changed: datetime, activity: str | None = None
 ) -> None:
     """Give an account a TaskRouter worker, in its one workspace; or change its activity."""
     workspace = f"WS{account.sid[2:]}"
@@ -765,8 +772,9 @@ def set_worker(
         "account_sid": account.sid,
         "workspace_sid": workspace,
         "friendly_name": "Example",
-        "activity_name": activity,
-        "available": available,
+        "activity_name": activity or ("Available" if online else "Offline"),
+        "activity_sid": f"WA{int(online):032x}",
+        "available": online,
         "attributes": "{}",
         "date_created": iso(),
         "date_status_changed": iso(changed),

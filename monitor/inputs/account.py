@@ -1,10 +1,13 @@
-"""Asks Twilio what an account is set up to do: Flex, Studio flows, SIP trunks, and where its numbers lead."""
+"""Asks Twilio what an account is set up to do: Flex, Studio flows, SIP trunks, where numbers lead; its agents."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any, Final
+
+import msgspec
 
 from monitor.audit.account import (
     APPLICATION,
@@ -24,6 +27,7 @@ from monitor.audit.account import (
     Unread,
 )
 from monitor.audit.studio import widgets_of
+from monitor.errors import WrongInput
 from monitor.twilio.accounts import TwilioAccount
 from monitor.twilio.errors import BadCredentials, NotThere, TwilioRefused, TwilioUnavailable
 
@@ -31,6 +35,24 @@ THINGS_MAX: Final = 20_000
 """Of each kind in an account; where there are more, the part counts as not read."""
 _PAGE: Final = 1_000
 _PUBLISHED: Final = "LatestPublished"
+
+
+class FlexRead(Flex, frozen=True):
+    """The Flex configuration, and when anything in it was last changed."""
+
+    updated_at: datetime | None = None
+    offline_activity: str | None = None
+
+
+class Worker(msgspec.Struct, frozen=True):
+    """A TaskRouter worker: in another activity than offline or not, and since when in the one it is in.
+
+    https://www.twilio.com/docs/taskrouter/api/worker
+    """
+
+    sid: str
+    online: bool
+    changed_at: datetime | None
 
 
 async def read_account(account: TwilioAccount) -> AccountRead:
@@ -43,11 +65,12 @@ async def read_account(account: TwilioAccount) -> AccountRead:
             return await ask(client)
         except BadCredentials:
             raise
-        except (TwilioRefused, TwilioUnavailable, _TooManyError) as error:
+        except (TwilioRefused, TwilioUnavailable, TooMany) as error:
             unread.append(Unread(account.sid, name, str(error)))
             return None
 
-    flex = await part(FLEX, read_flex)
+    told: FlexRead | None = await part(FLEX, read_flex)
+    flex = None if told is None else Flex(told.recording_enabled, told.callback_url)
     flows = await part(FLOWS, _flows)
     trunks = await part(TRUNKS, _trunks)
     lines: list[Line] = []
@@ -56,7 +79,7 @@ async def read_account(account: TwilioAccount) -> AccountRead:
     return AccountRead(account.sid, account.alias, flex, flows or (), trunks or (), tuple(lines), tuple(unread))
 
 
-async def read_flex(client: Any) -> Flex | None:
+async def read_flex(client: Any) -> FlexRead | None:
     """The Flex configuration; None where the account has no Flex.
 
     https://www.twilio.com/docs/flex/developer/config/flex-configuration-rest-api
@@ -65,7 +88,12 @@ async def read_flex(client: Any) -> Flex | None:
         told = await client.flex_api.v1.configuration().fetch_async()
     except NotThere:
         return None
-    return Flex(told.call_recording_enabled, told.call_recording_webhook_url or None)
+    return FlexRead(
+        told.call_recording_enabled,
+        told.call_recording_webhook_url or None,
+        told.date_updated,
+        told.taskrouter_offline_activity_sid or None,
+    )
 
 
 async def read_flow(client: Any, sid: str, revision: int | str) -> Flow | None:
@@ -77,15 +105,30 @@ async def read_flow(client: Any, sid: str, revision: int | str) -> Flow | None:
     return Flow(sid, told.revision, widgets_of(told.definition))
 
 
-class _TooManyError(Exception):
+async def read_workers(client: Any) -> list[Worker]:
+    """The workers of all workspaces. Which activity means logged out is said by Flex, else by its name."""
+    flex = await read_flex(client)
+    offline = None if flex is None else flex.offline_activity
+    return [
+        Worker(
+            worker.sid,
+            not (worker.activity_sid == offline if offline else str(worker.activity_name).casefold() == "offline"),
+            worker.date_status_changed,
+        )
+        for workspace in await read_list(client.taskrouter.v1.workspaces)
+        for worker in await read_list(client.taskrouter.v1.workspaces(workspace.sid).workers)
+    ]
+
+
+class TooMany(WrongInput):
     """There are more than ``THINGS_MAX``."""
 
 
-async def read_list(listing: Any, **kept: Any) -> list[Any]:
-    """A whole list, in pages. Raises where it has more than ``THINGS_MAX``."""
-    found: list[Any] = await listing.list_async(limit=THINGS_MAX + 1, page_size=_PAGE, **kept)
+async def read_list(listing: Any) -> list[Any]:
+    """A whole list, in pages. Raises ``TooMany`` where it has more than ``THINGS_MAX``."""
+    found: list[Any] = await listing.list_async(limit=THINGS_MAX + 1, page_size=_PAGE)
     if len(found) > THINGS_MAX:
-        raise _TooManyError(f"there are more than {THINGS_MAX}")
+        raise TooMany(f"there are more than {THINGS_MAX}")
     return found
 
 
