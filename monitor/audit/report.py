@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from monitor.audit.drift import Change
+from monitor.audit.sessions import AgentSession
 from monitor.audit.starts import BEYOND, Audit, Entrance, Look, Start
 from monitor.core.policy import ALLOWED, DISALLOWED, UNDETERMINED
 from monitor.errors import WrongInput
@@ -127,6 +128,27 @@ def as_markdown(audit: Audit, changed: Sequence[Change] | None) -> str:
 def _markdown(head: tuple[str, ...], found: Iterable[tuple[str, ...]]) -> list[str]:
     table = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in (head, *found)]
     return [f"| {table[0]} |", "|" + " --- |" * len(head), *(f"| {row} |" for row in table[1:]), ""]
+
+
+def sessions_text(found: Sequence[AgentSession]) -> str:
+    """Agents' sessions, a line each, and who has to log out and in."""
+    lines = [
+        f"{'log out and in' if each.must_log_in else 'nothing to do':<15} {each.account_sid} {each.worker_sid}  "
+        f"session {each.session}, online since {each.online_since or 'nobody knows when'}, recording off since "
+        f"{each.off_since or 'nobody knows when'}; {each.recordings} recordings"
+        + (f", the last at {each.last_recording_at}" if each.last_recording_at else "")
+        for each in found
+    ]
+    must = sum(each.must_log_in for each in found)
+    left = sum(each.recordings for each in found if each.must_log_in)
+    lines.append(f"{must} of {len(found)} agents have to log out of Flex and in again; they left {left} recordings.")
+    return "\n".join(lines) + "\n"
+
+
+def sessions_json(found: Sequence[AgentSession]) -> str:
+    """The same for programs."""
+    plain = [{**msgspec.to_builtins(each), "must_log_in": each.must_log_in} for each in found]
+    return msgspec.json.format(msgspec.json.encode({"format": FORMAT, "sessions": plain}), indent=2).decode() + "\n"
 
 
 def save(audit: Audit, path: Path) -> None:

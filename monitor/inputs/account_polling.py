@@ -77,6 +77,10 @@ class Observed:
         """The latest that was said of a worker."""
         return self._workers.get((account, worker))
 
+    def workers(self) -> dict[tuple[str, str], WorkerSession]:
+        """The latest that was said of every worker, by account and worker."""
+        return dict(self._workers)
+
 
 def valid_ms(setting: FlexSetting) -> int:
     """From when on a Flex setting is known to hold."""
