@@ -29,16 +29,27 @@ PROGRAM: Final = "recording-monitor"
 COMMANDS: Final[Mapping[str, str]] = {
     "run": "The monitor: judge every recording in the events topic, until stopped.",
     "ingest": "The webhook bridge: what Twilio posts, checked and produced to the events topic.",
+    "doctor": "Say hop by hop whether everything is reachable and rightly set; changes nothing.",
     "demo": "The monitor on an embedded broker with simulated traffic.",
     "replay": "Judge events from files or the topic, through the same core; no side effects.",
     "export": "Write events of the topic into a file for replay.",
     "audit": "What in the accounts can start a recording, judged by the policy.",
+    "bundle": "Pack what Twilio's support asks for about some recordings.",
+    "rekey": "Copy a topic of events into one that is keyed by account.",
     "simulate": "Write realistic traffic, and its truth beside it, into Kafka or a file.",
 }
 GROUPS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
     "topics": (
         "The topics the monitor needs.",
         {"check": "Say what is wrong with them.", "apply": "Create what is missing, and say what is wrong."},
+    ),
+    "twilio": (
+        "Twilio's Event Streams: what the monitor needs of them.",
+        {
+            "check": "Say what is missing or wrong, and what that blinds us to.",
+            "plan": "Show what apply would change.",
+            "apply": "Make sinks and subscriptions as needed, and validate them.",
+        },
     ),
     "quarantine": (
         "Messages that were set aside.",
@@ -51,6 +62,18 @@ GROUPS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
     "policy": (
         "The policy: what it says, and why it said so.",
         {"check": "Say what is wrong with policies, or what they say in words.", "explain": "Explain one verdict."},
+    ),
+    "case": (
+        "Cases: what is not allowed, and what people say to it.",
+        {
+            "list": "List them.",
+            "show": "Show one of them.",
+            "acknowledge": "Say that somebody looks at it.",
+            "explain": "Say what explains it.",
+            "comment": "Say something to it.",
+            "close": "Close it: its alert is resolved.",
+            "reopen": "Open it again.",
+        },
     ),
     "alert": ("Alerts.", {"test": "Send a page that says it is a test, the real way."}),
     "config": ("The settings.", {"print": "Print the effective settings, secrets masked."}),

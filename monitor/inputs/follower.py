@@ -16,12 +16,15 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from monitor.errors import OutOfReach
-from monitor.inputs.reader import BEGINNING, Questions, logger, reader_properties
+from monitor.inputs.reader import BEGINNING, Questions, logger, reader_properties, sign_in
 
 log = structlog.get_logger(__name__)
 
 BATCH_MAX: Final = 2_000
 POLL_S: Final = 0.1
+GATHER_S: Final = 0.02
+"""At most every so often is something taken in: each time costs a transaction, however much it brings. What comes after
+a silence longer than this is not held up."""
 AGAIN_S: Final = 1.0
 PARTITIONS_EVERY_S: Final = 60.0
 ASK_TIMEOUT_S: Final = 5.0
@@ -125,6 +128,8 @@ class TopicFollower:
         on_error: Callable[[KafkaError], None],
     ) -> None:
         self._properties = reader_properties(client, group_id)
+        self._consumer: Consumer | None = None
+        self._questions = Questions(self._properties, timeout_s=ASK_TIMEOUT_S)
         self._topics = topics
         self._takes = takes
         self._freshness = freshness
@@ -134,6 +139,7 @@ class TopicFollower:
         self._places: dict[Place, None] = {}
         self._missed: set[str] = set()
         self._looked_at = 0.0
+        self._took_at = 0.0
         self._threads = [
             threading.Thread(target=self._follow, name="follower", daemon=True),
             threading.Thread(target=self._ask, name="ends", daemon=True),
@@ -152,11 +158,17 @@ class TopicFollower:
             thread.join(max(0.0, until - time.monotonic()))
         return not self._threads[0].is_alive()
 
+    def change_password(self, username: str, password: str) -> None:
+        """Come in so from the next connection on; from any thread."""
+        self._properties |= {"sasl.username": username, "sasl.password": password}
+        sign_in(self._consumer, username, password)
+        self._questions.change_password(username, password)
+
     # Reading.
 
     def _follow(self) -> None:
         while not self._stopping.is_set():
-            consumer = Consumer({**self._properties, "error_cb": self._on_error}, logger=logger)
+            consumer = self._consumer = Consumer({**self._properties, "error_cb": self._on_error}, logger=logger)
             try:
                 self._places.clear()
                 self._looked_at = 0.0
@@ -183,6 +195,10 @@ class TopicFollower:
         first = consumer.poll(POLL_S)
         if first is None:
             return True
+        wait_s = self._took_at + GATHER_S - time.monotonic()
+        if wait_s > 0.0:
+            self._stopping.wait(wait_s)
+        self._took_at = time.monotonic()
         return self._tell(consumer, [first, *consumer.consume(BATCH_MAX, 0)])
 
     def _find(self, consumer: Consumer) -> None:
@@ -246,7 +262,7 @@ class TopicFollower:
     # Asking.
 
     def _ask(self) -> None:
-        questions = Questions(self._properties, timeout_s=ASK_TIMEOUT_S)
+        questions = self._questions
         while not self._stopping.wait(self._ask_every_s):
             all_of_them = bool(self._places)
             for topic, partition in list(self._places):
