@@ -195,7 +195,7 @@ def test_what_no_api_shows_is_listed_once_with_every_number_that_leads_there():
         Line("number", PN[4], (flow_url(AC, FW[3]),), "+4930000005"),
         Line("number", PN[5], ("https://ignored.example.com/",), "+4930000006", application_sid=AP),
         Line("application", AP, ("https://app.example.com/voice",)),
-        Line("sip-domain", SD, ("http://[broken",)),
+        Line("sip-domain", SD, ("http://[broken", f"https://sip.example.com/for/{NUMBER}")),
     )
 
     looks = found(AccountRead(AC, "main", None, (), (), lines)).looks
@@ -207,6 +207,7 @@ def test_what_no_api_shows_is_listed_once_with_every_number_that_leads_there():
         (f"Studio flow {FW[3]}", [PN[4]]),
         ("Webhook https://app.example.com/voice", [PN[5], AP]),
         ("Webhook", [SD]),
+        ("Webhook https://sip.example.com/for/[redacted]", [SD]),
     ]
 
 

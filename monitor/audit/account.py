@@ -6,9 +6,18 @@ from typing import Final
 
 import msgspec
 
+# Kinds of lines.
 NUMBER: Final = "number"
 APPLICATION: Final = "application"
 SIP_DOMAIN: Final = "sip-domain"
+
+# Parts of an account that are asked for apart.
+FLEX: Final = "flex"
+FLOWS: Final = "studio-flows"
+TRUNKS: Final = "sip-trunks"
+NUMBERS: Final = "numbers"
+APPLICATIONS: Final = "applications"
+SIP_DOMAINS: Final = "sip-domains"
 
 
 class Flex(msgspec.Struct, frozen=True):
@@ -61,7 +70,7 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Unread(msgspec.Struct, frozen=True):
-    """A part of an account that was asked for and not told, and why: one of ``PARTS``."""
+    """A part of an account that was asked for and not told, and why."""
 
     account_sid: str
     part: str
@@ -78,12 +87,3 @@ class AccountRead(msgspec.Struct, frozen=True):
     trunks: tuple[Trunk, ...] = ()
     lines: tuple[Line, ...] = ()
     unread: tuple[Unread, ...] = ()
-
-
-FLEX: Final = "flex"
-FLOWS: Final = "studio-flows"
-TRUNKS: Final = "sip-trunks"
-NUMBERS: Final = "numbers"
-APPLICATIONS: Final = "applications"
-SIP_DOMAINS: Final = "sip-domains"
-PARTS: Final = (FLEX, FLOWS, TRUNKS, NUMBERS, APPLICATIONS, SIP_DOMAINS)

@@ -16,18 +16,16 @@ from monitor.core.account_settings import AccountSettings
 from monitor.core.events import WorkerSession
 from monitor.core.verdict import Verdict, read_instant, render_instant
 
-STALE: Final = "stale"
+STALE: Final = "stale"  # Began before the change, and goes on.
 UNKNOWN: Final = "unknown"
-RENEWED: Final = "renewed"
+RENEWED: Final = "renewed"  # Began after the change.
 OFFLINE: Final = "offline"
-SESSIONS: Final = (STALE, UNKNOWN, RENEWED, OFFLINE)
-"""Began before the change and goes on; nobody knows when it began; began after the change; is over."""
 
 _WORKER: Final = re.compile(r"\bWK[0-9a-f]{32}\b")
 
 
 class AgentSession(msgspec.Struct, frozen=True):
-    """A worker of an account where Flex recording is off. ``session`` is one of ``SESSIONS``.
+    """A worker of an account where Flex recording is off. ``session`` is one of the words above.
 
     ``off_since`` and ``online_since`` None: not known. ``recordings``: those of stale sessions, since recording is
     off, in whose tasks the worker had a hand; ``last_recording_at`` is when the last of them started.

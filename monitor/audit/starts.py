@@ -28,6 +28,7 @@ from monitor.core.policy import (
     Subject,
     Values,
 )
+from monitor.log import redact
 
 DO_NOT_RECORD: Final = "do-not-record"
 BEYOND: Final = (
@@ -298,11 +299,11 @@ def _destination(url: str) -> tuple[str, str]:
 
 
 def _bare(url: str | None) -> str | None:
-    """An address without user, password, query and fragment."""
+    """An address without user, password, query and fragment, nor a telephone number in its path."""
     if url is None:
         return None
     parts = _split(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    return redact(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl())
 
 
 def _split(url: str) -> SplitResult:
