@@ -37,6 +37,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "audit": "What in the accounts can start a recording, judged by the policy.",
     "bundle": "Pack what Twilio's support asks for about some recordings.",
     "rekey": "Copy a topic of events into one that is keyed by account.",
+    "forget": "Take back what is stored about some recordings.",
     "simulate": "Write realistic traffic, and its truth beside it, into Kafka or a file.",
 }
 GROUPS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
