@@ -102,6 +102,10 @@ golden: setup ## Rewrite the golden files; review the difference.
 	@$(BIN)/python -m pytest -n 0 --golden $(PYTEST_ARGS)
 	@git --no-pager diff --stat -- tests
 
+.PHONY: dashboards
+dashboards: setup ## Write the dashboards for Grafana anew; review the difference.
+	@$(BIN)/python -m deploy.grafana
+
 .PHONY: lock
 lock: ## Resolve requirements.lock anew from pyproject.toml.
 	@test -x .venv-lock/bin/uv || { python3 -m venv --clear .venv-lock && .venv-lock/bin/pip install --quiet '$(UV_FOR_LOCK)'; }
