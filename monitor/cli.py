@@ -29,15 +29,25 @@ PROGRAM: Final = "recording-monitor"
 COMMANDS: Final[Mapping[str, str]] = {
     "run": "The monitor: judge every recording in the events topic, until stopped.",
     "ingest": "The webhook bridge: what Twilio posts, checked and produced to the events topic.",
+    "doctor": "Say hop by hop whether everything is reachable and rightly set; changes nothing.",
     "demo": "The monitor on an embedded broker with simulated traffic.",
     "replay": "Judge events from files or the topic, through the same core; no side effects.",
     "export": "Write events of the topic into a file for replay.",
+    "rekey": "Copy a topic of events into one that is keyed by account.",
     "simulate": "Write realistic traffic, and its truth beside it, into Kafka or a file.",
 }
 GROUPS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
     "topics": (
         "The topics the monitor needs.",
         {"check": "Say what is wrong with them.", "apply": "Create what is missing, and say what is wrong."},
+    ),
+    "twilio": (
+        "Twilio's Event Streams: what the monitor needs of them.",
+        {
+            "check": "Say what is missing or wrong, and what that blinds us to.",
+            "plan": "Show what apply would change.",
+            "apply": "Make sinks and subscriptions as needed, and validate them.",
+        },
     ),
     "quarantine": (
         "Messages that were set aside.",

@@ -404,6 +404,7 @@ class Account(_Section, frozen=True, kw_only=True):
     alias: Alias
     sid: AccountSid
     auth_token_file: SecretFile | None = None
+    shared_key_file: SecretFile | None = None
     api_key_sid: KeySid | None = None
     api_key_secret_file: SecretFile | None = None
     region: Place | None = None

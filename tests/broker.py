@@ -44,7 +44,7 @@ _POM: Final = f"""\
   <version>1</version>
   <dependencies>
     <dependency>
-      <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{KAFKA_VERSION}</version>
+      <groupId>org.apache.kafka</groupId><artifactId>{{artifact}}</artifactId><version>{KAFKA_VERSION}</version>
     </dependency>
     <dependency>
       <groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version>
@@ -79,26 +79,26 @@ def java() -> str:
     return candidate
 
 
-def jars() -> Path:
-    """Return the directory of the broker's jars, fetched by Maven the first time.
+def jars(artifact: str = "kafka_2.13", name: str = "kafka") -> Path:
+    """Return the directory of the jars of one of Kafka's artifacts, fetched by Maven the first time.
 
     It lies in the user's cache directory, so a clean checkout fetches nothing twice. Any number of processes may call
     this at once: one fetches, the others wait for its lock; a directory under its final name is always whole.
     Raises ``BrokerUnavailableError`` when the jars are not there and can't be fetched.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recording-monitor"
-    final = cache / f"kafka-{KAFKA_VERSION}"
+    final = cache / f"{name}-{KAFKA_VERSION}"
     if final.is_dir():
         return final
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / f"kafka-{KAFKA_VERSION}.lock").open("w") as lock:
+    with (cache / f"{name}-{KAFKA_VERSION}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not final.is_dir():
-            _fetch_jars(final)
+            _fetch_jars(final, artifact)
     return final
 
 
-def _fetch_jars(final: Path) -> None:
+def _fetch_jars(final: Path, artifact: str) -> None:
     maven = shutil.which("mvn")
     if maven is None:
         raise BrokerUnavailableError("no mvn found (Maven fetches the broker's jars once)")
@@ -106,7 +106,7 @@ def _fetch_jars(final: Path) -> None:
     shutil.rmtree(fetched, ignore_errors=True)
     fetched.mkdir()
     pom = final.with_name(f"{final.name}.pom.xml")
-    pom.write_text(_POM)
+    pom.write_text(_POM.format(artifact=artifact))
     command = [maven, "-q", "-B", "-f", str(pom), _COPY_JARS, "-DincludeScope=runtime", f"-DoutputDirectory={fetched}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_MAVEN_TIMEOUT_S)
@@ -442,8 +442,8 @@ class SecureBroker(RealBroker):
     def _format(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         key = self.directory / "broker.key"
-        _make_certificate(self.authority, key)
-        _make_certificate(self.certificate, self.key)
+        make_certificate(self.authority, key)
+        make_certificate(self.certificate, self.key)
         (self.directory / "broker.pem").write_text(key.read_text() + self.authority.read_text())
         super()._format()
 
@@ -451,6 +451,7 @@ class SecureBroker(RealBroker):
         given = super()._properties()
         scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
         plain = f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{self.USER}="{self.PASSWORD}";'
+        oauth = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule"
         ours = f"SASL://{self.sasl_bootstrap},TLS://{self.tls_bootstrap}"
         protocols = "SASL:SASL_SSL,TLS:SSL"
         return {
@@ -463,16 +464,23 @@ class SecureBroker(RealBroker):
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": str(self.certificate),
             "listener.name.tls.ssl.client.auth": "required",
-            "listener.name.sasl.sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN",
+            "listener.name.sasl.sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN,OAUTHBEARER",
+            # It takes tokens that nobody has signed: what is tested is that ours arrive.
+            "listener.name.sasl.oauthbearer.sasl.jaas.config": f"{oauth} required;",
             "listener.name.sasl.scram-sha-512.sasl.jaas.config": scram,
             "listener.name.sasl.plain.sasl.jaas.config": plain,
         }
 
 
-def _make_certificate(certificate: Path, key: Path) -> None:
-    """Make a certificate for the loopback that vouches for itself."""
+def make_certificate(
+    certificate: Path, key: Path, *, name: str = "IP:127.0.0.1", days: int = 2, expired: bool = False
+) -> None:
+    """Make a certificate that vouches for itself."""
     openssl = shutil.which("openssl")
     assert openssl is not None, "a test that needs openssl is not run without it"
-    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    subject = ["-subj", "/CN=kafka", "-addext", f"subjectAltName={name}", "-days", str(days)]
     made = ["-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(certificate)]
     subprocess.run([openssl, "req", "-x509", *subject, *made], capture_output=True, check=True)
+    if expired:
+        again = ["-in", str(certificate), "-signkey", str(key), "-days", "-1", "-out", str(certificate)]
+        subprocess.run([openssl, "x509", *again], capture_output=True, check=True)

@@ -1203,7 +1203,7 @@ def unlike_state(pipeline: Pipeline, ledger: Ledger, offset: int) -> str | None:
             return f"{key} is {standing.outcome}, and nothing is published"
         if published.final:
             continue
-        if published.outcome == "disallowed" and standing.conversation.birth.offset > published.rests_from:
+        if published.outcome == "disallowed" and Evidence(standing.conversation).first_offset > published.rests_from:
             continue
         seen = (published.outcome, published.rule, published.cause, published.recording_status)
         meant = (standing.outcome, standing.rule, standing.attribution.cause, standing.attribution.status)
@@ -1335,7 +1335,10 @@ def batches_change_nothing(history: History, rules: Rules) -> str | None:
 
 
 def told_once(history: History, rules: Rules) -> str | None:
-    """P7: one verdict per recording and message (but a final one's late change); ``at`` and revisions only rise."""
+    """P7: one verdict per recording and message (but a final one's late change); ``at`` and revisions only rise.
+
+    And none shows evidence from before it rests.
+    """
     run = Interrupted(history, rules)
     if "P7" in run.faults:
         return run.faults["P7"]
@@ -1352,6 +1355,9 @@ def told_once(history: History, rules: Rules) -> str | None:
             return f"{key}: at {verdict.at} after {before.at}"
         if before is not None and verdict.revision <= before.revision:
             return f"{key}: revision {verdict.revision} after {before.revision}"
+        shown = [int(one.position.partition(":")[2] or 1 << 60) for one in verdict.evidence]
+        if min(shown, default=1 << 60) < verdict.rests_from:
+            return f"{key}: rests from {verdict.rests_from}, and shows evidence at {min(shown)}"
         last[key] = verdict
     return None
 

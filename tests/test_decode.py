@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
@@ -16,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from monitor.core import decode as decoding
-from monitor.core.decode import ENTRIES_MAX, MESSAGE_BYTES_MAX, account_of, decode
+from monitor.core.decode import ENTRIES_MAX, MESSAGE_BYTES_MAX, account_of, decode, entries_of
 from monitor.core.envelope import NESTING_MAX
 from monitor.core.events import (
     CallFact,
@@ -664,6 +665,35 @@ def test_the_account_of_a_message_is_found_whatever_its_type(kind):
     assert found() is None
     escaped = json.dumps({"type": kind, "data": {"account_sid": OTHER[0]}}).replace("AC", "\\u0041C")
     assert account_of(escaped.encode()) == OTHER[0]
+
+
+def test_the_account_of_a_message_in_binary_mode_is_found():
+    event = {"account_sid": OTHER[0]}
+    headers: list[tuple[str, bytes | None]] = [("ce_type", b"com.twilio.of-the-future"), ("ce_id", b"1"), ("x", None)]
+    assert account_of(json.dumps(event).encode(), headers) == OTHER[0]
+    assert account_of(b"{}", [*headers, ("ce_source", f"/v1/Accounts/{OTHER[1]}".encode())]) == OTHER[1]
+    assert account_of(b"no JSON", headers) is None
+    assert account_of(json.dumps(event).encode()) is None
+
+
+def test_the_entries_of_a_message_have_their_own_bytes_whatever_its_form():
+    first, second = b'{ "type": "a" }', b'{"type":  "b"}'
+    assert entries_of(first) == [first]
+    assert entries_of(b"[" + first + b" , " + second + b"]") == [first, second]
+    assert entries_of(first + b"\n" + second + b"\n") == [first, second]
+    assert entries_of(json.dumps("[" + first.decode() + "]").encode()) == [first]
+    assert entries_of(b"not one") == [b"not one"]
+    assert entries_of(b"") == []
+
+
+@pytest.mark.parametrize("wrap", [lambda text: text, lambda text: {"schema": {"type": "bytes"}, "payload": text}])
+def test_bytes_that_kafka_connects_json_converter_has_written_are_read(wrap):
+    event = sample(f"{RECORDED}.call-completed")
+    for value in (event, [event, event]):
+        plain = json.dumps(value).encode()
+        assert decode(json.dumps(wrap(base64.b64encode(plain).decode())).encode()) == decode(plain)
+    [entry] = decode(json.dumps(wrap(base64.b64encode(b"no JSON").decode())).encode())
+    assert isinstance(entry, Malformed)
 
 
 @pytest.mark.parametrize(
@@ -1330,8 +1360,10 @@ def read_all(message: bytes | None, headers: list[tuple[str, bytes | None]] | No
             msgspec.msgpack.encode(entry)
         else:
             assert entry.type
-    account = None if message is None else account_of(message)
+    account = None if message is None else account_of(message, headers)
     assert account is None or is_sid(account, "AC")
+    if message is not None and not headers:
+        assert len(entries_of(message)) == len(entries)
     return entries
 
 

@@ -15,8 +15,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from twilio.request_validator import (  # type: ignore[import-untyped]  # The package has no types.
+    HMAC_SHA1,
+    HMAC_SHA256,
+    SIGNATURE_SETTINGS_HEADER,
+    RequestValidator,
+)
 
-from monitor.inputs.signature import Signatures
+from monitor.inputs.signature import Key, Signatures
 from monitor.inputs.sink_tests import SinkTest, read_sink_test
 from monitor.settings import SecretFile
 from tests.broker import RealBroker
@@ -57,7 +63,7 @@ def read_signatures(directory: Path, **more: list[str]) -> Signatures:
     for account, secrets in (more or {ACCOUNT: [TOKEN]}).items():
         file = directory / account
         file.write_text("\n".join(secrets))
-        files.append((account, SecretFile(file)))
+        files.append((Key.token(account), SecretFile(file)))
     return Signatures(files, require_body_hash=True, clock=time.monotonic)
 
 
@@ -91,8 +97,10 @@ FORGED: Final[dict[str, Request]] = {
     "no signature": without("X-Twilio-Signature")(posted(BODY)),
     "empty signature": posted(BODY)._replace(headers={"X-Twilio-Signature": ""}),
     "no hash of the body": posted(BODY, query=""),
-    "the hash of the body twice": posted(BODY, query=f"{HASH}&{HASH}"),
     "two hashes": posted(BODY, query=f"{HASH}&bodySHA256={'0' * 64}"),
+    "two hashes, the other way round": posted(BODY, query=f"bodySHA256={'0' * 64}&{HASH}"),
+    "the hash of another body twice": posted(dumped([event(2)]), query=f"{HASH}&{HASH}"),
+    "a hash, and an empty one": posted(BODY, query=f"{HASH}&bodySHA256="),
     "an empty hash": posted(BODY, query="bodySHA256="),
     "replayed with another body": posted(BODY)._replace(body=dumped([event(2)])),
     "replayed without a body": posted(BODY)._replace(body=b""),
@@ -115,6 +123,13 @@ def test_the_validator_lets_the_same_event_in_when_nothing_is_altered(bridge):
 
     assert bridge.post(posted(body)) == 200
     assert bridge.post(posted(body, query=f"bodySHA256={hashlib.sha256(body).hexdigest()}&a=%20b&c")) == 200
+
+
+def test_an_address_that_names_the_hash_of_its_body_twice_as_some_of_twilios_do_is_taken(bridge):
+    body = dumped([event(32)])
+    named = f"bodySHA256={hashlib.sha256(body).hexdigest()}"
+
+    assert bridge.post(posted(body, query=f"{named}&{named}")) == 200
 
 
 def test_of_ten_thousand_forged_requests_none_is_taken_for_signed(tmp_path):
@@ -183,7 +198,7 @@ def test_after_fifteen_minutes_without_a_valid_signature_a_bad_one_is_no_forgery
     now = 1_000.0
     file = tmp_path / "token"
     file.write_text(TOKEN)
-    signatures = Signatures([(ACCOUNT, SecretFile(file))], require_body_hash=True, clock=lambda: now)
+    signatures = Signatures([(Key.token(ACCOUNT), SecretFile(file))], require_body_hash=True, clock=lambda: now)
     whole = posted(BODY)
 
     assert signatures.signer_of_body([PUBLIC + whole.path], HASH, BODY, whole.headers["X-Twilio-Signature"])
@@ -193,6 +208,34 @@ def test_after_fifteen_minutes_without_a_valid_signature_a_bad_one_is_no_forgery
     now += 2
     assert not signatures.recently_valid(ACCOUNT)
     assert not signatures.recently_valid(None)
+
+
+def with_shared_key(request: Request, secret: str, algorithm: str = HMAC_SHA256) -> Request:
+    """The same as an account sends it whose webhooks are signed with a shared key."""
+    signature = RequestValidator(secret).compute_signature(PUBLIC + request.path, {}, algorithm)
+    named = f"key=webhooks_sharedkey_1,algorithm={algorithm}"
+    return request._replace(
+        headers={**request.headers, "X-Twilio-Signature": signature, SIGNATURE_SETTINGS_HEADER: named}
+    )
+
+
+def test_a_shared_key_signs_where_the_settings_name_one_and_each_secret_only_in_its_own_way(broker, tmp_path):
+    (tmp_path / "shared").write_text("a shared key\n")
+    first, second = dumped(event(1)), dumped(event(2))
+    with Ingest(broker, tmp_path / "without") as bridge:
+        assert bridge.post(with_shared_key(posted(first), "a shared key")) == 503
+
+    bridge = Ingest(broker, tmp_path / "with")
+    bridge.settings["accounts"][0]["shared_key_file"] = str(tmp_path / "shared")
+    with bridge:
+        assert bridge.post(with_shared_key(posted(first), "a shared key")) == 200
+        assert bridge.post(posted(second)) == 200  # While a rule is being rolled out, both ways come.
+        assert bridge.post(with_shared_key(posted(first), "another key")) == 403
+        assert bridge.post(with_shared_key(posted(first), "a shared key")._replace(body=second)) == 403
+        # Whoever knows a secret, or the name of an algorithm, can't choose how it is used.
+        assert bridge.post(with_shared_key(posted(first), "a shared key", HMAC_SHA1)) == 403
+        assert bridge.post(with_shared_key(posted(first), TOKEN)) == 403
+        assert bridge.values() == [first, second]
 
 
 def test_a_proxy_says_which_address_was_called_only_where_it_is_trusted(broker, tmp_path):

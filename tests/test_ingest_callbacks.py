@@ -13,7 +13,7 @@ import pytest
 from monitor.core.decode import decode
 from monitor.core.events import Event
 from tests.broker import RealBroker
-from tests.webhooks import ACCOUNT, OTHER_TOKEN, PUBLIC, Ingest, Request, posted_form
+from tests.webhooks import ACCOUNT, OTHER_TOKEN, PUBLIC, Ingest, Request, asked_form, posted, posted_form
 
 SAMPLES: Final = Path(__file__).parent / "samples"
 VOICE: Final = "com.twilio.voice.status-callback."
@@ -83,6 +83,36 @@ def test_what_twilio_sends_again_is_the_same_event_and_anything_else_is_another(
         ids.append(newest(bridge, before).id)
 
     assert ids[0] == ids[1] != ids[2]
+
+
+def test_a_callback_by_get_is_the_same_event_as_one_by_post(bridge):
+    form = twin(VOICE + "recording.processed.call-completed")["data"]["request"]["parameters"] | {"Extra": "a b&c=1"}
+    told = []
+    for request in (posted_form("/twilio/recording-status", form), asked_form("/twilio/recording-status", form)):
+        before = len(bridge.messages())
+        assert bridge.post(request) == 200
+        told.append(newest(bridge, before))
+
+    assert told[0].id == told[1].id
+    assert told[0].facts == told[1].facts
+
+
+def test_a_get_that_nobody_signed_produces_nothing(bridge):
+    form = {"AccountSid": ACCOUNT, "RecordingSid": "RE" + "6" * 32}
+    signed = asked_form("/twilio/recording-status", form)
+    assert bridge.post(signed) == 200
+    before = len(bridge.messages())
+
+    forged = [
+        asked_form("/twilio/recording-status", form, OTHER_TOKEN),
+        signed._replace(path=signed.path + "&RecordingStatus=absent"),
+        signed._replace(path=signed.path.replace("6666", "6667", 1)),
+        signed._replace(method="POST"),
+        posted_form("/twilio/recording-status", form)._replace(method="GET"),
+    ]
+    assert [bridge.post(request) for request in forged] == [403] * len(forged)
+    assert bridge.post(posted(b"{}")._replace(method="GET")) == 503  # Events are posted: the address is misspelt.
+    assert len(bridge.messages()) == before
 
 
 def altered(request: Request, body: bytes) -> Request:

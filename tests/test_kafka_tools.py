@@ -137,7 +137,10 @@ def test_fewer_verdict_partitions_than_event_partitions_are_refused(broker: Real
     topics = names()
     broker.create_topic(topics.events, 3, message_timestamp_type="LogAppendTime")
     broker.create_topic(topics.verdicts, 2, cleanup_policy="compact")
-    assert levels(admin(broker, topics).apply())["verdicts"] == "error"
+    found = admin(broker, topics).apply()
+    assert levels(found)["verdicts"] == "error"
+    remedy = f"`recording-monitor rekey --from {topics.events} --to NEW --create --partitions 3`"
+    assert [remedy in finding.says for finding in found if finding.level == "error"] == [True]
 
 
 def test_the_topic_id_changes_when_a_topic_is_made_anew(broker: RealBroker):

@@ -67,6 +67,8 @@ def test_every_cause_of_a_shift_is_the_truth_in_any_order(late_min):
         key: (verdict.cause, verdict.conference_sid, verdict.call_sid) for key, verdict in watched.verdicts.items()
     }
     assert found == truth
+    for verdict in watched.verdicts.values():
+        assert all(int(shown.position.partition(":")[2]) >= verdict.rests_from for shown in verdict.evidence)
     assert watched.truncated == 0
     assert watched.members_max < 100
     assert watched.behind_max_ms < 3 * tuning.window_ms

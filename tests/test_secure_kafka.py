@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -39,6 +45,73 @@ def test_the_bridge_comes_in_with_a_password(secure_broker, tmp_path, password, 
         assert running.post(posted(dumped(event(1)))) == 200
         assert running.values() == [dumped(event(1))]
         assert SecureBroker.PASSWORD not in running.log.read_text() + running.get("/metrics")[1]
+
+
+@contextmanager
+def token_server() -> Iterator[str]:
+    """An OpenID provider that knows one client; the address of its token endpoint."""
+
+    def part(value: dict[str, object]) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            known = base64.b64encode(f"{SecureBroker.USER}:{SecureBroker.PASSWORD}".encode()).decode()
+            good = self.headers["Authorization"] == f"Basic {known}"
+            now = int(time.time())
+            token = f"{part({'alg': 'none'})}.{part({'sub': SecureBroker.USER, 'iat': now, 'exp': now + 600})}."
+            answer = {"access_token": token, "token_type": "Bearer"} if good else {"error": "invalid_client"}
+            body = json.dumps(answer).encode()
+            self.send_response(200 if good else 401)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/token"
+        finally:
+            server.shutdown()
+
+
+def oidc_client(broker: SecureBroker, secret_file: Path, endpoint: str) -> dict[str, str]:
+    """The ``kafka.client`` of somebody who comes in with a token of an OpenID provider."""
+    return {
+        "security.protocol": "SASL_SSL",
+        "ssl.ca.location": str(broker.authority),
+        "sasl.mechanisms": "OAUTHBEARER",
+        "sasl.oauthbearer.method": "oidc",
+        "sasl.oauthbearer.client.id": broker.USER,
+        "sasl.oauthbearer.client.secret_file": str(secret_file),
+        "sasl.oauthbearer.token.endpoint.url": endpoint,
+    }
+
+
+def test_all_come_in_with_a_token_and_a_wrong_secret_is_explained(secure_broker, tmp_path, password):
+    with token_server() as endpoint:
+        client = oidc_client(secure_broker, password, endpoint)
+        with bridge(secure_broker, tmp_path, client) as running:
+            assert running.post(posted(dumped(event(1)))) == 200
+            assert SecureBroker.PASSWORD not in running.log.read_text() + running.get("/metrics")[1]
+        site = Site(secure_broker, tmp_path / "site")
+        kafka = {**site.settings["kafka"], "bootstrap_servers": secure_broker.sasl_bootstrap, "client": client}
+        config = tmp_path / "monitor.yaml"
+        config.write_text(json.dumps({**site.settings, "kafka": kafka}))
+        checked = program("topics", "check", "--config", str(config), cwd=tmp_path)
+        assert checked.returncode == 0, checked.stderr
+        with site.start(kafka=kafka) as monitor:
+            monitor.ready(site.partitions)
+            examined = program("doctor", "--config", str(config), cwd=tmp_path)
+        assert b"ok         kafka login OAUTHBEARER" in examined.stdout, examined.stdout
+
+        password.write_text("wrong")
+        examined = program("doctor", "--config", str(config), cwd=tmp_path)
+        assert b"kafka login OAUTHBEARER: the broker refuses the token, or there is none" in examined.stdout
 
 
 def test_the_bridge_comes_in_with_a_certificate(secure_broker, tmp_path):

@@ -237,6 +237,17 @@ def test_a_refusal_says_what_twilio_says_without_numbers_and_tokens(twilio, tmp_
     assert len(twilio.paths()) == 0
 
 
+def test_credentials_go_to_no_host_but_twilios_whatever_an_answer_says(twilio, tmp_path):
+    account = twilio.account()
+    meta = b'{"next_page_url": "https://events.twilio.com.example.com/v1/Sinks?Page=1", "key": "sinks"}'
+    twilio.fail("/v1/Sinks", status=200, body=b'{"sinks": [], "meta": ' + meta + b"}")
+
+    with pytest.raises(TwilioUnavailable, match="leads to a host that is not Twilio's"):
+        ask(read(tmp_path, twilio.settings(tmp_path, account)), sinks)
+
+    assert twilio.asked == []
+
+
 # --- What is tried again
 
 
@@ -245,9 +256,12 @@ def test_what_only_asks_is_asked_again_after_5xx_and_a_cut_connection(twilio, tm
     twilio.fail("/v1/Sinks", status=500)
     twilio.fail("/v1/Sinks", cut=True)
     twilio.fail("/v1/Sinks", status=200, body=b"<html>Welcome to our proxy")
+    twilio.fail("/v1/Sinks", status=200, body=b"")
+    twilio.fail("/v1/Sinks", status=302, headers={"Location": "https://login.example.com"}, body=b"")
 
-    assert ask(read(tmp_path, twilio.settings(tmp_path, account)), sinks, clock=time.clock) == []
-    assert time.slept == [0.5, 1.0, 2.0]
+    settings = read(tmp_path, twilio.settings(tmp_path, account))
+    assert ask(settings, sinks, limits=QUICK._replace(attempts=6), clock=time.clock) == []
+    assert time.slept == [0.5, 1.0, 2.0, 4.0, 8.0]
 
 
 def test_what_changes_something_is_not_asked_again_when_it_may_have_been_done(twilio, tmp_path, time):
@@ -357,11 +371,14 @@ def test_the_pace_of_an_account_is_that_of_all_who_ask_for_it(twilio, tmp_path, 
     account = twilio.account()
     twilio.fail("/v1/Sinks", status=429, headers={"Retry-After": "2"})
 
-    async def at_once(accounts: list[TwilioAccount]) -> None:
-        await sinks(accounts)
-        await asyncio.gather(*[sinks(accounts) for _ in range(3)])
+    async def at_once() -> None:
+        settings = read(tmp_path, twilio.settings(tmp_path, account))
+        async with Twilio(settings, limits=QUICK, clock=time.clock) as asked:
+            await sinks(await asked.accounts())
+            # Others who find the account by themselves have the same pace.
+            await asyncio.gather(*[sinks(await asked.accounts()) for _ in range(3)])
 
-    ask(read(tmp_path, twilio.settings(tmp_path, account)), at_once, clock=time.clock)
+    asyncio.run(at_once())
 
     assert time.now - 1_000.0 >= 2.0 + 3.0
 

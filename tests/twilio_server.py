@@ -18,7 +18,6 @@ import contextlib
 import json
 import re
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -64,11 +63,6 @@ class Asked(NamedTuple):
     @property
     def product(self) -> str:
         return self.host.partition(".")[0]
-
-    @property
-    def url(self) -> str:
-        """The address of what was asked for, as answers carry it."""
-        return f"https://{self.host}{self.path}"
 
 
 class Answer(NamedTuple):
@@ -158,8 +152,6 @@ class TwilioServer:
         self.faults: list[Fault] = []
         self.asked: list[Asked] = []
         """Every request that carried good credentials, in the order of their arrival."""
-        self.at: list[float] = []
-        """When each of these arrived (monotonic)."""
         self.breaches: list[str] = []
         """Where a request or an answer did not agree with Twilio's documents."""
         self.lock: Final = threading.RLock()
@@ -289,7 +281,7 @@ class TwilioServer:
                             form={key: values[-1] for key, values in form.items()},
                             form_lists=form,
                         )
-                        self._note(asked)
+                        self.asked.append(asked)
                         answer = known.handler(self, asked)
                         self._hold("answer", "check_answer", product, method, parts.path, answer.status, answer.body)
                         return answer.status, b"" if answer.body is None else json.dumps(answer.body).encode()
@@ -297,10 +289,6 @@ class TwilioServer:
                 raise Refusal(404, 20404, f"The requested resource {parts.path} was not found")
         except Refusal as refusal:
             return refusal.status, json.dumps(refusal.body).encode()
-
-    def _note(self, asked: Asked) -> None:
-        self.asked.append(asked)
-        self.at.append(time.monotonic())
 
     def _hold(self, what: str, check: str, *given: Any) -> None:
         if self.contract is not None:
@@ -449,6 +437,13 @@ def _account(account: Account) -> dict[str, Any]:
 
 
 # --- Event Streams: sinks and subscriptions ----------------------------------------------------------------------
+
+
+@endpoint("GET", "events", "/v1/Types")
+def list_event_types(server: TwilioServer, asked: Asked) -> Answer:
+    """What was put under ``event-types``, as the names alone; without any, nothing is said of what is offered."""
+    names = server.things(asked.account.sid, "event-types")
+    return page(server, asked, "types", [{"type": name, "status": "available"} for name in names])
 
 
 @endpoint("GET", "events", "/v1/Sinks")

@@ -42,6 +42,7 @@ class Request(NamedTuple):
     path: str
     headers: dict[str, str]
     body: bytes
+    method: str = "POST"
 
     def signed_anew(self, url: str, token: str = TOKEN) -> Request:
         """The same with the signature of another address."""
@@ -64,6 +65,12 @@ def posted_form(path: str, form: Mapping[str, str], token: str = TOKEN, *, publi
     signature = RequestValidator(token).compute_signature(public + path, MultiDict(form))
     headers = {"Content-Type": "application/x-www-form-urlencoded; charset=UTF-8", "X-Twilio-Signature": signature}
     return Request(path, headers, urlencode(form).encode())
+
+
+def asked_form(path: str, form: Mapping[str, str], token: str = TOKEN) -> Request:
+    """A status callback by GET, as Twilio makes it: the parameters are in the address, which is signed."""
+    whole = f"{path}?{urlencode(form)}"
+    return Request(whole, {}, b"", "GET").signed_anew(PUBLIC + whole, token)
 
 
 def event(number: int, account: str = ACCOUNT, **parameters: str) -> dict[str, Any]:
@@ -245,7 +252,7 @@ def ask(
 
 def post(address: str, request: Request) -> int:
     """Send a request on a connection of its own; the status of its answer."""
-    return ask(address, "POST", request.path, request.body, request.headers)[0]
+    return ask(address, request.method, request.path, request.body or None, request.headers)[0]
 
 
 class Sender:

@@ -19,7 +19,7 @@ from monitor import __version__
 from monitor.commands.common import ConfigOption, read_settings
 from monitor.inputs.ingest import DELIVER_WITHIN_S, OUTCOMES, Bridge
 from monitor.inputs.relay import BYTES_MAX, Relay
-from monitor.inputs.signature import Caller, SecretLines, Signatures
+from monitor.inputs.signature import Caller, Key, SecretLines, Signatures
 from monitor.log import configure
 from monitor.outputs.delivery import producer_properties
 from monitor.outputs.ingest_metrics import IngestMetrics
@@ -98,10 +98,11 @@ def make_bridge(settings: Settings, registry: CollectorRegistry, health: Health)
     It tells ``health`` that its loop turns, and is ready when that is.
     """
     ingest = settings.ingest
-    files = [(account.sid, account.auth_token_file) for account in settings.accounts]
+    files = [(Key.token(account.sid), account.auth_token_file) for account in settings.accounts]
+    files += [(Key.shared(account.sid), account.shared_key_file) for account in settings.accounts]
     try:
         signatures = Signatures(
-            [(account, file) for account, file in files if file is not None],
+            [(key, file) for key, file in files if file is not None],
             require_body_hash=ingest.require_body_hash,
             clock=time.monotonic,
         )
@@ -111,7 +112,11 @@ def make_bridge(settings: Settings, registry: CollectorRegistry, health: Health)
     if ingest.public_url is None:
         raise _wrong(settings, "ingest.public_url", "missing. Name the address that Twilio calls and signs")
     if not any(file for _, file in files):
-        raise _wrong(settings, "accounts", "none has an auth_token_file, and signatures are checked with these")
+        raise _wrong(
+            settings,
+            "accounts",
+            "none has an auth_token_file (or a shared_key_file), and signatures are checked with these",
+        )
     metrics = IngestMetrics(registry, OUTCOMES, wall_clock=time.time)
     try:
         relay = Relay(

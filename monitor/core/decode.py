@@ -7,6 +7,7 @@ finds less than entries of the type usually say, it is straightened and read aga
 
 from __future__ import annotations
 
+import binascii
 from collections.abc import Sequence
 from typing import Final
 
@@ -42,7 +43,10 @@ MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 ENTRIES_MAX: Final = 10_000
 
 
-def decode(value: bytes | None, headers: Sequence[tuple[str, bytes | None]] | None = None) -> list[Entry]:
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+def decode(value: bytes | None, headers: Headers | None = None) -> list[Entry]:
     """Read every entry of a message, in order. A message without content (a tombstone, ``[]``) has none.
 
     ``headers`` are Kafka's, where one may have None as its content; with ``ce_type`` among them the message is in
@@ -53,20 +57,32 @@ def decode(value: bytes | None, headers: Sequence[tuple[str, bytes | None]] | No
         return []
     if len(value) > MESSAGE_BYTES_MAX:
         return [Malformed("too-large", f"{len(value)} bytes", value)]
-    if headers:
-        attributes = {key.lower(): content for key, content in headers if content is not None}
-        if "ce_type" in attributes:
-            return [_binary(value, attributes)]
+    attributes = _attributes(headers)
+    if attributes:
+        return [_binary(value, attributes)]
     try:
         envelope = decode_envelope(value)
     except FAULTS:
         spelled = _type_of(value) if value[:1] == b"{" else None
-        return _unwrap(value, NESTING_MAX) if spelled is None else [_look_again(value, spelled)]
+        if spelled is not None:
+            return [_look_again(value, spelled)]
+        return [part if isinstance(part, Malformed) else _object(part) for part in _unwrap(value, NESTING_MAX)]
     return [_entry(envelope, value)]
 
 
-def account_of(value: bytes) -> str | None:
+def entries_of(value: bytes) -> list[bytes]:
+    """The entries of a message that is not in binary mode, each with its own bytes; what hides them is one entry."""
+    return [part.data if isinstance(part, Malformed) else part for part in _unwrap(value, NESTING_MAX)]
+
+
+def account_of(value: bytes, headers: Headers | None = None) -> str | None:
     """The account that a message of one entry is of, whether or not it is of a type we read; None: it does not say."""
+    attributes = _attributes(headers)
+    if attributes:
+        try:
+            value = _structured(value, attributes)
+        except FAULTS:
+            return None
     if b"AC" not in value and b"\\u" not in value:
         return None  # No SID stands in it, not even spelled in escapes: tens of thousands of such are told at once.
     for entry in decode(value):
@@ -91,7 +107,13 @@ def _type_of(raw: bytes) -> Text:
         return None
 
 
-def _unwrap(value: bytes, nesting: int) -> list[Entry]:
+def _attributes(headers: Headers | None) -> dict[str, bytes]:
+    """The headers of a message in binary mode; empty for any other."""
+    attributes = {key.lower(): content for key, content in headers or () if content is not None}
+    return attributes if "ce_type" in attributes else {}
+
+
+def _unwrap(value: bytes, nesting: int) -> list[bytes | Malformed]:
     """Undo a form other than one plain object; ``nesting`` is how many more forms may lie inside."""
     text = value.strip(b" \t\r\n").removeprefix(b"\xef\xbb\xbf")
     if not text:
@@ -102,24 +124,33 @@ def _unwrap(value: bytes, nesting: int) -> list[Entry]:
             raws = decode_raws(text)
             if len(raws) > ENTRIES_MAX:
                 return [Malformed("too-many-entries", f"{len(raws)} elements", value)]
-            return [_object(bytes(raw)) for raw in raws]
+            return [bytes(raw) for raw in raws]
         if first == b'"':
             inner = msgspec.json.decode(text, type=str).encode()
             if nesting == 0:
                 return [Malformed("too-deep", "a JSON string in a JSON string", value)]
-            return _unwrap(inner, nesting - 1)
+            return _unwrap(_from_base64(inner), nesting - 1)
         if first == b"{":
             wrapped = _connect_payload(text)
             if wrapped is not None and nesting:
                 return _unwrap(wrapped, nesting - 1)
     except FAULTS:
-        pass  # Perhaps several values in lines; otherwise _object says what is wrong.
+        pass  # Perhaps several values in lines; otherwise it is one that nobody can read.
     lines = [line for line in text.splitlines() if line.strip()]
     if len(lines) > 1 and nesting and any(_is_value(line) for line in lines) and not _is_value(text):
         if len(lines) > ENTRIES_MAX:
             return [Malformed("too-many-entries", f"{len(lines)} lines", value)]
-        return [entry for line in lines for entry in _unwrap(line, nesting - 1)]
-    return [_object(text)]
+        return [part for line in lines for part in _unwrap(line, nesting - 1)]
+    return [text]
+
+
+def _from_base64(text: bytes) -> bytes:
+    """What a JSON string holds that is base64, as Kafka Connect's JSON converter writes bytes; else the text itself."""
+    try:
+        inner = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:
+        return text
+    return inner if inner.lstrip()[:1] in (b"{", b"[") else text
 
 
 def _is_value(text: bytes) -> bool:
@@ -144,16 +175,21 @@ def _connect_payload(text: bytes) -> bytes | None:
 
 def _binary(value: bytes, attributes: dict[str, bytes]) -> Entry:
     try:
-        named = {
-            name: attributes["ce_" + name].decode()
-            for name in ("type", "id", "source", "time")
-            if "ce_" + name in attributes
-        }
-        data = msgspec.Raw(value.strip() or b"null")
-        decode_any(data)
-        return _object(msgspec.json.encode({**named, "data": data}))
+        return _object(_structured(value, attributes))
     except FAULTS as fault:
         return Malformed(_fault_reason(fault), str(fault), value)
+
+
+def _structured(value: bytes, attributes: dict[str, bytes]) -> bytes:
+    """A message in binary mode as one object. Raises FAULTS."""
+    named = {
+        name: attributes["ce_" + name].decode()
+        for name in ("type", "id", "source", "time")
+        if "ce_" + name in attributes
+    }
+    data = msgspec.Raw(value.strip() or b"null")
+    decode_any(data)
+    return msgspec.json.encode({**named, "data": data})
 
 
 def _object(raw: bytes) -> Entry:

@@ -81,9 +81,12 @@ class Evidence:
         self._executions: dict[str, list[tuple[Kept, ExecutionFact]]] | None = None
         by_kind: defaultdict[type, _Facts] = defaultdict(list)
         self._view = conversation.view()
+        self.first_offset = conversation.birth.offset  # Of all that is looked at.
         entries: Iterable[Kept] = conversation.read_evidence()
         if self._view is not None:
-            entries = each_once(entries, read_noted(self._view))
+            noted = read_noted(self._view)
+            self.first_offset = min([self.first_offset, *[kept.offset for kept in noted]])
+            entries = each_once(entries, noted)
         for kept in sorted(entries, key=_BY_TIME):
             for fact in kept.facts:
                 by_kind[type(fact)].append((kept, fact))

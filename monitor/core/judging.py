@@ -113,7 +113,7 @@ class Judge:
                     verdict = self._verdict(conversation, seen, attribution, judgement, moment, closed=closed)
                     too_old = self._too_old(seen, attribution)
                     drafts.append(
-                        self._draft(conversation, seen, verdict, digest, due_ms, team=judgement.team, too_old=too_old)
+                        self._draft(evidence, seen, verdict, digest, due_ms, team=judgement.team, too_old=too_old)
                     )
             if attribution.conference_stated:
                 stated = {fact.conference for _, fact in evidence.recordings[recording] if fact.conference is not None}
@@ -131,7 +131,7 @@ class Judge:
                 digest = _digest(conversation, suspected, self.policy, [proof], closed=closed)
                 if not ledger.unchanged(conference, digest):
                     verdict = self._suspicion(conversation, conference, suspected, proof, moment, closed=closed)
-                    drafts.append(self._draft(conversation, suspected, verdict, digest, due_ms))
+                    drafts.append(self._draft(evidence, suspected, verdict, digest, due_ms))
         if not closed:  # Else nothing more is looked at.
             conversation.waiting = waiting
             conversation.relevant, conversation.focus = relevance(evidence, attributions, self._conditions)
@@ -149,10 +149,9 @@ class Judge:
             if closed or moment.log_time_ms >= seen.arrived_ms + self._tuning.grace_ms:
                 verdict = self._failure(conversation, recording, seen, judgement, moment, closed=closed)
                 digest = hash(("failed", closed, conversation.birth.offset, seen, self.policy.hash)) or 1
-                draft = self._draft(conversation, seen, verdict, digest, due_ms)
-                assert draft.finding is not None
-                draft.finding = msgspec.structs.replace(draft.finding, failed=True)
-                drafts.append(draft)
+                account = self._alias(conversation.account)
+                finding = Finding(verdict, conversation.birth.offset, None, account, failed=True)
+                drafts.append(Draft(verdict.key, seen, finding, digest, due_ms))
         return drafts
 
     def _digest(
@@ -292,7 +291,7 @@ class Judge:
             0,  # The revision, which what is published decides; so do ``disallowed_since``, the alert and the history.
             closed,
             moment.at,
-            conversation.birth.offset,
+            _rests_from(conversation, attribution.evidence),
             judgement.outcome,
             judgement.rule,
             judgement.severity,
@@ -383,7 +382,7 @@ class Judge:
             revision=0,
             final=closed,
             at=moment.at,
-            rests_from=conversation.birth.offset,
+            rests_from=_rests_from(conversation, (proof,)),
             outcome="undetermined",
             rule="suspicion",
             severity="warning",
@@ -417,7 +416,7 @@ class Judge:
 
     def _draft(
         self,
-        conversation: Conversation,
+        evidence: Evidence,
         seen: Seen,
         verdict: Verdict,
         digest: int,
@@ -426,9 +425,16 @@ class Judge:
         team: str | None = None,
         too_old: bool = False,
     ) -> Draft:
-        account = self._tuning.aliases.get(conversation.account, NO_ALIAS)
-        finding = Finding(verdict, conversation.birth.offset, team, account)
+        finding = Finding(verdict, evidence.first_offset, team, self._alias(evidence.account))
         return Draft(verdict.key, seen, finding, digest, due_ms, too_old)
+
+    def _alias(self, account: str) -> str:
+        return self._tuning.aliases.get(account, NO_ALIAS)
+
+
+def _rests_from(conversation: Conversation, proofs: Iterable[Proof]) -> int:
+    """The first offset that a verdict rests on: what a guest did may have been told before the conversation began."""
+    return min([conversation.birth.offset, *[proof.kept.offset for proof in proofs]])
 
 
 def _digest(

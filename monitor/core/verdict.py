@@ -158,6 +158,7 @@ RESTS_ON_LOST: Final = -1
 class Finding(msgspec.Struct, frozen=True):
     """A verdict without what depends on what is published; ``team`` and ``account`` go into the alert's identity.
 
+    ``first_offset``: of all that was looked at for it, the first; what it rests on begins there or later.
     ``failed``: judging raised, so that it says only that there is a recording.
     """
 
@@ -243,9 +244,7 @@ def revise(published: Published | None, finding: Finding, whole: Callable[[str],
     found = finding.verdict
     if published is None:
         since, alert = _dated(None, finding)
-        return msgspec.structs.replace(
-            found, revision=1, rests_from=finding.first_offset, disallowed_since=since, alert=alert
-        )
+        return msgspec.structs.replace(found, revision=1, disallowed_since=since, alert=alert)
     history = _with_history(published)
     if published.final or _stands(published, finding):
         standing = whole(found.key)
@@ -263,7 +262,7 @@ def revise(published: Published | None, finding: Finding, whole: Callable[[str],
         new = msgspec.structs.replace(
             found,
             revision=published.revision + 1,
-            rests_from=_rests_from(published, finding),
+            rests_from=_rests_from(published, found),
             disallowed_since=since,
             alert=alert,
             history=history,
@@ -290,11 +289,10 @@ def _published_rest(published: Published, found: Verdict) -> int:
     return published.rests_from if published.at[0] == found.at[0] else RESTS_ON_LOST
 
 
-def _rests_from(published: Published, finding: Finding) -> int:
-    found, first_offset = finding.verdict, finding.first_offset
+def _rests_from(published: Published, found: Verdict) -> int:
     if published.suspicion or published.outcome != "disallowed":
-        return first_offset if published.at[0] != found.at[0] else min(published.rests_from, first_offset)
-    return min(_published_rest(published, found), first_offset)
+        return found.rests_from if published.at[0] != found.at[0] else min(published.rests_from, found.rests_from)
+    return min(_published_rest(published, found), found.rests_from)
 
 
 def _amended(published: Verdict, found: Verdict, *, final: bool) -> Verdict:

@@ -21,12 +21,13 @@ from typing import Final, NamedTuple, Protocol
 
 import structlog
 from aiohttp import hdrs, web
+from multidict import MultiDict
 
 from monitor.core.decode import account_of
 from monitor.core.envelope import FAULTS, decode_raws
 from monitor.core.values import sid_of
 from monitor.errors import ListenError
-from monitor.inputs.callbacks import conference_event, recording_event
+from monitor.inputs.callbacks import Called, conference_event, recording_event
 from monitor.inputs.relay import IN_A_GO, FullError, Relay
 from monitor.inputs.signature import Caller, SecretLines, Signatures, read_form
 from monitor.inputs.sink_tests import TEST_EVENT, render_sink_test, sink_test_in
@@ -35,6 +36,10 @@ from monitor.settings import Address
 EVENTS: Final = "/twilio/events"
 RECORDING_STATUS: Final = "/twilio/recording-status"
 CONFERENCE_STATUS: Final = "/twilio/conference-status"
+CALLBACKS: Final = frozenset({RECORDING_STATUS, CONFERENCE_STATUS})
+_METHODS: Final = frozenset({hdrs.METH_POST})
+_CALLBACK_METHODS: Final = frozenset({hdrs.METH_POST, hdrs.METH_GET})
+"""A callback comes by GET where ``recordingStatusCallbackMethod`` or ``statusCallbackMethod`` says so."""
 
 # Twilio waits 5 s. What the broker has not acknowledged by then may still come to be, and comes again.
 ANSWER_WITHIN_S: Final = 4.5
@@ -227,7 +232,7 @@ class Bridge:
 
     async def _answer(self, request: web.BaseRequest, path: str, query: str) -> Answer:
         take = self._ways.get(path)
-        if take is None or request.method != hdrs.METH_POST:
+        if take is None or request.method not in (_CALLBACK_METHODS if path in CALLBACKS else _METHODS):
             # Whoever misspelt the address in Twilio has four hours to mend it.
             return MISDIRECTED if SIGNATURE in request.headers else NOT_FOUND
         if self.requests >= REQUESTS_MAX:
@@ -275,18 +280,21 @@ class Bridge:
             return answer
 
     async def _take_callback(self, request: web.BaseRequest, path: str, query: str, until: float) -> Answer:
-        """A status callback: a form, made into the event that Event Streams would have sent."""
+        """A status callback: parameters, made into the event that Event Streams would have sent."""
         urls, signature = self._urls(request, path, query), self._signature(request)
+        asked = request.method == hdrs.METH_GET
         with self._room() as room:
-            form = read_form(await self._read(request, FORM_BYTES_MAX, room))
-            if form is None:
-                raise self._failed(None)
-            signer = self._signatures.signer_of_form(urls, form, signature)
+            form = read_form(query.encode() if asked else await self._read(request, FORM_BYTES_MAX, room))
+            if not form:
+                raise self._failed(None)  # A callback without parameters is nobody's, whatever address was signed.
+            # Of a GET the parameters are part of the address, and signed with it.
+            signer = self._signatures.signer_of_form(urls, MultiDict() if asked else form, signature)
             if signer is None:
                 raise self._failed(form.get("AccountSid"))
             self._expected(request)
-            render = recording_event if path == RECORDING_STATUS else conference_event
-            event = render(form, url=urls[0], path=path, received_at=datetime.now(UTC))
+            url = urls[0].partition("?")[0] if asked else urls[0]
+            called = Called(request.method, url, path, datetime.now(UTC))
+            event = recording_event(form, called) if path == RECORDING_STATUS else conference_event(form, called)
             return await self._produce([(self._topic, account_of(event) or signer, event)], until)
 
     async def _produce(self, messages: Iterable[tuple[str, str, bytes]], until: float) -> Answer:

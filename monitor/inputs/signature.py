@@ -9,12 +9,16 @@ from __future__ import annotations
 import ipaddress
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 import structlog
 from multidict import MultiDict
-from twilio.request_validator import RequestValidator  # type: ignore[import-untyped]  # The package has no types.
+from twilio.request_validator import (  # type: ignore[import-untyped]  # The package has no types.
+    HMAC_SHA1,
+    HMAC_SHA256,
+    RequestValidator,
+)
 
 from monitor.settings import SecretError, SecretFile
 
@@ -29,22 +33,44 @@ _Content = str | MultiDict[str] | dict[str, str]
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
+class Key(NamedTuple):
+    """A secret of an account and how requests are signed with it: auth tokens by ``HMAC_SHA1``, shared keys by
+    ``HMAC_SHA256`` (https://www.twilio.com/docs/usage/webhooks/webhook-shared-keys).
+    """
+
+    account: str
+    algorithm: str
+
+    @classmethod
+    def token(cls, account: str) -> Key:
+        """The auth token of an account."""
+        return cls(account, HMAC_SHA1)
+
+    @classmethod
+    def shared(cls, account: str) -> Key:
+        """A key that was made for signing webhooks alone."""
+        return cls(account, HMAC_SHA256)
+
+
 class _Token:
-    """One token of an account, and when it last signed a request of which that could be shown."""
+    """One secret of an account, and when it last signed a request of which that could be shown."""
 
-    __slots__ = ("account", "secret", "valid_at", "validator")
+    __slots__ = ("key", "secret", "valid_at", "validator")
 
-    def __init__(self, account: str, secret: str) -> None:
-        self.account = account
+    def __init__(self, key: Key, secret: str) -> None:
+        self.key = key
         self.secret = secret
         self.validator = RequestValidator(secret)
         self.valid_at: float | None = None
 
     def signed(self, url: str, content: _Content, signature: str) -> bool:
-        """Ask Twilio's validator. It raises on some of what anybody may send: that is a no."""
+        """Ask Twilio's validator. It raises on some of what anybody may send: that is a no.
+
+        The algorithm is the secret's, whatever a header of the request names: nobody else chooses it.
+        """
         try:
             # Only True itself: whatever else came back would not be an answer to the question.
-            return self.validator.validate(url, content, signature) is True
+            return self.validator.validate(url, content, signature, self.key.algorithm) is True
         except Exception:
             return False
 
@@ -91,18 +117,18 @@ def _identity(file: SecretFile) -> tuple[int, int, int] | None:
 class Signatures:
     """The tokens of all accounts, and what they say of a request.
 
-    ``files`` are pairs of account SID and file, one token a line, each account once. ``clock`` gives seconds that never
-    go back. What is checked is checked against every token, the one first that was right last: a forgery costs as many
-    checks as there are tokens.
+    ``files`` are each a key and its file, one secret a line, each key once. ``clock`` gives seconds that never go back.
+    What is checked is checked against every token, the one first that was right last: a forgery costs as many checks as
+    there are tokens.
     """
 
     def __init__(
-        self, files: Sequence[tuple[str, SecretFile]], *, require_body_hash: bool, clock: Callable[[], float]
+        self, files: Sequence[tuple[Key, SecretFile]], *, require_body_hash: bool, clock: Callable[[], float]
     ) -> None:
         self._require_body_hash = require_body_hash
         self._clock = clock
-        self._files = [(account, SecretLines(file, clock=clock)) for account, file in files]
-        self._held: dict[str, tuple[str, ...]] = {}
+        self._files = [(key, SecretLines(file, clock=clock)) for key, file in files]
+        self._held: dict[Key, tuple[str, ...]] = {}
         self._tokens: list[_Token] = []
         self._look()
 
@@ -113,12 +139,13 @@ class Signatures:
     def signer_of_body(self, urls: Sequence[str], query: str, body: bytes, signature: str) -> str | None:
         """The account whose token signed an address that names the hash of this body; None: nobody's of ours.
 
-        ``urls`` are the forms in which the address may have been signed, ``query`` is that of all of them.
+        ``urls`` are the forms in which the address may have been signed, ``query`` is that of all of them. Some of
+        Twilio's requests name the hash twice; two that differ are nobody's.
         """
-        hashes = sum(name == "bodySHA256" for name, _ in parse_qsl(query, keep_blank_values=True))
-        if hashes != 1 and self._require_body_hash:
+        hashes = {value for name, value in parse_qsl(query, keep_blank_values=True) if name == "bodySHA256"}
+        if len(hashes) > 1 or (self._require_body_hash and not hashes):
             return None
-        if hashes == 0:
+        if not hashes:
             # Nothing vouches for the body, and the validator would take its text for parameters.
             return self._valid(self._find(urls, {}, signature))
         try:
@@ -141,8 +168,9 @@ class Signatures:
         self._look()
         seen: dict[str, float | None] = {}
         for token in self._tokens:
-            latest = seen.get(token.account)
-            seen[token.account] = token.valid_at if latest is None else max(latest, token.valid_at or latest)
+            account = token.key.account
+            latest = seen.get(account)
+            seen[account] = token.valid_at if latest is None else max(latest, token.valid_at or latest)
         asked = [seen[claimed]] if claimed in seen else list(seen.values())
         since = self._clock() - RECENT_S
         return bool(asked) and all(at is not None and at > since for at in asked)
@@ -160,19 +188,19 @@ class Signatures:
         if token is None:
             return None
         token.valid_at = self._clock()
-        return token.account
+        return token.key.account
 
     def _look(self) -> None:
         """Put an account's tokens in place of those before, where they are others. What stays keeps what is known."""
-        for account, file in self._files:
+        for key, file in self._files:
             secrets = file.lines()
-            if self._held.get(account) == secrets:
+            if self._held.get(key) == secrets:
                 continue
-            self._held[account] = secrets
-            before = {token.secret: token for token in self._tokens if token.account == account}
-            kept = [token for token in self._tokens if token.account != account]
+            self._held[key] = secrets
+            before = {token.secret: token for token in self._tokens if token.key == key}
+            kept = [token for token in self._tokens if token.key != key]
             present = dict.fromkeys(secrets[:TOKENS_MAX])
-            self._tokens = [*(before.get(secret) or _Token(account, secret) for secret in present), *kept]
+            self._tokens = [*(before.get(secret) or _Token(key, secret) for secret in present), *kept]
 
 
 def read_form(body: bytes) -> MultiDict[str] | None:

@@ -7,13 +7,18 @@ https://www.twilio.com/docs/events/webhook-quickstart
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from monitor.core.envelope import FAULTS
 from monitor.core.values import sid_of
+from monitor.errors import OutOfReach
+from monitor.inputs.reader import describe, logger, reader_properties
 
 TEST_EVENT: Final = b"com.twilio.eventstreams.test-event"
 SEEN: Final = "dev.recording-monitor.sink-test.seen"
@@ -82,3 +87,40 @@ def read_sink_test(key: str, value: bytes | None) -> SinkTest | None:
         return _decode_seen(value).data
     except FAULTS:
         return None
+
+
+class SinkTests:
+    """The tests that arrive from now on: made before Twilio is asked for one, so that none is missed.
+
+    Raises OutOfReach when nobody answers or the topic is not there.
+    """
+
+    def __init__(self, client: Mapping[str, object], group_id: str, topic: str, *, timeout_s: float = 10.0) -> None:
+        properties: dict[str, Any] = reader_properties(client, group_id)
+        self._consumer = Consumer(properties, logger=logger)
+        try:
+            _, partitions = describe(self._consumer, topic, timeout_s)
+            places = [TopicPartition(topic, partition) for partition in partitions]
+            for place in places:
+                _, place.offset = self._consumer.get_watermark_offsets(place, timeout_s)
+            self._consumer.assign(places)
+        except KafkaException as failure:
+            self._consumer.close()
+            raise OutOfReach(f"{topic}: {failure.args[0].name()}. Tests of sinks are told there") from failure
+
+    def next(self, account_sid: str, for_s: float) -> SinkTest | None:
+        """The next test that arrived for an account; None: none within so many seconds."""
+        until = time.monotonic() + for_s
+        while (left := until - time.monotonic()) > 0:
+            message = self._consumer.poll(min(left, 0.5))
+            key = None if message is None or message.error() else message.key()
+            if message is None or key is None:
+                continue
+            seen = read_sink_test(key.decode(errors="replace"), message.value())
+            if seen is not None and seen.account_sid == account_sid:
+                return seen
+        return None
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._consumer.close()

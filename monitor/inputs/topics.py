@@ -17,7 +17,7 @@ from confluent_kafka.admin._config import ConfigResource  # What `confluent_kafk
 from confluent_kafka.admin._metadata import ClusterMetadata
 from confluent_kafka.cimpl import NewTopic
 
-from monitor.errors import OutOfReach
+from monitor.errors import OutOfReach, WrongInput
 from monitor.inputs.reader import logger, shared_properties
 
 TIMEOUT_S: Final = 15.0
@@ -125,8 +125,10 @@ def judge_events(name: str, config: Mapping[str, str], *, needed_ms: int) -> lis
     return found
 
 
-def judge_verdicts(name: str, config: Mapping[str, str], partitions: int, events_partitions: int) -> list[Finding]:
-    """What is wrong with the verdict topic."""
+def judge_verdicts(
+    name: str, config: Mapping[str, str], partitions: int, events: str, events_partitions: int
+) -> list[Finding]:
+    """What is wrong with the verdict topic, given the name and the partitions of the events topic."""
     found = []
     if "delete" in config.get("cleanup.policy", ""):
         found.append(
@@ -138,8 +140,10 @@ def judge_verdicts(name: str, config: Mapping[str, str], partitions: int, events
                 "error",
                 name,
                 f"has {partitions} partitions and the events topic {events_partitions}: a verdict stands in the "
-                "partition of its events. If partitions were added to the events topic, accounts have moved: run "
-                "rekey first.",
+                "partition of its events. If partitions were added to the events topic, accounts have moved: copy it "
+                f"by `recording-monitor rekey --from {events} --to NEW --create --partitions {events_partitions}`, "
+                "name NEW as topics.events and another one as topics.verdicts, and run `recording-monitor topics "
+                "apply`.",
             )
         )
     return found
@@ -231,6 +235,25 @@ class TopicAdmin:
                 there, _ = self._shown(new)
         return said + self._judge(*self._shown(new))
 
+    def events_topic(self) -> int | None:
+        """How many partitions the events topic has; None: it is not there. Raises OutOfReach, and WrongInput for one
+        that would lose what is written to it.
+        """
+        events = self._names.events
+        partitions = self._partitions().get(events)
+        config = (self._configs([events]) if partitions else {}).get(events) or {}
+        for finding in judge_events(events, config, needed_ms=self._needed_ms):
+            if finding.level == "error":
+                raise WrongInput(f"{events} {finding.says}")
+        return partitions
+
+    def create_events(self, partitions: int) -> None:
+        """Create the events topic alone, as ``apply`` would. Raises OutOfReach, WrongInput where that is refused."""
+        made = self._create(wanted(self._names)[0], partitions)
+        if made.level == "error":
+            raise WrongInput(f"{made.topic} {made.says}")
+        self._shown({self._names.events: partitions})
+
     def _shown(self, new: Mapping[str, int]) -> tuple[dict[str, int], dict[str, dict[str, str] | None]]:
         """What there is once the brokers show what is new, with as many partitions at least. Raises OutOfReach.
 
@@ -286,7 +309,7 @@ class TopicAdmin:
             if name == names.events:
                 about = judge_events(name, config, needed_ms=self._needed_ms)
             elif name == names.verdicts:
-                about = judge_verdicts(name, config, partitions[name], partitions.get(names.events, 0))
+                about = judge_verdicts(name, config, partitions[name], names.events, partitions.get(names.events, 0))
             elif name == names.quarantine:
                 about = []
             else:

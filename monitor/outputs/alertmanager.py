@@ -34,6 +34,7 @@ ADDRESSES_MAX: Final = 16
 """Of a name with more, the first are told."""
 RESOLVE_EVERY_S: Final = 30.0
 API: Final = "/api/v2/alerts"
+SAID_BYTES: Final = 500  # Of an answer, for people.
 
 OK: Final = "ok"
 REFUSED: Final = "refused"
@@ -117,17 +118,25 @@ class Client:
 
     async def post(self, alerts: Sequence[dict[str, Any]]) -> Answer:
         """Send alerts; what goes wrong is an answer too."""
+        return await self._ask("POST", API, msgspec.json.encode(alerts))
+
+    async def get(self, path: str) -> Answer:
+        """Ask for what stands at a path, of which the first part is told; what goes wrong is an answer too."""
+        return await self._ask("GET", path, None)
+
+    async def _ask(self, method: str, path: str, body: bytes | None) -> Answer:
         try:
             # The whole of it, with connecting and reading: an answer that trickles in is none.
             async with asyncio.timeout(self._timeout_s):
                 session = await self._open()
-                async with session.post(
-                    self._settings.url + API,
-                    data=msgspec.json.encode(alerts),
+                async with session.request(
+                    method,
+                    self._settings.url + path,
+                    data=body,
                     headers={"Content-Type": "application/json"},
                     allow_redirects=False,
                 ) as answer:
-                    said = await answer.content.read(500)
+                    said = await answer.content.read(SAID_BYTES)
                     return Answer(answer.status, said.decode(errors="replace").strip())
         except TimeoutError:
             return Answer(None, f"no answer within {self._timeout_s:g} s")

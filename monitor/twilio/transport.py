@@ -30,6 +30,7 @@ from monitor.twilio.errors import BadCredentials, NotPermitted, NotThere, Twilio
 
 SLOW_S: Final = 60.0
 """How long after an answer of 429 an account is asked no more than once a second."""
+HOST_ENDS: Final = ".twilio.com"
 HARMLESS: Final = ("GET", "DELETE")
 """What may be asked twice."""
 AT_ONCE_MAX: Final = 4
@@ -125,8 +126,8 @@ class Transport(AsyncHttpClient):  # type: ignore[misc]  # The package has no ty
     """Takes the requests of Twilio's package for one caller, and answers them or raises what ``errors`` lists.
 
     A request is repeated after a time-out, a cut connection or an answer of 5xx where asking twice does no harm, and
-    always after a 429 or where no connection came about. ``api_url`` takes the place of scheme, host and
-    port of every address; the ``Host`` header goes on saying which of Twilio's APIs is meant.
+    always after a 429 or where no connection came about. ``api_url`` takes the place of scheme, host and port of every
+    address; the ``Host`` header goes on saying which of Twilio's APIs is meant.
     """
 
     def __init__(
@@ -160,6 +161,9 @@ class Transport(AsyncHttpClient):  # type: ignore[misc]  # The package has no ty
     ) -> Response:
         """Ask Twilio; called by its package. Raises ``TwilioRefused``, ``TwilioUnavailable``, or ``SecretError``."""
         asked = _Asked.of(method.upper(), uri, params, data, headers or {})
+        if not asked.host.endswith(HOST_ENDS):
+            # The address of a next page is out of an answer: credentials go nowhere but to Twilio.
+            raise self._unavailable(asked, "an answer of Twilio's leads to a host that is not Twilio's")
         async with self._pace.at_once:
             # Counted from here: to wait for requests of our own is nothing that Twilio has done.
             return await self._ask(asked, self._clock.now() + self._limits.total_s)
@@ -216,9 +220,9 @@ class Transport(AsyncHttpClient):  # type: ignore[misc]  # The package has no ty
         if status == 429:
             self._pace.too_much(_retry_after_s(answer.headers, self._clock.wall()))
             raise _Again("too many requests (429)", done=False, too_much=True)
-        if status >= 500:
+        if status >= 500 or 300 <= status < 400:  # No API redirects; what stands in between may.
             raise _Again(f"it answered {status}")
-        if status < 400 and text and not _is_json(text):
+        if status < 400 and asked.method != "DELETE" and not _is_json(text):
             raise _Again("the answer was no JSON: is something else than Twilio in between?")
         return _Answer(status, answer.headers, text)
 
