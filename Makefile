@@ -111,6 +111,10 @@ rules: ## Wrap deploy/prometheus/rules.yml for the Prometheus Operator.
 	@{ printf 'apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: recording-monitor\nspec:\n'; \
 	    sed 's/^./  &/' deploy/prometheus/rules.yml; } > $(OPERATOR_RULES)
 
+.PHONY: docs
+docs: setup ## Write docs/configuration.md anew from the types of the settings.
+	@$(BIN)/python -m docs
+
 .PHONY: secrets
 secrets: ## Make up the secrets that docker-compose.yml names, where there are none.
 	@sh deploy/compose/secrets.sh

@@ -51,6 +51,7 @@ MEANS: Final[dict[str, str]] = {
     "accounts[].alias": "Its name in metrics, alerts and rules of the policy.",
     "accounts[].sid": "Its SID.",
     "accounts[].auth_token_file": "Its auth token; while it is rotated, both, one a line.",
+    "accounts[].shared_key_file": "A shared key that requests are signed with in place of the token.",
     "accounts[].api_key_sid": "An API key to ask Twilio with, in place of the token.",
     "accounts[].api_key_secret_file": "The key's secret.",
     "accounts[].region": "Twilio's region, where the account lives in another than the United States.",
