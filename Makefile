@@ -69,9 +69,13 @@ demo: setup ## Run the whole monitor on simulated traffic; Ctrl-C ends it.
 
 .PHONY: test
 test: setup ## Run all tests.
-	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal -m "not alone" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal -m "not alone and not image" $(PYTEST_ARGS)
 	@# What others at work beside it would falsify. Exit code 5: none of these was asked for.
 	@$(BIN)/python -m pytest -n 0 -m alone $(PYTEST_ARGS) || [ $$? -eq 5 ]
+
+.PHONY: image-test
+image-test: setup ## Build the image without Docker and run it (root, buildah, debootstrap).
+	@$(BIN)/python -m pytest -n 0 -m image tests/test_image.py $(PYTEST_ARGS)
 
 .PHONY: check
 check: setup ## Check format, lint and types, as CI does beside the tests.

@@ -76,6 +76,14 @@ def _kustomize() -> str | None:
     return shutil.which("kustomize") or shutil.which("kustomize", path=str(built))
 
 
+@functools.cache
+def _missing_image_tools() -> str | None:
+    if os.geteuid() != 0:
+        return "images are built as root"
+    missing = [program for program in ("buildah", "debootstrap", "unshare") if shutil.which(program) is None]
+    return f"no {missing[0]} found" if missing else None
+
+
 NEEDS = (
     Need(
         "broker",
@@ -87,6 +95,7 @@ NEEDS = (
     Need("promtool", frozenset({"promtool"}), "of what Prometheus says to our files", _missing_promtool),
     Need("amtool", frozenset({"amtool"}), "of what Alertmanager says to our files", _missing_amtool),
     Need("alerting", frozenset({"alerting"}), "against a real Prometheus and Alertmanager", missing_programs),
+    Need("image", frozenset(), "of the image", _missing_image_tools, required=False),
     Need("kustomize", frozenset({"kustomize"}), "of the manifests as built", _missing_kustomize, required=False),
 )
 
