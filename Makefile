@@ -103,6 +103,10 @@ soak: setup ## Half an hour at 2,000 events/s with random restarts, and what gro
 torture: setup ## The long run: many more generated histories, kills and rebalances than `test`.
 	@$(BIN)/python -m tests.torture
 
+.PHONY: screenshots
+screenshots: setup ## Take the pictures of the pages under docs/pages anew, in a real Chromium.
+	@$(BIN)/python -m tests.screenshots
+
 .PHONY: golden
 golden: setup ## Rewrite the golden files; review the difference.
 	@$(BIN)/python -m pytest -n 0 --golden $(PYTEST_ARGS)

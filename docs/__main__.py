@@ -11,13 +11,8 @@ import msgspec
 
 from monitor.settings import (
     ENVIRONMENT_PREFIX,
-    AccountSid,
-    Alias,
-    KeySid,
-    Place,
     SecretFile,
     Settings,
-    TopicName,
     _address,
     _api_url,
     _bare,
@@ -29,7 +24,6 @@ from monitor.settings import (
     _plain,
     _start_at,
     _url,
-    _url_template,
 )
 
 PAGE: Final = Path(__file__).parent / "configuration.md"
@@ -78,7 +72,11 @@ MEANS: Final[dict[str, str]] = {
     "web.listen": "Where metrics, health and pages answer. `:9464` is every interface.",
     "web.external_url": "How people reach that, for the links in alerts.",
     "web.actions": "Whether pages may change something. Only behind a proxy that knows who people are.",
-    "web.recording_url_template": "A link to a recording elsewhere; `{account_sid}` is known too.",
+    "web.user_header": "The header in which your proxy says who somebody is; their actions carry that name.",
+    "web.trusted_proxies": "Networks from which that header is believed.",
+    "web.recording_url_template": "A link to a recording in Twilio's console; `{account_sid}` is known too.",
+    "web.call_url_template": "The same for a call.",
+    "web.conference_url_template": "The same for a conference.",
     "ingest.enabled": "Whether `run` has the webhook bridge inside.",
     "ingest.listen": "Where webhooks arrive, apart from metrics and pages.",
     "ingest.public_url": "What Twilio calls and signs.",
@@ -104,16 +102,8 @@ _KINDS: Final[dict[Any, str]] = {
     _address: "`host:port`",
     _url: "an address",
     _api_url: "an address (https)",
-    _url_template: "an address with `{recording_sid}`",
     _glob_url: "an address, with `*`",
     _network: "a network",
-}
-_NAMED: Final = {
-    TopicName: "the name of a topic",
-    AccountSid: "`AC…`",
-    KeySid: "`SK…`",
-    Alias: "at most 32 of `a-z 0-9 _ -`",
-    Place: "a name such as `ie1`",
 }
 
 
@@ -144,13 +134,15 @@ def keys(kind: Any = Settings, prefix: str = "") -> Iterator[Key]:
 def looks_like(kind: Any) -> str:
     """What a value must look like."""
     kind = _bare(kind)
-    if kind in _NAMED:
-        return _NAMED[kind]
     if get_origin(kind) is Annotated:
         base, check = get_args(kind)[:2]
         given = inspect.getclosurevars(check).nonlocals
         if "least" in given:
             return f"{given['least']} to {given['most']}"
+        if "what" in given:
+            return str(given["what"])
+        if "name" in given:
+            return f"an address with `{{{given['name']}}}`"
         return _KINDS.get(check) or ("true or false" if base is bool else "text")
     if get_origin(kind) is tuple:
         inner = get_args(kind)[0]
@@ -205,8 +197,8 @@ Every key of `monitor.yaml`. `make docs` writes this page from the types of the 
 
 `recording-monitor config print` shows what holds, with secrets masked; what is wrong is named with file, line and
 remedy, all of it at once, and ends with exit code 2. Spans are written `90s`, `4h`, `7d` or `PT4H`, sizes `512KiB` or
-`4MB`. Paths count from the file they stand in. Secrets are files, never values. The policy and every secret but those
-of Kafka are read again when they change; [the rest needs a restart](upgrade-and-rollback.md#what-needs-a-restart)."""
+`4MB`. Paths count from the file they stand in. Secrets are files, never values. The policy and secrets are read again
+when they change; [the rest needs a restart](upgrade-and-rollback.md#what-needs-a-restart)."""
 
 _VARIABLES: Final = """\
 ## The same from the environment

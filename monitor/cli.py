@@ -33,6 +33,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "demo": "The monitor on an embedded broker with simulated traffic.",
     "replay": "Judge events from files or the topic, through the same core; no side effects.",
     "export": "Write events of the topic into a file for replay.",
+    "bundle": "Pack what Twilio's support asks for about some recordings.",
     "rekey": "Copy a topic of events into one that is keyed by account.",
     "simulate": "Write realistic traffic, and its truth beside it, into Kafka or a file.",
 }
@@ -60,6 +61,18 @@ GROUPS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
     "policy": (
         "The policy: what it says, and why it said so.",
         {"check": "Say what is wrong with policies, or what they say in words.", "explain": "Explain one verdict."},
+    ),
+    "case": (
+        "Cases: what is not allowed, and what people say to it.",
+        {
+            "list": "List them.",
+            "show": "Show one of them.",
+            "acknowledge": "Say that somebody looks at it.",
+            "explain": "Say what explains it.",
+            "comment": "Say something to it.",
+            "close": "Close it: its alert is resolved.",
+            "reopen": "Open it again.",
+        },
     ),
     "alert": ("Alerts.", {"test": "Send a page that says it is a test, the real way."}),
     "config": ("The settings.", {"print": "Print the effective settings, secrets masked."}),

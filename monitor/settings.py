@@ -251,16 +251,21 @@ def _api_url(value: Any) -> str:
     return text
 
 
-def _url_template(value: Any) -> str:
-    text = _text(value)
-    if "{recording_sid}" not in text:
-        raise _Wrong("names no recording. Put {recording_sid} where its SID belongs")
-    unknown = set(re.findall(r"\{([^}]*)\}", text)) - {"recording_sid", "account_sid"}
-    if unknown:
-        raise _Wrong("has other braces than {recording_sid} and {account_sid}")
-    if not re.match(r"https?://[^/\s]", text):
-        raise _Wrong("must begin with https:// (or http://)")
-    return text
+def _url_template(name: str) -> Check:
+    """Check an address into which the SID ``name`` and that of the account are put."""
+
+    def check(value: Any) -> str:
+        text = _text(value)
+        if f"{{{name}}}" not in text:
+            raise _Wrong(f"names no {name.removesuffix('_sid')}. Put {{{name}}} where its SID belongs")
+        unknown = set(re.findall(r"\{([^}]*)\}", text)) - {name, "account_sid"}
+        if unknown:
+            raise _Wrong(f"has other braces than {{{name}}} and {{account_sid}}")
+        if not re.match(r"https?://[^/\s]", text):
+            raise _Wrong("must begin with https:// (or http://)")
+        return text
+
+    return check
 
 
 def _network(value: Any) -> str:
@@ -444,12 +449,22 @@ class Flex(_Section, frozen=True, kw_only=True):
 
 
 class Web(_Section, frozen=True, kw_only=True):
-    """The HTTP server. ``external_url`` is how people reach it; ``actions`` lets the pages change something."""
+    """The HTTP server. ``external_url`` is how people reach it; ``actions`` lets the pages change something.
+
+    Who does it stands in ``user_header``, which a proxy sets that has asked for a password; it is believed from
+    ``trusted_proxies`` alone. The templates are addresses in Twilio's console, none of which is documented.
+    """
 
     listen: Listen = Address("127.0.0.1", 9464)
     external_url: Url | None = None
     actions: Flag = False
-    recording_url_template: Annotated[str | None, _url_template] = None
+    user_header: Annotated[
+        str | None, _matching(r"[A-Za-z][A-Za-z0-9-]{0,63}", "a header, such as X-Forwarded-User")
+    ] = None
+    trusted_proxies: tuple[Annotated[str, _network], ...] = ()
+    recording_url_template: Annotated[str | None, _url_template("recording_sid")] = None
+    call_url_template: Annotated[str | None, _url_template("call_sid")] = None
+    conference_url_template: Annotated[str | None, _url_template("conference_sid")] = None
 
 
 class Ingest(_Section, frozen=True, kw_only=True):
@@ -852,6 +867,8 @@ class _Loader:
             if (account.api_key_sid is None) != (account.api_key_secret_file is None):
                 self._wrong_key(key, "needs both of api_key_sid and api_key_secret_file, or neither")
         self._check_alertmanagers(settings.alertmanagers)
+        if settings.web.user_header is not None and not settings.web.trusted_proxies:
+            self._wrong_key("web.user_header", "needs web.trusted_proxies: anybody can send a header")
         if settings.ingest.enabled and settings.ingest.public_url is None:
             self._wrong_key("ingest.enabled", "needs ingest.public_url: the address that Twilio calls and signs")
 

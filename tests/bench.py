@@ -7,7 +7,7 @@ what a user gets, and by processor time, which other work on the machine disturb
 
     python -m tests.bench                 all of it, at the sizes of the targets (about an hour)
     python -m tests.bench --quick         everything once at small sizes (some minutes): does it work, roughly how fast
-    python -m tests.bench --only latency  one part: kafka, core, pauses, latency, paging, ingest
+    python -m tests.bench --only latency  one part: kafka, core, pauses, latency, paging, pages, ingest
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import itertools
 import json
 import os
 import statistics
@@ -36,11 +37,12 @@ from prometheus_client import generate_latest
 
 from monitor.commands.run import _Collector
 from monitor.core.account_settings import AccountSettings
+from monitor.core.attribution import CAUSES
 from monitor.core.decode import decode
 from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
 from monitor.core.policy import built_in_policy
 from monitor.core.readers import decode_envelope
-from monitor.core.verdict import Ledger, encode_verdict
+from monitor.core.verdict import Ledger, Verdict, encode_verdict, render_instant
 from monitor.inputs.kafka import BATCH_MESSAGES_MAX, member_properties
 from monitor.simulator.traffic import Knobs, traffic
 from tests import webhook_load
@@ -67,10 +69,11 @@ from tests.rig import (
     rss_bytes,
     start_on,
 )
+from tests.test_alerts import ended, recording
 from tests.test_metrics import crowded
 
 WINDOW_S: Final = 4 * 3600
-PARTS: Final = ("kafka", "core", "pauses", "latency", "paging", "ingest")
+PARTS: Final = ("kafka", "core", "pauses", "latency", "paging", "pages", "ingest")
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +89,7 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     latency_s: float
     scrape_s: float
     ingest_events: int
+    cases: int
     beyond: float
     """How much longer than a window the traffic lasts: the part in which as many calls close as begin."""
 
@@ -101,6 +105,7 @@ FULL: Final = Sizes(
     latency_s=60.0,
     scrape_s=15.0,
     ingest_events=60_000,
+    cases=100_000,
     beyond=0.25,
 )
 QUICK: Final = Sizes(
@@ -114,6 +119,7 @@ QUICK: Final = Sizes(
     latency_s=10.0,
     scrape_s=0.5,
     ingest_events=6_000,
+    cases=2_000,
     beyond=2.0,
 )
 
@@ -154,6 +160,8 @@ TARGETS: Final = {
     "p99 1000": Target(25, 10, False, "{:.1f} ms"),
     "scrape": Target(250, 100, False, "{:.0f} ms"),
     "paged 1000": Target(250, 100, False, "{:.1f} ms"),
+    "page": Target(100, 50, False, "{:.0f} ms"),
+    "page cost": Target(5, 2, False, "{:.1f} %"),
     "pause 500k": Target(50, 20, False, "{:.1f} ms"),
     "ingest": Target(2_000, 10_000, True, "{:,.0f}/s"),
     "ingest p99": Target(500, 500, False, "{:.0f} ms"),
@@ -761,6 +769,94 @@ def bench_paging(table: Table, broker: RealBroker, cores: Cores, sizes: Sizes, d
     table.add(f"{at}, max", longest, f"{longest:.1f} ms")
 
 
+# ---- pages ----------------------------------------------------------------------------------------------------------
+
+PAGES_PER_S: Final = 10
+
+
+class _Visitor:
+    """Asks for one page after the other, ten a second, in a thread; ``ms`` is how long each took."""
+
+    def __init__(self, monitor: MonitorProcess, paths: Sequence[str]) -> None:
+        self.ms: dict[str, list[float]] = {path: [] for path in paths}
+        self._monitor = monitor
+        self._refused: str | None = None
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        for path in itertools.cycle(self.ms):
+            if self._end.wait(1 / PAGES_PER_S):
+                return
+            began = time.perf_counter()
+            status, _ = self._monitor.get(path)
+            self.ms[path].append(1e3 * (time.perf_counter() - began))
+            if status not in (200, 303):
+                self._refused = f"{path} answered {status}"
+
+    def close(self) -> None:
+        """Leave. Raises BenchError where a page was not there."""
+        self._end.set()
+        self._thread.join()
+        if self._refused is not None:
+            raise BenchError(self._refused)
+
+
+def _old_cases(count: int) -> Iterator[Verdict]:
+    """Cases of the last weeks, the newest still open: of a few accounts, of every cause, about calls of their own."""
+    now_ms = time.time_ns() // 1_000_000
+    causes = sorted(CAUSES)
+    for number in range(count):
+        at = render_instant(now_ms - (count - number) * 20_000)
+        told = ended(number, cause=causes[number % len(causes)], account_sid=f"AC{number % 7:032x}", final=True)
+        names = {"call_sid": f"CA{number:032x}", "conference_sid": f"CF{number % 5_000:032x}"}
+        yield msgspec.structs.replace(told, **names, decided_at=at, disallowed_since=at, first_seen_at=at, ended_at=at)
+
+
+def bench_pages(table: Table, broker: RealBroker, cores: Cores, sizes: Sizes, directory: Path) -> None:
+    """How long pages take with many cases, while the monitor judges; and what they take from the judging."""
+    rate = max(sizes.latency_rates)
+    names = create_topics(broker, "bench-pages", 1)
+    _say(f"pages with {sizes.cases:,} cases at {rate:,} events/s")
+    producer = Producer({"bootstrap.servers": broker.bootstrap, "linger.ms": 50})
+    for old in _old_cases(sizes.cases):
+        producer.produce(names.verdicts, encode_verdict(old), old.key)
+        producer.poll(0)
+    producer.flush(60)
+    key = recording(sizes.cases - 5)
+    paths = (
+        "/",
+        "/cases",
+        "/cases?state=all&cause=dial_verb",
+        "/cases?state=all&rule=nothing-has-this",
+        f"/cases/{key}",
+        f"/cases?q=CF{7:032x}",
+        "/causes/conference_twiml?state=all",
+        "/policy",
+        f"/api/v1/cases/{key}",
+    )
+    with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured, label="pages") as monitor:
+        monitor.wait_ready()
+        visitor = _Visitor(monitor, paths)
+        told = measure_latency(broker.bootstrap, names, rate, sizes)
+        visitor.close()
+        before_s, count = cpu_s(monitor.pid), 20 * len(paths)
+        for path in itertools.islice(itertools.cycle(paths), count):
+            monitor.get(path)
+        page_ms = 1e3 * (cpu_s(monitor.pid) - before_s) / count
+    all_ms = sorted(itertools.chain.from_iterable(visitor.ms.values()))
+    worst = max(visitor.ms, key=lambda path: quantile(visitor.ms[path], 0.5))
+    at = f"a page, {sizes.cases:,} cases, {rate:,} events/s"
+    p50, p99 = quantile(all_ms, 0.5), quantile(all_ms, 0.99)
+    note = f"p50 {p50:.0f} ms; {len(all_ms)} pages, slowest {worst.partition('?')[0]}; sent {told['per_s']:,.0f}/s"
+    table.add(f"{at}, p99", p99, f"{p99:.0f} ms", target="page", note=note)
+    verdict_ms = quantile(told["ms"], 0.99)
+    share = page_ms * PAGES_PER_S / 10
+    note = f"{page_ms:.1f} ms of processor time a page; verdicts came within {verdict_ms:.0f} ms (p99) meanwhile"
+    table.add(f"{PAGES_PER_S} pages/s take of the judging", share, f"{share:.1f} %", target="page cost", note=note)
+
+
 # ---- the core alone -------------------------------------------------------------------------------------------------
 
 
@@ -871,7 +967,7 @@ def main() -> int:
         where["warning"] = "one core only: the broker competes with what is measured"
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
-        if {"kafka", "latency", "paging", "ingest"}.intersection(parts):
+        if {"kafka", "latency", "paging", "pages", "ingest"}.intersection(parts):
             broker = RealBroker(directory / "broker")
             broker.start()
             try:
@@ -879,6 +975,8 @@ def main() -> int:
                     bench_latency(table, broker, cores, sizes, directory)
                 if "paging" in parts:
                     bench_paging(table, broker, cores, sizes, directory)
+                if "pages" in parts:
+                    bench_pages(table, broker, cores, sizes, directory)
                 if "ingest" in parts:
                     bench_ingest(table, broker, cores, sizes, directory)
                 if "kafka" in parts:

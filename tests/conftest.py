@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.alerting import Alerting, missing_programs
 from tests.broker import BrokerUnavailableError, RealBroker, SecureBroker, jars, java
+from tests.browser import Browser, missing_browser
 from tests.twilio_contract import MISSING, Contract
 from tests.twilio_server import TwilioServer
 
@@ -94,6 +95,7 @@ NEEDS = (
     Need("openssl", frozenset({"secure_broker"}), "against a broker with TLS", _missing_openssl),
     Need("promtool", frozenset({"promtool"}), "of what Prometheus says to our files", _missing_promtool),
     Need("amtool", frozenset({"amtool"}), "of what Alertmanager says to our files", _missing_amtool),
+    Need("browser", frozenset({"browser"}), "in a real Chromium", missing_browser),
     Need("alerting", frozenset({"alerting"}), "against a real Prometheus and Alertmanager", missing_programs),
     Need("image", frozenset(), "of the image", _missing_image_tools, required=False),
     Need("kustomize", frozenset({"kustomize"}), "of the manifests as built", _missing_kustomize, required=False),
@@ -201,6 +203,13 @@ def alerting(tmp_path: Path) -> Iterator[Alerting]:
     """Make real Prometheus and Alertmanager servers and receivers of notifications; they end with the test."""
     with Alerting(tmp_path / "alerting") as rig:
         yield rig
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A real Chromium for all tests of this process; a test that leaves complaints in its log fails."""
+    with Browser() as opened:
+        yield opened
 
 
 @pytest.fixture

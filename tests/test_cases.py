@@ -17,16 +17,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitor.core.verdict import Revision, Verdict, render_instant
+from monitor.core.verdict import Revision, Shown, Verdict, render_instant
 from monitor.outputs.cases import (
     VERSION,
     ActionSeen,
     Case,
     CaseAction,
     CaseView,
+    Count,
+    Listed,
     Seen,
+    Share,
     VerdictSeen,
     ViewLost,
+    Wanted,
     read_case_action,
     render_action,
     succeed,
@@ -67,7 +71,7 @@ def test_what_is_not_allowed_is_kept_whole_and_of_the_rest_next_to_nothing(path)
     assert view.case(recording(2)) is None
     view.close()
     rows = sqlite3.connect(path).execute("SELECT * FROM others").fetchall()
-    assert rows == [(recording(2), 1, 0, 0, 1)]
+    assert rows == [(recording(2), 1, 0, 0, 1, "2026-11-21T08")]
 
 
 def test_a_view_opened_again_is_what_it_was_and_goes_on_where_it_was(path):
@@ -145,6 +149,121 @@ def test_names_of_actions_sort_by_time_and_are_never_the_same():
     assert len(set(names)) == 1_000
     assert [name[:10] for name in names] == sorted(name[:10] for name in names)
     assert all(len(name) == 26 and set(name) <= set(string.digits + string.ascii_uppercase) for name in names)
+
+
+# --- Lists
+
+
+def listing(path: Path) -> CaseView:
+    """Three cases: one that goes on, one that is over and explained, one of another cause and account; two allowed."""
+    view = opened(path, closes_ms=lambda case: case.ended_ms)
+    flow = "FW" + "7" * 32
+    shown = (Shown("VW1", "step", "0:1", render_instant(T0), f"Studio flow {flow} was left"),)
+    view.take(
+        [
+            seen(verdict(1, evidence=shown), T0 + 1),
+            seen(ended(2, evidence=shown), T0 + 2),
+            seen(ended(3, cause=None, account_sid="AC" + "9" * 32, outcome="undetermined"), T0 + 3),
+            seen(verdict(4, since=None, alert=None)),
+            seen(verdict(5, since=None, alert=None, first_seen_at="2026-11-21T09:00:00.000Z")),
+            action("explain", 2, category="testing"),
+        ],
+        PLACES,
+    )
+    return view
+
+
+def numbers(found: list[Listed]) -> list[int]:
+    return [int(one.key[2:]) for one in found]
+
+
+def test_a_list_shows_what_goes_on_first_and_then_the_last_changed(path):
+    assert numbers(listing(path).page(Wanted(), T0)) == [1, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (Wanted(open=True), [1]),
+        (Wanted(open=False), [3, 2]),
+        (Wanted(account="AC" + "9" * 32), [3]),
+        (Wanted(cause="dial_verb"), [1, 2]),
+        (Wanted(cause=""), [3]),
+        (Wanted(outcome="undetermined"), [3]),
+        (Wanted(handled="yes"), [2]),
+        (Wanted(handled="no", cause="dial_verb"), [1]),
+        (Wanted(sid="FW" + "7" * 32), [1, 2]),
+        (Wanted(sid=recording(3)), [3]),
+        (Wanted(sid="AC" + "9" * 32), [3]),
+        (Wanted(sid="x' OR '1'='1"), []),
+        (Wanted(rule="x' OR '1'='1"), []),
+    ],
+)
+def test_a_list_holds_what_was_asked_for(path, wanted, found):
+    assert numbers(listing(path).page(wanted, T0 + MINUTE)) == found
+
+
+def test_pages_of_a_list_follow_each_other_without_gap_or_repetition(path):
+    view = opened(path)
+    view.take([seen(verdict(number), T0 + number // 3) for number in range(1, 8)], {})
+    view.take([seen(ended(number), T0 + number // 3) for number in range(8, 15)], {})
+    whole = view.page(Wanted(), T0)
+    pages, after = [], None
+    while page := view.page(Wanted(), T0, after=after, limit=3):
+        pages += page
+        after = page[-1].place
+
+    assert (pages, len(whole)) == (whole, 14)
+
+
+def test_cases_are_counted_by_what_they_have_in_common(path):
+    view = listing(path)
+
+    assert view.counts("cause", Wanted(), T0) == [Count("dial_verb", 2, 1, T0 + 2), Count("", 1, 0, T0 + 3)]
+    assert view.counts("cause", Wanted(open=True), T0 + MINUTE) == [Count("dial_verb", 1, 1, T0 + 1)]
+
+
+def test_what_other_cases_name_too_is_found_until_they_are_gone(path):
+    view = listing(path)
+    first = view.case(recording(1))
+    assert first is not None
+    assert ("FW" + "7" * 32, 1) in view.alike(first)
+    view.take([VerdictSeen(recording(2), None, T0)], {})
+    assert view.alike(first) == [("CA" + "1" * 32, 1)]
+    view.take([seen(ended(3, call_sid=None, at=3))], {})
+    assert view.alike(first) == []
+
+
+def test_recordings_are_counted_by_the_hour_each_as_it_stands_now(path):
+    view = listing(path)
+    assert view.shares("") == [Share("2026-11-21T08", 1, 2, 1), Share("2026-11-21T09", 1, 0, 0)]
+    history = (Revision(1, "disallowed", "dial_verb", render_instant(T0)),)
+    view.take([seen(verdict(1, at=9, since=None, history=history)), seen(verdict(5, at=9))], {})
+    assert view.shares("") == [Share("2026-11-21T08", 2, 2, 1), Share("2026-11-21T09", 0, 0, 0)]
+    # What is gone because its retention is over was as it was.
+    view.take([VerdictSeen(recording(4), None, T0)], {})
+    assert view.shares("2026-11-21T09") == [Share("2026-11-21T09", 0, 0, 0)]
+    assert view.shares("")[0].allowed == 2  # type: ignore[index]
+
+
+def test_what_people_made_of_a_case_is_the_last_explanation_since_it_was_reopened(path):
+    view = opened(path)
+    view.take([seen(verdict(1))], {})
+    made = []
+    for number, (kind, category) in enumerate(
+        [
+            ("acknowledge", None),
+            ("explain", "testing"),
+            ("acknowledge", None),
+            ("explain", "accepted"),
+            ("reopen", None),
+        ]
+    ):
+        done = CaseAction(kind=kind, recording_sid=recording(1), at=render_instant(T0), category=category)
+        view.take([ActionSeen(render_action(done, T0 + number)[0], done)], {})
+        made.append(view.page(Wanted(), T0)[0].handled)
+
+    assert made == ["acknowledged", "testing", "testing", "accepted", ""]
 
 
 # --- Disks

@@ -157,9 +157,9 @@ def test_it_runs_as_nobody_on_a_root_that_cannot_be_written_and_stops_in_good_or
 
 
 def healthcheck(storage: list[str], image: str) -> list[str]:
-    [how, *command] = inspected(storage, image)["Healthcheck"]["Test"]
+    how, *command = inspected(storage, image)["Healthcheck"]["Test"]
     assert how == "CMD"
-    return command
+    return [str(word) for word in command]
 
 
 def ready(port: int) -> bool:

@@ -13,6 +13,7 @@ import typer.main
 
 from monitor.cli import PROGRAM, _application
 from monitor.core.attribution import CAUSES
+from monitor.outputs.steps import STEPS
 from tests.test_alertmanager_config import PUSHED
 from tests.test_prometheus_rules import ALERTS
 
@@ -72,6 +73,19 @@ def test_a_runbook_has_the_shape_that_people_know(path):
     assert text.startswith(f"# {path.stem}\n")
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == HEADINGS
     assert all(part.strip() for part in re.split(r"^#.*$", text, flags=re.MULTILINE)[1:]), "a part is empty"
+
+
+def plain(text: str) -> str:
+    """Markdown without its marks, on one line."""
+    return re.sub(r"[`*]", "", re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", " ".join(text.split())))
+
+
+@pytest.mark.parametrize("cause", OF_CAUSES)
+def test_the_steps_that_the_pages_show_are_those_of_the_runbook(cause):
+    parts = dict(re.findall(r"^## (.+?)\n\n(.*?)(?=^## |\Z)", OF_CAUSES[cause].read_text(), re.MULTILINE | re.DOTALL))
+    first = re.findall(r"^[0-9]+\. (.*?)(?=^[0-9]+\. |\Z)", parts["The first five minutes"], re.MULTILINE | re.DOTALL)
+
+    assert STEPS[cause] == (*map(plain, first), plain(parts["How to end it"]))
 
 
 def test_every_address_of_a_runbook_leads_to_one():

@@ -70,6 +70,14 @@ each = pytest.mark.parametrize("name", NAMES)
 def judge(
     messages: Iterable[bytes | None], headers: Iterable[Headers | None] = itertools.repeat(None)
 ) -> tuple[dict[str, Truth], Counts]:
+    """What comes of messages, of which the truth speaks."""
+    last, counts = final_verdicts(messages, headers)
+    return {key: found(verdict) for key, verdict in last.items()}, counts
+
+
+def final_verdicts(
+    messages: Iterable[bytes | None], headers: Iterable[Headers | None] = itertools.repeat(None)
+) -> tuple[dict[str, Verdict], Counts]:
     """What comes of messages that all arrive at one instant, once time is taken past every window."""
     checkpoint = Checkpoint(offset=1, generation=0, replay_from=1, log_time_ms=None)
     pipeline = Pipeline(TUNING, POLICY, AccountSettings(), partition=None, checkpoint=checkpoint, clamp=False)
@@ -80,7 +88,7 @@ def judge(
     told += pipeline.finish()
     last = last_verdicts(told)
     assert all(verdict.final for verdict in last.values())
-    return {key: found(verdict) for key, verdict in last.items()}, pipeline.take_counts()
+    return last, pipeline.take_counts()
 
 
 def found(v: Verdict) -> Truth:

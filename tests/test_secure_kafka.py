@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.broker import SecureBroker
+from tests.broker import RealBroker, SecureBroker
 from tests.ingest_load import judge, steady
+from tests.member import account_sid, recording_event
 from tests.monitors import Site, program, until
+from tests.test_doctor import fill
 from tests.webhooks import Ingest, Sender, dumped, event, posted
 
 
@@ -147,6 +149,26 @@ def test_a_password_changed_under_load_loses_nothing(secure_broker, tmp_path, pa
         assert outcome.acknowledged == 240 * 3
         assert (outcome.lost, outcome.refused) == ([], [])
         assert "second-password" not in running.log.read_text()
+
+
+def test_the_monitor_comes_in_again_with_a_password_changed_under_it(secure_broker, tmp_path, password, first_password):
+    site = Site(secure_broker, tmp_path / "site")
+    client = secure_broker.sasl_client(password)
+    kafka = {**site.settings["kafka"], "bootstrap_servers": secure_broker.sasl_bootstrap, "client": client}
+    with site.start(kafka=kafka) as monitor:
+        monitor.ready(site.partitions)
+        secure_broker.change_password("second-password")
+        password.write_text("second-password\n")
+        until(lambda: monitor.said("kafka_secret_changed"), why=monitor.tail)
+        refused = monitor.metrics()("kafka_errors_total", kind="authentication")
+        secure_broker.stop()  # Whoever was in has to come in again.
+        RealBroker.start(secure_broker)
+        fill(secure_broker, site.events, {account_sid(1): recording_event(1)})
+        until(site.verdicts, why=monitor.tail)
+        until(lambda: monitor.caught_up() and monitor.get("/-/ready")[0] == 200, why=monitor.tail)
+        assert not monitor.said("following_failed")
+        assert monitor.metrics()("kafka_errors_total", kind="authentication") == refused
+        assert "second-password" not in monitor.log.read_text()
 
 
 def test_every_other_command_comes_in_the_same_way(secure_broker, tmp_path, password):

@@ -74,7 +74,7 @@ def test_port_0_takes_a_free_port_and_says_which():
     async def asked() -> None:
         async with site() as running:
             assert running.server.address.port != 0
-            assert (await running.ask("/")).status == 200
+            assert (await running.ask("/-/healthy")).status == 200
 
     asyncio.run(asked())
 
@@ -280,6 +280,6 @@ def test_every_interface_is_reached_through_the_loopback():
     async def asked() -> None:
         async with site(Address("0.0.0.0", 0)) as running:
             assert running.server.url.startswith("http://127.0.0.1:")
-            assert (await running.ask("/")).status == 200
+            assert (await running.ask("/-/healthy")).status == 200
 
     asyncio.run(asked())

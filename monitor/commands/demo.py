@@ -90,7 +90,10 @@ def demo(
         )
         try:
             path = truth_file or Path(tempfile.gettempdir()) / f"recording-monitor-demo-{os.getpid()}.truth.jsonl"
-            show.say(f"metrics: {running.address}/metrics   health: {running.address}/-/ready   truth: {path}")
+            show.say(
+                f"pages: {running.address}/   metrics: {running.address}/metrics   health: {running.address}/-/ready"
+            )
+            show.say(f"truth: {path}")
             if not _until(stop, READY_S, running.ready):
                 _end_where_broken(running)
             played = _play(

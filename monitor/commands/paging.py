@@ -26,8 +26,10 @@ from monitor.outputs.alert_text import Links, heartbeat, render_alert
 from monitor.outputs.alertmanager import Outgoing, Route
 from monitor.outputs.alerts import HEARTBEAT, Alert, Board, Labels, Pace, Standing, closes_ms, standing_of
 from monitor.outputs.cases import (
+    OPEN_FOR_MAX_MS,
     ActionSeen,
     Case,
+    CaseAction,
     CaseView,
     Seen,
     VerdictSeen,
@@ -45,14 +47,13 @@ log = structlog.get_logger(__name__)
 LOOK_EVERY_S: Final = 10.0
 FORGET_EVERY_S: Final = 3600.0
 BEAT_S: Final = 1.0
-OPEN_FOR_MAX_MS: Final = 7 * 86_400_000
-"""No case is open longer after its last verdict: a conversation closes within 48 h, and nobody is told a day later."""
 NEWS_MAX: Final = 2_000
 """Cases kept at hand beyond those that are paged singly, until they are looked through."""
 TO_WRITE_MAX: Final = 100_000
 """Actions still to be written; what is refused beyond it is not tried again, and may be told again after a restart."""
 HEARTBEAT_BEHIND_S: Final = 120.0
 LAST_WORD_S: Final = 2.0
+ACT_S: Final = 5.0
 
 
 class Change(NamedTuple):
@@ -69,6 +70,27 @@ def pace_of(settings: Settings) -> Pace:
         resolve_on=settings.cases.resolve_on,
         needs_telling=bool(settings.alertmanagers),
     )
+
+
+def closing(pace: Pace) -> Callable[[Case], int | None]:
+    """When a case closes at this pace."""
+    return lambda case: closes_ms(standing_of(case, pace, ("", "", "", "")), pace)
+
+
+def seen_in(message: Message, case_actions: str) -> Seen | None:
+    """What a message of the verdicts or of the topic ``case_actions`` tells the view; None where it is none of ours."""
+    raw, value = message.key(), message.value()
+    if not isinstance(raw, bytes):
+        return None
+    try:
+        key = raw.decode()
+        if message.topic() == case_actions:
+            action = None if value is None else read_case_action(key, value)
+            return None if value is not None and action is None else ActionSeen(key, action)
+        verdict = None if value is None else decode_verdict(value)
+    except (msgspec.DecodeError, ValueError):
+        return None  # The ledger passes over it too.
+    return VerdictSeen(key, verdict, message.timestamp()[1])
 
 
 class Paging:
@@ -121,11 +143,13 @@ class Paging:
             producer_properties(shared_properties(client, consumes=False)), on_error=on_kafka_error
         )
         self._looked_at = self._forgot_at = time.monotonic()
+        self._awaited: dict[str, asyncio.Future[None]] = {}
         topics = settings.topics
         self.view = CaseView(
             settings.cases.database,
-            source=f"{topics.verdicts} {topics.case_actions}",
+            source=f"{topics.verdicts} {topics.case_actions} {pace.hold_ms} {pace.resolve_on} {pace.needs_telling}",
             retention_ms=round(settings.cases.retention.total_seconds() * 1000),
+            closes_ms=closing(pace),
             on_trouble=metrics.case_trouble,
         )
         self._follower = TopicFollower(
@@ -148,6 +172,11 @@ class Paging:
         asyncio.run_coroutine_threadsafe(self._begin(), self._loop).result(30.0)
         self._follower.start()
 
+    def change_password(self, username: str, password: str) -> None:
+        """Come in to Kafka so from the next connection on."""
+        self._delivery.change_password(username, password)
+        self._follower.change_password(username, password)
+
     def stop(self, for_s: float) -> None:
         """Tell once more what is new; nothing is resolved by it. Then let go of everything."""
         ended = self._follower.stop(max(0.5, for_s / 2))
@@ -158,6 +187,31 @@ class Paging:
             self._delivery.close(LAST_WORD_S / 2)
             self.view.close()
 
+    # What the pages ask, on the loop.
+
+    @property
+    def mode(self) -> Mode:
+        """How near the ends of the topics the view is."""
+        return self._mode
+
+    async def act(self, action: CaseAction) -> bool:
+        """Write what somebody did about a case, and wait until it was read back, as every process reads it.
+
+        False where that takes longer than ``ACT_S``: it may still come.
+        """
+        key, value = render_action(action, _now_ms())
+        self._awaited[key] = self._loop.create_future()
+        self._to_write.put((key, value))
+        try:
+            async with asyncio.timeout(ACT_S):
+                await self._awaited[key]
+        except TimeoutError:
+            return False
+        finally:
+            del self._awaited[key]
+        log.info("case_action_written", recording_sid=action.recording_sid, kind=action.kind)
+        return True
+
     # The follower's thread.
 
     def offsets(self, topic: str) -> Mapping[int, int]:
@@ -166,7 +220,8 @@ class Paging:
 
     def take(self, messages: Sequence[Message], offsets: Mapping[Place, int]) -> bool:
         """Take what was read into the view, and hand on which cases that changed."""
-        seen = [one for message in messages if (one := self._seen(message)) is not None]
+        actions = self._settings.topics.case_actions
+        seen = [one for message in messages if (one := seen_in(message, actions)) is not None]
         gone = [one.key for one in seen if isinstance(one, VerdictSeen) and one.verdict is None]
         try:
             # The topic of actions is compacted: without these it would grow for ever.
@@ -179,6 +234,9 @@ class Paging:
             self._to_write.put((name, None))
         if changed or gone:
             self._hand_over([self._change(case) for case in changed], gone)
+        written = [one.key for one in seen if isinstance(one, ActionSeen)]
+        if not self._awaited.keys().isdisjoint(written):
+            self._loop.call_soon_threadsafe(self._came_round, written)
         return True
 
     def turn(self) -> bool:
@@ -197,20 +255,6 @@ class Paging:
             self._say_where()
             return False
         return True
-
-    def _seen(self, message: Message) -> Seen | None:
-        raw, value = message.key(), message.value()
-        if not isinstance(raw, bytes):
-            return None
-        try:
-            key = raw.decode()
-            if message.topic() == self._settings.topics.case_actions:
-                action = None if value is None else read_case_action(key, value)
-                return None if value is not None and action is None else ActionSeen(key, action)
-            verdict = None if value is None else decode_verdict(value)
-        except (msgspec.DecodeError, ValueError):
-            return None  # None of ours; the ledger passes over it too.
-        return VerdictSeen(key, verdict, message.timestamp()[1])
 
     def _change(self, case: Case) -> Change:
         standing = self._standing(case)
@@ -267,6 +311,12 @@ class Paging:
         if self._beating is not None:
             self._beating.cancel()
         await asyncio.gather(*[route.stop() for route in self._routes])
+
+    def _came_round(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            waiting = self._awaited.get(key)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(None)
 
     def _on_cases(self, changes: Sequence[Change], gone: Sequence[str]) -> None:
         now_ms = _now_ms()

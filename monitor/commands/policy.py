@@ -24,11 +24,9 @@ from monitor.core.attribution import Attribution
 from monitor.core.pipeline import NotJudged, Publish, Told
 from monitor.core.policy import (
     CONDITIONS,
-    MINUTES_OF_DAY,
     RULE_DEFAULT,
     SHADOW,
     Answer,
-    Hours,
     Judgement,
     Policy,
     RuleDocument,
@@ -39,30 +37,13 @@ from monitor.core.policy import (
 from monitor.core.verdict import Verdict
 from monitor.inputs.files import Files
 from monitor.inputs.policy_file import PolicyError, Problem, load_policy
+from monitor.outputs.policy_text import describe
 
 EXIT_NO: Final = 1
 EXIT_WRONG: Final = 2
 
 _SID: Final = re.compile(r"(?:RE|CF)[0-9A-Za-z]+")
 _ANSWERS: Final[dict[bool | None, str]] = {True: "true", False: "false", None: "open"}
-
-_DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-# In a sentence: "when its cause is …".
-_SUBJECTS: Final = {
-    "account": "its account",
-    "cause": "its cause",
-    "start_source": "its start source",
-    "conference_name": "its conference's name",
-    "callback_url": "its callback URL",
-    "direction": "its call's direction",
-    "from": "its caller",
-    "to": "the number called",
-    "queue": "its queue",
-    "worker": "its worker",
-    "status": "its status",
-    "found_by": "what found it",
-}
-_VALUES_SHOWN: Final = 5
 
 
 class Format(enum.StrEnum):
@@ -136,50 +117,6 @@ def _rule_words(rule: RuleDocument, severity: str | None) -> dict[str, Any]:
         "mode": rule.mode,
         "when": describe(rule),
     }
-
-
-def describe(rule: RuleDocument) -> str:
-    """Say in words when a rule is true. Telephone numbers and workers are counted, not named."""
-    parts = [_condition_words(name, values) for name, values in rule.when.items()]
-    if rule.hours:
-        parts.append("it starts " + " or ".join(map(_hours_words, rule.hours)))
-    if rule.expires_ms is not None:
-        until = datetime.fromtimestamp(rule.expires_ms / 1000, UTC)
-        parts.append(f"it starts before {until.isoformat(timespec='minutes').removesuffix('+00:00')}Z")
-    return "when " + ", and ".join(parts) if parts else "always"
-
-
-def _condition_words(name: str, values: Sequence[str]) -> str:
-    subject = _SUBJECTS.get(name, name)
-    if CONDITIONS[name].private:
-        return f"{subject} is {'the one' if len(values) == 1 else f'one of {len(values)}'} given"
-    shown = list(values[:_VALUES_SHOWN])
-    if len(values) > _VALUES_SHOWN:
-        shown.append(f"{len(values) - _VALUES_SHOWN} more")
-    *first, last = shown
-    verb = "is like" if any("*" in value for value in values) else "is"
-    return f"{subject} {verb} {', '.join(first) + ' or ' if first else ''}{last}"
-
-
-def _hours_words(hours: Hours) -> str:
-    days = "" if len(hours.days) == 7 else f"on {_days_words(hours.days)} "
-    return f"{days}from {_clock(hours.from_minute)} to {_clock(hours.to_minute)} {hours.zone}"
-
-
-def _days_words(days: Iterable[int]) -> str:
-    """Write days as ranges: mon-fri, sun."""
-    runs: list[list[int]] = []
-    for day in days:
-        if runs and runs[-1][-1] == day - 1:
-            runs[-1].append(day)
-        else:
-            runs.append([day])
-    return ", ".join(_DAYS[run[0]] if len(run) == 1 else f"{_DAYS[run[0]]}-{_DAYS[run[-1]]}" for run in runs)
-
-
-def _clock(minute: int) -> str:
-    assert 0 <= minute <= MINUTES_OF_DAY
-    return f"{minute // 60:02}:{minute % 60:02}"
 
 
 def print_report(report: Report, out: Console, err: Console) -> None:

@@ -27,6 +27,7 @@ from confluent_kafka import KafkaError, KafkaException
 from monitor import __version__
 from monitor.commands.common import ConfigOption, PolicyOption, read_policy, read_settings, tuning_of
 from monitor.commands.ingest import make_bridge
+from monitor.commands.pages import PagesWork
 from monitor.commands.paging import Paging, pace_of
 from monitor.commands.restart import Restart
 from monitor.core.account_settings import AccountSettings
@@ -48,6 +49,7 @@ from monitor.outputs.delivery import Delivery, producer_properties
 from monitor.outputs.metrics import Metrics
 from monitor.outputs.verdict_topic import VerdictTopic
 from monitor.settings import Address, Problem, Settings, SettingsError, kafka_client
+from monitor.web.pages import Pages
 from monitor.web.server import Health, WebServer
 
 log = structlog.get_logger(__name__)
@@ -55,6 +57,7 @@ log = structlog.get_logger(__name__)
 STOP_S: Final = 9.0  # Of the ten that a container's stop may take.
 POLICY_LOOK_S: Final = 10.0
 SETTINGS_LOOK_S: Final = 10.0
+SECRETS_LOOK_S: Final = 2.0
 TOPICS_AGAIN_S: Final = 5.0
 READY_LOOK_S: Final = 0.2
 SPLIT_LOOK_S: Final = 10.0
@@ -194,7 +197,9 @@ class Running:
             )
             self._member = self._make_member(on_verdict, tick_every_s)
         self._paging: Paging | None = None
-        self._web = WebServer(settings.web.listen, self.metrics.registry, self.health)
+        self._pages = Pages()
+        self._pages_work = PagesWork(settings, self._client)
+        self._web = WebServer(settings.web.listen, self.metrics.registry, self.health, self._pages)
         # Its health is its own: a bridge that turns must not vouch for reading that does not.
         bridging = Health(time.monotonic(), ())
         self._bridge = make_bridge(settings, self.metrics.registry, bridging) if settings.ingest.enabled else None
@@ -204,6 +209,7 @@ class Running:
         try:
             self._on_loop(self._web.start(), 30.0)
             self._paging = self._start_paging(pace or pace_of(settings))
+            self._pages.open(self._pages_work.desk(self._paging, self._policy, self.metrics, self.health))
             if self._bridge is not None:
                 self._on_loop(self._bridge.start(), 30.0)
                 log.info("bridge_started", address=f"http://{self._bridge.address}")
@@ -211,6 +217,7 @@ class Running:
             self._end_loop()
             raise
         self._looking = asyncio.run_coroutine_threadsafe(self._look_at_policy(), self._loop)
+        self._secrets = asyncio.run_coroutine_threadsafe(self._look_at_secrets(), self._loop)
         self._reading = threading.Thread(target=self._read, name="kafka", daemon=True)
         self._reading.start()
 
@@ -245,18 +252,21 @@ class Running:
         self._reading.join(max(0.1, until - time.monotonic()))
         in_time = not self._reading.is_alive()
         self._looking.cancel()
+        self._secrets.cancel()
         if in_time:
             self._delivery.close(max(0.1, until - time.monotonic()))
         if leaving is not None:
             with contextlib.suppress(TimeoutError):
                 leaving.result(max(0.1, until - time.monotonic()))
         if self._loop_thread.is_alive():
+            self._pages.close()
             if self._paging is not None:
                 self._paging.stop(max(1.0, until - time.monotonic() - 1.0))
                 self._paging = None
             with contextlib.suppress(TimeoutError):
                 self._on_loop(self._web.stop(), max(0.5, until - time.monotonic()))
             self._end_loop()
+        self._pages_work.close()
         self._collector.end()
         return in_time
 
@@ -288,7 +298,7 @@ class Running:
             loop=self._loop,
             metrics=self.metrics,
             health=self.health,
-            policy=lambda: self._loaded.policy,
+            policy=self._policy,
             turning=lambda: not self.health.sick_reasons(time.monotonic()),
             web=self.address,
             pace=pace,
@@ -296,6 +306,9 @@ class Running:
         )
         paging.start()
         return paging
+
+    def _policy(self) -> Policy:
+        return self._loaded.policy
 
     # The reading thread.
 
@@ -445,6 +458,31 @@ class Running:
             if now != seen:
                 seen = now
                 self.reload_policy()
+
+    async def _look_at_secrets(self) -> None:
+        """Notice that Kafka's password is another one. The bridge has a producer of its own, and looks for itself."""
+        while True:
+            await asyncio.sleep(SECRETS_LOOK_S)
+            try:
+                given = kafka_client(self.settings)
+            except SettingsError:
+                log.warning("kafka_secret_not_readable")  # In the midst of being changed, or gone: what was, counts on.
+                continue
+            if given == self._client:
+                continue
+            before, self._client = self._client, given
+            passwords = {key: value for key, value in given.items() if key.startswith("sasl.password")}
+            if "sasl.username" in given and {**before, **passwords} == given:
+                log.info("kafka_secret_changed")
+                await asyncio.to_thread(self._change_password, str(given["sasl.username"]), str(given["sasl.password"]))
+            else:
+                # Keys and the secrets of token endpoints librdkafka reads when a client is made, and never again.
+                log.warning("kafka_secret_needs_restart")
+
+    def _change_password(self, username: str, password: str) -> None:
+        for one in (self._admin, self._delivery, self._member, self._paging):
+            if one is not None:
+                one.change_password(username, password)
 
     def _on_loop(self, work: Coroutine[Any, Any, None], for_s: float) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(for_s)

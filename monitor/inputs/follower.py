@@ -16,7 +16,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from monitor.errors import OutOfReach
-from monitor.inputs.reader import BEGINNING, Questions, logger, reader_properties
+from monitor.inputs.reader import BEGINNING, Questions, logger, reader_properties, sign_in
 
 log = structlog.get_logger(__name__)
 
@@ -128,6 +128,8 @@ class TopicFollower:
         on_error: Callable[[KafkaError], None],
     ) -> None:
         self._properties = reader_properties(client, group_id)
+        self._consumer: Consumer | None = None
+        self._questions = Questions(self._properties, timeout_s=ASK_TIMEOUT_S)
         self._topics = topics
         self._takes = takes
         self._freshness = freshness
@@ -156,11 +158,17 @@ class TopicFollower:
             thread.join(max(0.0, until - time.monotonic()))
         return not self._threads[0].is_alive()
 
+    def change_password(self, username: str, password: str) -> None:
+        """Come in so from the next connection on; from any thread."""
+        self._properties |= {"sasl.username": username, "sasl.password": password}
+        sign_in(self._consumer, username, password)
+        self._questions.change_password(username, password)
+
     # Reading.
 
     def _follow(self) -> None:
         while not self._stopping.is_set():
-            consumer = Consumer({**self._properties, "error_cb": self._on_error}, logger=logger)
+            consumer = self._consumer = Consumer({**self._properties, "error_cb": self._on_error}, logger=logger)
             try:
                 self._places.clear()
                 self._looked_at = 0.0
@@ -254,7 +262,7 @@ class TopicFollower:
     # Asking.
 
     def _ask(self) -> None:
-        questions = Questions(self._properties, timeout_s=ASK_TIMEOUT_S)
+        questions = self._questions
         while not self._stopping.wait(self._ask_every_s):
             all_of_them = bool(self._places)
             for topic, partition in list(self._places):

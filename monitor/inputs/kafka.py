@@ -47,7 +47,16 @@ from monitor.inputs.checkpoint import (
     fingerprint_of,
     resume,
 )
-from monitor.inputs.reader import BEGINNING, Questions, Reader, headers_of, logger, reader_properties, shared_properties
+from monitor.inputs.reader import (
+    BEGINNING,
+    Questions,
+    Reader,
+    headers_of,
+    logger,
+    reader_properties,
+    shared_properties,
+    sign_in,
+)
 from monitor.inputs.snapshots import Keeper, Restoring, Saved, Snapshots
 
 log = structlog.get_logger(__name__)
@@ -523,6 +532,12 @@ class Member:
         self._askers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kafka-questions")
 
     # What others may ask, from any thread.
+
+    def change_password(self, username: str, password: str) -> None:
+        """Come in so from the next connection on."""
+        sign_in(self._consumer, username, password)
+        self._reader.change_password(username, password)
+        self._questions.change_password(username, password)
 
     def stop(self) -> None:
         """End ``run`` soon: the batch at hand is finished, its effects are awaited, and the position is committed."""

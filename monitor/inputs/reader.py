@@ -15,6 +15,7 @@ from itertools import groupby
 from typing import Any, Final, Protocol
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from monitor.errors import OutOfReach
 
@@ -126,6 +127,13 @@ def headers_of(message: Message) -> list[tuple[str, bytes]] | None:
     return [(name, value) for name, value in pairs if isinstance(value, bytes)]
 
 
+def sign_in(client: Consumer | AdminClient | None, username: str, password: str) -> None:
+    """Have a client come in so from its next connection on; one that is closed, or not there yet, needs nothing."""
+    if client is not None:
+        with contextlib.suppress(RuntimeError):
+            client.set_sasl_credentials(username, password)
+
+
 def describe(client: Consumer, topic: str, timeout_s: float) -> tuple[str | None, list[int]]:
     """The cluster's id and the partitions of a topic. Raises KafkaException, OutOfReach for a topic without any."""
     metadata = client.list_topics(topic, timeout_s)
@@ -226,6 +234,10 @@ class Reader:
                 else:
                     follower.failed(error)
 
+    def change_password(self, username: str, password: str) -> None:
+        """Come in so from the next connection on; from any thread."""
+        sign_in(self._consumer, username, password)
+
     def close(self) -> None:
         """Leave everything."""
         self._followers.clear()
@@ -277,6 +289,26 @@ class Questions:
             finally:
                 consumer.unassign()
 
+    def run(self, topic: str, partition: int, start: int, end: int, for_s: float) -> list[Message]:
+        """The retained messages from ``start`` up to ``end``, exclusively; fewer where ``for_s`` is over."""
+        until = time.monotonic() + for_s
+        with self._asking(topic) as consumer:
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), self._timeout_s)
+            at, end = max(start, low), min(end, high)
+            found: list[Message] = []
+            if at < end:
+                consumer.assign([TopicPartition(topic, partition, at)])
+            while at < end and time.monotonic() < until:
+                for message in consumer.consume(500, 0.1):
+                    error, offset = message.error(), message.offset()
+                    if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                        raise KafkaException(error)
+                    at = at if offset is None else offset + (error is None)
+                    if error is None and at <= end:
+                        found.append(message)
+            consumer.unassign()
+            return found
+
     @contextlib.contextmanager
     def _asking(self, topic: str) -> Iterator[Consumer]:
         """The client, for one question. What goes wrong is OutOfReach: it may be asked again."""
@@ -302,6 +334,12 @@ class Questions:
                 return None
             raise KafkaException(error)
         raise OutOfReach(f"{topic}[{partition}] could not be read at {offset} within {self._timeout_s:g} s")
+
+    def change_password(self, username: str, password: str) -> None:
+        """Come in so from the next connection on; waits for the question that is being asked."""
+        with self._lock:
+            self._properties |= {"sasl.username": username, "sasl.password": password}
+            sign_in(self._consumer, username, password)
 
     def close(self) -> None:
         """Let go of the connection, if one was ever made."""

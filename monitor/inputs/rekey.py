@@ -128,6 +128,11 @@ class Merge(Generic[T]):
         return not self._heads
 
 
+def _weight(message: Message) -> int:
+    """About what a message takes while it waits, in bytes."""
+    return len(message.value() or b"") + 200
+
+
 class Whereabouts:
     """Where the messages of one account were found, and how many are written for it."""
 
@@ -313,7 +318,7 @@ class Copy:
         assert offset is not None
         if end is None or offset < end:
             merge.put(partition, message.timestamp()[1], message)
-            self._ahead[partition] += len(message.value() or b"")
+            self._ahead[partition] += _weight(message)
             if self._ahead[partition] > AHEAD_BYTES_MAX and partition not in self._paused:
                 self._paused.add(partition)
                 self._consumer.pause([TopicPartition(self._source, partition)])
@@ -325,7 +330,7 @@ class Copy:
         offset = message.offset()
         assert offset is not None
         self._next[partition] = offset + 1
-        self._ahead[partition] -= len(message.value() or b"")
+        self._ahead[partition] -= _weight(message)
         if partition in self._paused and self._ahead[partition] < AHEAD_BYTES_MAX // 2:
             self._paused.discard(partition)
             self._consumer.resume([TopicPartition(self._source, partition)])

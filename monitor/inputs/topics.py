@@ -18,7 +18,7 @@ from confluent_kafka.admin._metadata import ClusterMetadata
 from confluent_kafka.cimpl import NewTopic
 
 from monitor.errors import OutOfReach, WrongInput
-from monitor.inputs.reader import logger, shared_properties
+from monitor.inputs.reader import logger, shared_properties, sign_in
 
 TIMEOUT_S: Final = 15.0
 # How long a topic may take from its creation until the brokers show it, and how often they are asked meanwhile.
@@ -178,6 +178,10 @@ class TopicAdmin:
         self._names = names
         self._needed_ms = age_max_ms + window_ms + OUTAGE_MS
         self._can_ask: bool | None = None
+
+    def change_password(self, username: str, password: str) -> None:
+        """Come in so from the next connection on."""
+        sign_in(self._admin, username, password)
 
     def can_be_asked(self) -> bool:
         """Whether this cluster answers admin calls. Raises OutOfReach when no broker answers at all."""

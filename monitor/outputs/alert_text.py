@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from monitor.core.policy import ALLOWED, DISALLOWED
 from monitor.core.verdict import Verdict, render_instant
 from monitor.outputs.alerts import BACKLOG, FLOOD, HEARTBEAT, SINGLE, Alert, Labels
 from monitor.outputs.cases import ENDED, Case
@@ -72,7 +73,7 @@ CAUSES: Final[Mapping[str, tuple[str, str]]] = {
 }
 """What a cause is, for a sentence that begins with "started by", and the step that mends it, as docs/causes.md says."""
 _NO_CAUSE: Final = ("something that is not known yet", "Open the case: it shows what is missing.")
-_STRENGTHS: Final = {
+STRENGTHS: Final = {
     "observed": "an event shows it",
     "implied": "Twilio's source value says so",
     "inferred": "everything else is ruled out",
@@ -174,10 +175,8 @@ def _of_case(alert: Alert, case: Case | None) -> dict[str, str | None]:
         # The view has lost it (its retention is over, or memory was too small): the identity alone still says which.
         return {"summary": f"Recording {alert.about} is not allowed.", "description": "Its case is not at hand."}
     verdict = case.verdict
-    what, _ = CAUSES.get(verdict.cause or "", _NO_CAUSE)
-    where = f" in conference {verdict.conference_sid}" if verdict.conference_sid else ""
     return {
-        "summary": f"Recording {alert.about}{where} is not allowed: started by {what}.",
+        "summary": headline(verdict),
         "description": _description(verdict),
         "account_sid": verdict.account_sid,
         "conference_sid": verdict.conference_sid,
@@ -189,11 +188,30 @@ def _of_case(alert: Alert, case: Case | None) -> dict[str, str | None]:
     }
 
 
+def headline(verdict: Verdict) -> str:
+    """What a case is about, in one sentence."""
+    what = started_by(verdict.cause)
+    if verdict.recording_sid is None:
+        return f"Conference {verdict.key} may have been recorded: {verdict.reason}"
+    where = f" in conference {verdict.conference_sid}" if verdict.conference_sid else ""
+    about = f"Recording {verdict.key}{where}"
+    if verdict.outcome == DISALLOWED:
+        return f"{about} is not allowed: started by {what}."
+    if verdict.outcome == ALLOWED:
+        return f"{about} is allowed after all: started by {what}."
+    return f"{about} could not be judged: {verdict.reason}"
+
+
+def started_by(cause: str | None) -> str:
+    """A cause in words, to follow "started by"."""
+    return CAUSES.get(cause or "", _NO_CAUSE)[0]
+
+
 def _description(verdict: Verdict) -> str:
     what, step = CAUSES.get(verdict.cause or "", _NO_CAUSE)
     lines = [
         verdict.reason,
-        f"Started by {what}" + (f" ({_STRENGTHS[verdict.strength]})." if verdict.strength else "."),
+        f"Started by {what}" + (f" ({STRENGTHS[verdict.strength]})." if verdict.strength else "."),
     ]
     shown = verdict.evidence[-EVIDENCE_MAX:]
     lines += [f"Evidence: {shown.occurred_at} {shown.shows} [{shown.position}]" for shown in shown]

@@ -3,11 +3,15 @@
 The view is a cache. It is rebuilt from the topics when it is missing, broken or of another version, and holds the
 offsets up to which it has read them in the same transaction as what they brought. Where the disk gives out, the view
 goes on in memory: neither judging nor paging waits for it. What is or was not allowed is kept whole; of all else only
-SID, revision, whether it is final, and the position by which the greater of two verdicts is told.
+SID, revision, whether it is final, the hour, and the position by which the greater of two verdicts is told.
+
+What people look for stands in columns under one index that holds all a list shows, and each answer is one row of JSON:
+SQLite lets Python's lock go with every row, and beside a busy judging thread each row would wait its turn for it.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
 import sqlite3
 import threading
@@ -15,21 +19,27 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, Literal, NoReturn
 
 import msgspec
 import structlog
 
-from monitor.core.policy import ALLOWED
-from monitor.core.verdict import Verdict, decode_verdict, read_instant
+from monitor.core.policy import ALLOWED, OUTCOMES
+from monitor.core.verdict import Verdict, decode_verdict, read_instant, render_instant
 
 log = structlog.get_logger(__name__)
 
-VERSION: Final = 1
+VERSION: Final = 2
 MEMORY_CASES_MAX: Final = 20_000
 """Cases kept while there is no disk, the newest; beyond it the oldest goes. Some 40 MB."""
 ACTION_BYTES_MAX: Final = 64 * 1024
 """An action larger than this is none of ours and passed over."""
+PAGE_MAX: Final = 50
+"""Cases of one page of a list."""
+ALIKE_MAX: Final = 1_000
+"""How many cases that have something in common are counted; beyond it, it is "1,000 or more"."""
+OPEN_FOR_MAX_MS: Final = 7 * 86_400_000
+"""No case is open longer after its last verdict: a conversation closes within 48 h, and nobody is told a day later."""
 _SQLITE_BUSY: Final = 5
 _SQLITE_SHORT_READ: Final = 522
 # PERM, BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN, NOLFS, AUTH: the disk, or somebody else who has the file.
@@ -42,6 +52,11 @@ REOPEN: Final = "reopen"
 COMMENT: Final = "comment"
 TOLD: Final = "told"
 
+ACCEPTED: Final = "accepted"
+CATEGORIES: Final = ("configuration", "stale session", "testing", "maintenance", "false positive", ACCEPTED)
+"""What a case may be explained as; ``accepted`` holds until a date."""
+ACKNOWLEDGED: Final = "acknowledged"
+
 
 # --------------------------------------------------------------------------- actions
 
@@ -50,9 +65,9 @@ class CaseAction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One message of the case-actions topic, under the key ``RecordingSid/ULID``: what was done about a case, and when.
 
     ``kind``: ``acknowledge``, ``explain``, ``close``, ``reopen`` or ``comment`` by a person (``by``), with their
-    ``text``; or ``told`` by a process: an Alertmanager has taken the alert ``alert`` that began at ``starts_at``, about
-    the recording disallowed since ``since`` at ``severity``. A kind that is not known stands in the timeline and means
-    nothing else.
+    ``text``, and of ``explain`` the ``category`` and for ``accepted`` the day (``until``) it holds to; or ``told`` by a
+    process: an Alertmanager has taken the alert ``alert`` that began at ``starts_at``, about the recording disallowed
+    since ``since`` at ``severity``. A kind that is not known stands in the timeline and means nothing else.
     """
 
     kind: str
@@ -64,6 +79,8 @@ class CaseAction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     starts_at: str | None = None
     since: str | None = None
     severity: str | None = None
+    category: str | None = None
+    until: str | None = None
 
 
 _read_action: Final = msgspec.json.Decoder(CaseAction).decode
@@ -141,6 +158,24 @@ def succeed(before: Case | None, verdict: Verdict, seen_ms: int) -> Case:
     )
 
 
+def goes_on(case: Case) -> bool:
+    """Whether it is still being recorded, as far as is known, and not allowed by now."""
+    return case.ended_ms is None and case.cleared_ms is None
+
+
+def handled(case: Case) -> str:
+    """What people have made of a case: ``acknowledged``, a category it is explained as, or nothing yet."""
+    made = ""
+    for action in case.actions:
+        if action.kind == ACKNOWLEDGE:
+            made = made or ACKNOWLEDGED
+        elif action.kind == EXPLAIN:
+            made = action.category or "explained"
+        elif action.kind == REOPEN:
+            made = ""
+    return made
+
+
 class Line(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a case's timeline: when, what (a closed word), who, and more where there is more to say."""
 
@@ -164,13 +199,70 @@ def timeline(case: Case) -> list[Line]:
     ]
     lines += [Line(at=told.decided_at, what=told.outcome, says=told.cause) for told in verdict.history]
     lines.append(Line(at=verdict.decided_at, what=verdict.outcome, says=verdict.reason))
-    lines += [
-        Line(at=action.at, what=action.kind, by=action.by, says=action.text or action.alert) for action in case.actions
-    ]
+    lines += [Line(at=action.at, what=action.kind, by=action.by, says=_action_says(action)) for action in case.actions]
     return sorted(lines, key=lambda line: read_instant(line.at))
 
 
+def _action_says(action: CaseAction) -> str | None:
+    until = f"until {action.until}" if action.until else None
+    said = [part for part in (action.category, until, action.text, action.alert) if part]
+    return ": ".join(said) or None
+
+
 # --------------------------------------------------------------------------- the view
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Which cases a list is to show; None and empty: all of them. ``sid`` is any SID that a verdict names."""
+
+    open: bool | None = None
+    account: str | None = None
+    cause: str | None = None
+    rule: str | None = None
+    outcome: str | None = None
+    handled: str | None = None
+    """``no``: nobody has explained it; ``yes``: somebody has."""
+    sid: str | None = None
+
+
+class Listed(msgspec.Struct, frozen=True, array_like=True):
+    """A case in a list, in the order of the columns; ``live``: the recording goes on, as far as is known."""
+
+    live: bool
+    changed_ms: int
+    key: str
+    closes_ms: int
+    account: str
+    cause: str
+    rule: str
+    outcome: str
+    severity: str
+    start_source: str
+    started_at: str
+    handled: str
+
+    @property
+    def place(self) -> tuple[bool, int, str]:
+        """Where it stands in the list, which is in descending order of this."""
+        return self.live, self.changed_ms, self.key
+
+
+class Count(msgspec.Struct, frozen=True, array_like=True):
+    """So many cases of a cause (or an account), so many of which go on, the last of them at ``last_ms``."""
+
+    name: str
+    count: int
+    live: int
+    last_ms: int
+
+
+class Share(msgspec.Struct, frozen=True, array_like=True):
+    """How the recordings that were first seen in an hour (``2026-11-21T08``, UTC) were judged."""
+
+    hour: str
+    allowed: int
+    disallowed: int
+    undetermined: int
 
 
 class VerdictSeen(msgspec.Struct, frozen=True):
@@ -208,13 +300,31 @@ _read_row: Final = msgspec.msgpack.Decoder(_Row).decode
 _read_offsets: Final = msgspec.msgpack.Decoder(dict[str, dict[int, int]]).decode
 _encode_verdict: Final = msgspec.json.Encoder().encode
 
+_read_listed: Final = msgspec.json.Decoder(list[Listed], strict=False).decode
+_read_counts: Final = msgspec.json.Decoder(list[Count]).decode
+_read_shares: Final = msgspec.json.Decoder(list[Share]).decode
+_read_mentions: Final = msgspec.json.Decoder(list[tuple[str, int]]).decode
+_find_sids: Final = re.compile(rb"(?!AC)[A-Z]{2}[0-9a-f]{32}").findall
+
+_COLUMNS: Final = ", ".join(Listed.__struct_fields__)
+_PLACES: Final = ", ".join("?" * (len(Listed.__struct_fields__) + 1))
 _SCHEMA: Final = f"""
 CREATE TABLE offsets (one INTEGER PRIMARY KEY CHECK (one = 1), body BLOB NOT NULL);
-CREATE TABLE cases (key TEXT PRIMARY KEY, changed_ms INTEGER NOT NULL, body BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE cases (
+    live INTEGER NOT NULL, changed_ms INTEGER NOT NULL, key TEXT PRIMARY KEY, closes_ms INTEGER NOT NULL,
+    account TEXT NOT NULL, cause TEXT NOT NULL, rule TEXT NOT NULL, outcome TEXT NOT NULL, severity TEXT NOT NULL,
+    start_source TEXT NOT NULL, started_at TEXT NOT NULL, handled TEXT NOT NULL, body BLOB NOT NULL
+) WITHOUT ROWID;
 CREATE INDEX cases_by_change ON cases (changed_ms);
+CREATE INDEX cases_open ON cases (closes_ms, cause, live, changed_ms);
+CREATE INDEX cases_listed ON cases ({_COLUMNS});
+CREATE TABLE mentions (sid TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (sid, key)) WITHOUT ROWID;
 CREATE TABLE others (
     key TEXT PRIMARY KEY, revision INTEGER NOT NULL, final INTEGER NOT NULL, generation INTEGER NOT NULL,
-    offset INTEGER NOT NULL
+    offset INTEGER NOT NULL, hour TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE shares (
+    hour TEXT PRIMARY KEY, allowed INTEGER NOT NULL, disallowed INTEGER NOT NULL, undetermined INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE actions (key TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = {VERSION};
@@ -230,6 +340,7 @@ class CaseView:
 
     ``source`` names the topics that it is a view of: what was kept of others is dropped. ``trouble`` says why it is
     kept in memory, None where it is on disk; ``on_trouble`` is told each time something went wrong, in a word.
+    ``closes_ms`` says when a case closes, None while that is not known; whatever it depends on belongs into ``source``.
     """
 
     def __init__(
@@ -238,11 +349,13 @@ class CaseView:
         *,
         source: str,
         retention_ms: int,
+        closes_ms: Callable[[Case], int | None] = lambda _: None,
         on_trouble: Callable[[str], None] = lambda _: None,
         memory_cases_max: int = MEMORY_CASES_MAX,
     ) -> None:
         self._path = path
         self._source = source
+        self._closes_ms = closes_ms
         self._retention_ms = retention_ms
         self._on_trouble = on_trouble
         self._memory_cases_max = memory_cases_max
@@ -265,6 +378,11 @@ class CaseView:
         with self._lock, self._guarded():
             return self._case(key)
 
+    def closes_ms(self, case: Case) -> int:
+        """When a case closes, at the latest."""
+        closes_ms = self._closes_ms(case)
+        return case.seen_ms + OPEN_FOR_MAX_MS if closes_ms is None else closes_ms
+
     def cases(self, changed_after_ms: int = 0) -> Iterator[Case]:
         """All cases whose verdict came after an instant, the last first. Raises ``ViewLost``."""
         ask = "SELECT key FROM cases WHERE changed_ms > ? ORDER BY changed_ms DESC, key"
@@ -281,6 +399,59 @@ class CaseView:
         ask = "SELECT key FROM actions WHERE key > ? AND key < ?"
         with self._lock, self._guarded():
             return [name for (name,) in self._db.execute(ask, (f"{key}/", f"{key}0"))]
+
+    def page(
+        self, wanted: Wanted, now_ms: int, *, after: tuple[bool, int, str] | None = None, limit: int = PAGE_MAX
+    ) -> list[Listed]:
+        """Cases of a list: those that go on first, then the last changed first. Raises ``ViewLost``.
+
+        ``after`` is the ``place`` of the last one on the page before.
+        """
+        where, values = _conditions(wanted, now_ms)
+        if after is not None:
+            where.append("(live, changed_ms, key) < (?, ?, ?)")
+            values += after
+        listed = f"json_group_array(json_array({_COLUMNS}))"
+        order = "live DESC, changed_ms DESC, key DESC LIMIT ?"
+        ask = f"SELECT {_COLUMNS} FROM cases WHERE {' AND '.join(where) or '1'} ORDER BY {order}"
+        found = _read_listed(self._ask(f"SELECT {listed} FROM ({ask})", (*values, limit)))
+        return sorted(found, key=lambda one: one.place, reverse=True)  # An aggregate promises no order.
+
+    def counts(self, by: Literal["cause", "account", "rule"], wanted: Wanted, now_ms: int) -> list[Count]:
+        """Cases counted by a column, those that go on first, then the most. Raises ``ViewLost``."""
+        where, values = _conditions(wanted, now_ms)
+        ask = (
+            f"SELECT {by} AS name, count(*) AS count, sum(live) AS live, max(changed_ms) AS last_ms"
+            f" FROM cases WHERE {' AND '.join(where) or '1'} GROUP BY {by}"
+        )
+        counts = _read_counts(
+            self._ask(f"SELECT json_group_array(json_array(name, count, live, last_ms)) FROM ({ask})", values)
+        )
+        return sorted(counts, key=lambda one: (-one.live, -one.count, one.name))
+
+    def alike(self, case: Case) -> list[tuple[str, int]]:
+        """What a verdict names and verdicts of other cases name too, with how many do (at most ``ALIKE_MAX``)."""
+        counted = "SELECT count(*) FROM (SELECT 1 FROM mentions WHERE sid = named.value AND key != ? LIMIT ?)"
+        ask = f"SELECT json_group_array(json_array(value, ({counted}))) FROM json_each(?) AS named"
+        named = sorted(_mentioned(case.verdict) - {case.key})
+        found = _read_mentions(self._ask(ask, (case.key, ALIKE_MAX, msgspec.json.encode(named).decode())))
+        return sorted([one for one in found if one[1]], key=lambda one: (-one[1], one[0]))
+
+    def shares(self, since: str) -> list[Share] | None:
+        """How recordings were judged, hour by hour from ``since`` on; None while that is not kept (in memory).
+
+        Whole for seven days back: older verdicts that allow are gone from the topic.
+        """
+        if self.trouble is not None:
+            return None
+        ask = "SELECT hour, allowed, disallowed, undetermined FROM shares WHERE hour >= ? ORDER BY hour"
+        listed = "SELECT json_group_array(json_array(hour, allowed, disallowed, undetermined))"
+        return sorted(_read_shares(self._ask(f"{listed} FROM ({ask})", (since,))), key=lambda one: one.hour)
+
+    def _ask(self, ask: str, values: Sequence[object]) -> str:
+        with self._lock, self._guarded():
+            (text,) = self._db.execute(ask, tuple(values)).fetchone()
+        return str(text)
 
     # What is told.
 
@@ -314,6 +485,7 @@ class CaseView:
             gone = [key for (key,) in self._db.execute("SELECT key FROM cases WHERE changed_ms < ?", (before,))]
             for key in gone:
                 self._drop(key)
+            self._db.execute("DELETE FROM shares WHERE hour < ?", (render_instant(before)[:13],))
             return len(gone)
 
     def look(self) -> None:
@@ -349,24 +521,71 @@ class CaseView:
         if before is not None and _rank(before.verdict) > _rank(verdict):
             return None
         if before is None:
-            other = self._db.execute("SELECT generation, offset, final FROM others WHERE key = ?", (key,)).fetchone()
+            ask = "SELECT generation, offset, final, hour FROM others WHERE key = ?"
+            other = self._db.execute(ask, (key,)).fetchone()
             if other is not None and ((other[0], other[1]), bool(other[2])) > _rank(verdict):
                 return None
             if not is_case(verdict):
                 if self.trouble is None:
-                    place = (key, verdict.revision, verdict.final, *verdict.at)
-                    self._db.execute("INSERT OR REPLACE INTO others VALUES (?, ?, ?, ?, ?)", place)
+                    hour = verdict.first_seen_at[:13]
+                    place = (key, verdict.revision, verdict.final, *verdict.at, hour)
+                    self._db.execute("INSERT OR REPLACE INTO others VALUES (?, ?, ?, ?, ?, ?)", place)
+                    self._count(None if other is None else (ALLOWED, other[3]), (ALLOWED, hour))
                 return None
+            self._count(None if other is None else (ALLOWED, other[3]), _counted(verdict))
             if other is not None:
                 self._db.execute("DELETE FROM others WHERE key = ?", (key,))
+        else:
+            self._count(_counted(before.verdict), _counted(verdict))
         case = succeed(before, verdict, seen.seen_ms)
         if before is None:
             # Topics are read side by side: what was done about it may have been read before it.
             case = msgspec.structs.replace(case, actions=tuple(self._actions(key)))
-        row = _Row(_encode_verdict(verdict), case.seen_ms, case.ended_ms, case.cleared_ms, case.backlog)
-        body = _sealed(_named(key, seen.seen_ms), _pack(row))
-        self._db.execute("INSERT OR REPLACE INTO cases VALUES (?, ?, ?)", (key, seen.seen_ms, body))
+        self._store(case)
+        mentioned = _mentioned(verdict)
+        mentioned_before = set() if before is None else _mentioned(before.verdict)
+        self._db.executemany(
+            "INSERT OR IGNORE INTO mentions VALUES (?, ?)", [(sid, key) for sid in mentioned - mentioned_before]
+        )
+        self._db.executemany(
+            "DELETE FROM mentions WHERE sid = ? AND key = ?", [(sid, key) for sid in mentioned_before - mentioned]
+        )
         return case
+
+    def _store(self, case: Case) -> None:
+        columns = self._columns(case)
+        row = _Row(_encode_verdict(case.verdict), case.seen_ms, case.ended_ms, case.cleared_ms, case.backlog)
+        body = _sealed(_named(columns), _pack(row))
+        self._db.execute(f"INSERT OR REPLACE INTO cases VALUES ({_PLACES})", (*columns, body))
+
+    def _columns(self, case: Case) -> tuple[int | str, ...]:
+        verdict = case.verdict
+        return msgspec.structs.astuple(
+            Listed(
+                live=goes_on(case),
+                changed_ms=case.seen_ms,
+                key=case.key,
+                closes_ms=self.closes_ms(case),
+                account=verdict.account_sid,
+                cause=verdict.cause or "",
+                rule=verdict.rule,
+                outcome=verdict.outcome,
+                severity=verdict.severity or "",
+                start_source=verdict.start_source or "",
+                started_at=verdict.started_at or verdict.first_seen_at,
+                handled=handled(case),
+            )
+        )
+
+    def _count(self, before: tuple[str, str] | None, after: tuple[str, str] | None) -> None:
+        """Count a recording, by outcome and hour, where it was not counted so already."""
+        if before == after or self.trouble is not None:
+            return
+        for counted, change in ((before, -1), (after, 1)):
+            if counted is not None:
+                outcome, hour = counted
+                self._db.execute("INSERT OR IGNORE INTO shares VALUES (?, 0, 0, 0)", (hour,))
+                self._db.execute(f"UPDATE shares SET {outcome} = {outcome} + ? WHERE hour = ?", (change, hour))
 
     def _take_action(self, seen: ActionSeen) -> Case | None:
         key = seen.key.partition("/")[0]
@@ -375,13 +594,16 @@ class CaseView:
         else:
             body = _sealed(seen.key, msgspec.json.encode(seen.action))
             self._db.execute("INSERT OR REPLACE INTO actions VALUES (?, ?)", (seen.key, body))
-        return self._case(key)
+        case = self._case(key)
+        if case is not None:
+            self._store(case)
+        return case
 
     def _case(self, key: str) -> Case | None:
-        found = self._db.execute("SELECT changed_ms, body FROM cases WHERE key = ?", (key,)).fetchone()
+        found = self._db.execute(f"SELECT {_COLUMNS}, body FROM cases WHERE key = ?", (key,)).fetchone()
         if found is None:
             return None
-        row = _read_row(_opened(_named(key, found[0]), found[1]))
+        row = _read_row(_opened(_named(found[:-1]), found[-1]))
         return Case(
             verdict=decode_verdict(row.verdict),
             seen_ms=row.seen_ms,
@@ -399,6 +621,10 @@ class CaseView:
             yield _read_action(_opened(name, body))
 
     def _drop(self, key: str) -> None:
+        case = self._case(key)
+        if case is not None:
+            named = [(sid, key) for sid in _mentioned(case.verdict)]
+            self._db.executemany("DELETE FROM mentions WHERE sid = ? AND key = ?", named)
         self._db.execute("DELETE FROM cases WHERE key = ?", (key,))
         self._db.execute("DELETE FROM actions WHERE key > ? AND key < ?", (f"{key}/", f"{key}0"))
 
@@ -454,8 +680,8 @@ class CaseView:
                 raise _Broken(said.splitlines()[0])
         kept = self._db.execute("SELECT body FROM offsets").fetchone()
         self._offsets = {} if kept is None else _read_offsets(_opened(self._source, kept[0]))
-        for key, changed_ms, body in self._db.execute("SELECT key, changed_ms, body FROM cases"):
-            _opened(_named(key, changed_ms), body)
+        for *columns, body in self._db.execute(f"SELECT {_COLUMNS}, body FROM cases"):
+            _opened(_named(columns), body)
         for key, body in self._db.execute("SELECT key, body FROM actions"):
             _opened(key, body)
 
@@ -530,9 +756,43 @@ def _rank(verdict: Verdict) -> tuple[tuple[int, int], bool]:
     return verdict.at, verdict.final
 
 
-def _named(key: str, changed_ms: int) -> str:
-    """What the row of a case is sealed under."""
-    return f"{key} {changed_ms}"
+def _named(columns: Iterable[object]) -> str:
+    """What the row of a case is sealed under: all that stands beside it."""
+    return " ".join(str(int(column) if isinstance(column, bool) else column) for column in columns)
+
+
+def _mentioned(verdict: Verdict) -> set[str]:
+    """The SIDs a verdict names, but for its account's, which all of the account share."""
+    return {sid.decode() for sid in _find_sids(_encode_verdict(verdict))}
+
+
+def _counted(verdict: Verdict) -> tuple[str, str] | None:
+    """How a verdict is counted among the shares, under the name of a column; a suspicion is no recording."""
+    if verdict.kind != "recording" or verdict.outcome not in OUTCOMES:
+        return None
+    return verdict.outcome, verdict.first_seen_at[:13]
+
+
+def _conditions(wanted: Wanted, now_ms: int) -> tuple[list[str], list[object]]:
+    """What a list is restricted to, for SQL: conditions, and the values in them."""
+    where: list[str] = []
+    values: list[object] = []
+    if wanted.open is not None:
+        where.append(f"closes_ms {'>' if wanted.open else '<='} ?")
+        values.append(now_ms)
+    for column in ("account", "cause", "rule", "outcome"):
+        value = getattr(wanted, column)
+        if value is not None:
+            where.append(f"{column} = ?")
+            values.append(value)
+    if wanted.handled is not None:
+        where.append(f"handled {'NOT IN' if wanted.handled == 'yes' else 'IN'} ('', '{ACKNOWLEDGED}')")
+    if wanted.sid is not None:
+        # An account's SID is in all that it has, and so among no mentions.
+        is_account = wanted.sid.startswith("AC")
+        where.append("account = ?" if is_account else "key IN (SELECT key FROM mentions WHERE sid = ?)")
+        values.append(wanted.sid)
+    return where, values
 
 
 def _sealed(name: str, body: bytes) -> bytes:

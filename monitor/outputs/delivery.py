@@ -105,6 +105,11 @@ class Delivery:
         log.warning("message_not_delivered", topic=message.topic(), partition=message.partition(), kind=error.name())
         done(None)
 
+    def change_password(self, username: str, password: str) -> None:
+        """Come in so from the next connection on; from any thread."""
+        self._properties |= {"sasl.username": username, "sasl.password": password}
+        self._producer.set_sasl_credentials(username, password)
+
     def poll(self, for_s: float = 0.0) -> None:
         """Tell the senders what has been acknowledged, or refused, since."""
         self._producer.poll(for_s)

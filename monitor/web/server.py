@@ -1,4 +1,4 @@
-"""The HTTP server: metrics for Prometheus, health for whoever restarts or routes to us; pages join later.
+"""The HTTP server: metrics for Prometheus, health for whoever restarts or routes to us, pages for people.
 
 It runs on the process's asyncio loop; the Kafka loop turns in a thread of its own and reports to ``Health``. A path
 that is not listed here is 404: a probe that asks the wrong one must not find everything well.
@@ -18,18 +18,24 @@ from aiohttp import hdrs, web
 from prometheus_client import CollectorRegistry
 from prometheus_client.aiohttp import make_aiohttp_handler
 
-from monitor import __version__
 from monitor.errors import ListenError
 from monitor.settings import Address
+from monitor.web.pages import Pages
 
 STILL_MAX_S: Final = 60.0  # A loop that has not turned for so long does not turn any more.
 LOOP_BEAT_S: Final = 1.0
 SHUTDOWN_S: Final = 2.0  # What a stop leaves to answers under way; all of the stop has ten seconds.
 
+BODY_BYTES_MAX: Final = 16 * 1024  # An action with its text.
+
 _HEADERS: Final = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
-    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; form-action 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    # Not `no-referrer`: with it browsers name no origin of a form either, by which we tell ours from others'.
+    "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
 
@@ -108,9 +114,11 @@ class WebServer:
         listen: Address,
         registry: CollectorRegistry,
         health: Health,
+        pages: Pages | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._pages = pages or Pages()
         self._listen = listen
         self._health = health
         self._clock = clock
@@ -178,25 +186,17 @@ class WebServer:
             await asyncio.sleep(LOOP_BEAT_S)
 
     def _application(self) -> web.Application:
-        application = web.Application(middlewares=[_plain_errors])
+        application = web.Application(middlewares=[_plain_errors], client_max_size=BODY_BYTES_MAX)
         application.on_response_prepare.append(_seal)
         application.add_routes(
             [
-                web.get("/", self._index),
+                *self._pages.routes(),
                 web.get("/metrics", make_aiohttp_handler(self._registry)),
                 web.get("/-/healthy", self._healthy),
                 web.get("/-/ready", self._ready),
             ]
         )
         return application
-
-    async def _index(self, _request: web.Request) -> web.Response:
-        return _text(
-            f"Recording Monitor {__version__}\n\n"
-            "/metrics     what Prometheus reads\n"
-            "/-/healthy   503 where a restart would help\n"
-            "/-/ready     200 once everything is restored\n"
-        )
 
     async def _healthy(self, _request: web.Request) -> web.Response:
         reasons = self._health.sick_reasons(self._clock())
@@ -243,8 +243,9 @@ async def _plain_errors(
         return await handler(request)
     except web.HTTPException as error:
         answer = _text(f"{error.status} {error.reason}\n", status=error.status)
-        if hdrs.ALLOW in error.headers:
-            answer.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
+        for name in (hdrs.ALLOW, hdrs.LOCATION):
+            if name in error.headers:
+                answer.headers[name] = error.headers[name]
         return answer
 
 

@@ -1,0 +1,135 @@
+"""The pages of whole monitors on a real broker: what one process is told, every other shows; events come from Kafka."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import urllib.request
+import zipfile
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.broker import RealBroker
+from tests.member import recording_event, recording_sid
+from tests.monitors import WAIT_S, Monitor, Site, until
+
+pytestmark = pytest.mark.broker
+
+PACE = {"fresh_ms": 5_000, "probe_ms": 500}
+
+
+def start(site: Site, **web: Any) -> Monitor:
+    return site.start_quick(
+        window=timedelta(minutes=10),
+        tick_every=timedelta(seconds=1),
+        pace=PACE,
+        web={"listen": "127.0.0.1:0", "actions": True, **web},
+    )
+
+
+def case(monitor: Monitor, number: int) -> dict[str, Any] | None:
+    status, text = monitor.get(f"/api/v1/cases/{recording_sid(number)}")
+    return json.loads(text) if status == 200 else None
+
+
+def act(monitor: Monitor, number: int, **given: str) -> int:
+    request = urllib.request.Request(
+        f"{monitor.address}/api/v1/cases/{recording_sid(number)}/actions",
+        json.dumps(given).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
+        return int(answer.status)
+
+
+def kinds(monitor: Monitor, number: int) -> list[str]:
+    found = case(monitor, number)
+    return [] if found is None else [line["what"] for line in found["timeline"]]
+
+
+def test_what_is_done_in_one_process_every_other_shows_and_one_that_starts_later_too(
+    broker: RealBroker, tmp_path: Path
+):
+    site = Site(broker, tmp_path / "site", partitions=2)
+    with start(site) as first, start(site) as second:
+        for monitor in (first, second):
+            monitor.ready()
+        site.send([recording_event(1)])
+        site.send([recording_event(2)], partition=1)
+        # Whoever judged it: both show it.
+        until(lambda: all(case(monitor, number) for monitor in (first, second) for number in (1, 2)), why=first.tail)
+        assert act(first, 1, kind="explain", category="testing", text="Our own call.") == 201
+        assert kinds(first, 1)[-1] == "explain"
+        until(lambda: "explain" in kinds(second, 1), why=second.tail)
+        assert act(second, 1, kind="close") == 201
+        until(lambda: case(first, 1)["open"] is False, why=first.tail)  # type: ignore[index]
+        assert case(second, 2)["open"] is True  # type: ignore[index]
+    with start(site) as third:
+        until(lambda: kinds(third, 1)[-2:] == ["explain", "close"], why=third.tail)
+        assert case(third, 1)["handled"] == "testing"  # type: ignore[index]
+
+
+def test_a_case_shows_the_events_that_lie_in_kafka_and_packs_them(broker: RealBroker, tmp_path: Path):
+    site = Site(broker, tmp_path / "site", partitions=1)
+    site.send([recording_event(number) for number in range(10, 60)])
+    event = json.loads(recording_event(1))
+    event["data"]["request"]["parameters"]["From"] = "+14155550100"
+    site.send([json.dumps(event).encode(), recording_event(1, status="completed")])
+    with start(site) as monitor:
+        until(lambda: case(monitor.ready(), 1), why=monitor.tail)
+        path = f"/cases/{recording_sid(1)}"
+        status, page = monitor.get(f"{path}/events")
+        assert status == 200
+        assert (page.count("<article>"), "VW:1:completed" in page, "VW:10:" in page) == (2, True, False)
+        assert "masked-" in page
+        assert "4155550100" not in page
+        assert "recording RE" in monitor.get(f"{path}/timeline.svg")[1]
+        with urllib.request.urlopen(f"{monitor.address}{path}/bundle.zip", timeout=WAIT_S) as answer:
+            packed = zipfile.ZipFile(io.BytesIO(answer.read()))
+        lines = packed.read(f"{recording_sid(1)}/events.jsonl").splitlines()
+        assert [json.loads(line)["value"]["id"] for line in lines] == ["VW:1:in-progress", "VW:1:completed"]
+        assert b"4155550100" not in b"".join(packed.read(name) for name in packed.namelist())
+
+
+def test_the_command_line_says_and_shows_the_same(broker: RealBroker, tmp_path: Path):
+    site = Site(broker, tmp_path / "site", partitions=1)
+    event = json.loads(recording_event(1))
+    event["data"]["request"]["parameters"]["From"] = "+14155550100"
+    site.send([json.dumps(event).encode(), recording_event(2)])
+    re1, re2, nobody = recording_sid(1), recording_sid(2), recording_sid(9)
+
+    def run(*arguments: str, code: int = 0) -> str:
+        done = site.run(*arguments)
+        assert done.returncode == code, done.stderr
+        return done.stdout.decode()
+
+    with start(site) as monitor:
+        until(lambda: case(monitor.ready(), 2), why=monitor.tail)
+        # All of them or none.
+        run("case", "close", re1, nobody, code=1)
+        explained = ("case", "explain", re1, "--as", "accepted", "--until", "2099-12-31", "--by", "ada")
+        assert run(*explained) == f"{re1}: explain\n"
+        until(lambda: case(monitor, 1)["handled"] == "accepted", why=monitor.tail)  # type: ignore[index]
+        assert kinds(monitor, 1).count("close") == 0
+        run("case", "explain", re1, "--as", "boredom", code=2)
+        run("case", "close", re2)
+        until(lambda: case(monitor, 2)["open"] is False, why=monitor.tail)  # type: ignore[index]
+    assert [json.loads(line)["key"] for line in run("case", "list", "--format", "json").splitlines()] == [re1]
+    assert "explain by ada: accepted: until 2099-12-31" in run("case", "show", re1)
+    assert run("bundle", re1, re2, "--out", "all.zip").startswith("all.zip: 2 cases, 2 messages")
+    run("bundle", re1, nobody, "--out", "none.zip", code=1)
+    assert not (site.directory / "none.zip").exists()
+    run("bundle", re1, "--unmasked", "--out", "open.zip")
+    texts = []
+    for name in ("all.zip", "open.zip"):
+        packed = zipfile.ZipFile(site.directory / name)
+        for line in packed.read("manifest.sha256").decode().splitlines():
+            digest, _, of = line.partition("  ")
+            assert hashlib.sha256(packed.read(of)).hexdigest() == digest, of
+        texts.append(b"".join(packed.read(of) for of in packed.namelist()))
+    assert [b"+14155550100" in text for text in texts] == [False, True]
+    assert b"ada" not in texts[0]
