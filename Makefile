@@ -99,6 +99,10 @@ scaling: setup ## One, two and four members over 16 partitions.
 soak: setup ## Half an hour at 2,000 events/s with random restarts, and what grows meanwhile.
 	@$(BIN)/python -m tests.soak $(BENCH_ARGS)
 
+.PHONY: reconcile-load
+reconcile-load: setup ## `reconcile` over a million listed recordings: how long, and how much memory.
+	@$(BIN)/python -m tests.reconcile_load $(BENCH_ARGS)
+
 .PHONY: torture
 torture: setup ## The long run: many more generated histories, kills and rebalances than `test`.
 	@$(BIN)/python -m tests.torture

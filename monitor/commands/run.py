@@ -15,10 +15,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import structlog
 import typer
@@ -33,26 +34,38 @@ from monitor.commands.restart import Restart
 from monitor.core.account_settings import AccountSettings
 from monitor.core.decode import decode
 from monitor.core.events import Event
-from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
+from monitor.core.pipeline import Checkpoint, Known, Pipeline, Publish, Tuning
 from monitor.core.policy import Policy
-from monitor.core.verdict import Ledger, decode_verdict
+from monitor.core.verdict import Ledger, Verdict, decode_verdict
 from monitor.errors import OutOfReach, OutputUnavailable
 from monitor.inputs.checkpoint import Resume, StartAt
+from monitor.inputs.coverage import Reached
+from monitor.inputs.enrichment import Enrichment, Wanted
 from monitor.inputs.kafka import Fold, Member, Times, Topics
+from monitor.inputs.listing import Listing
+from monitor.inputs.owned_accounts import OwnedAccounts
 from monitor.inputs.places import SAY_EVERY_MS, Places
 from monitor.inputs.policy_file import LoadedPolicy, PolicyError, load_policy
+from monitor.inputs.reader import shared_properties
+from monitor.inputs.relay import Relay
+from monitor.inputs.rest_work import WRITE_S, Job, RestWork
+from monitor.inputs.rest_work import Topics as RestTopics
 from monitor.inputs.snapshots import Snapshots
 from monitor.inputs.topics import Names, TopicAdmin
 from monitor.log import configure, flush_verdicts, log_verdict
 from monitor.outputs.alerts import Pace
+from monitor.outputs.coverage_metrics import CoverageMetrics
 from monitor.outputs.delivery import Delivery, producer_properties
 from monitor.outputs.metrics import Metrics
 from monitor.outputs.verdict_topic import VerdictTopic
 from monitor.settings import Address, Problem, Settings, SettingsError, kafka_client
+from monitor.twilio.transport import Clock
 from monitor.web.pages import Pages
 from monitor.web.server import Health, WebServer
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 STOP_S: Final = 9.0  # Of the ten that a container's stop may take.
 POLICY_LOOK_S: Final = 10.0
@@ -123,13 +136,14 @@ def start_monitor(
     handle_log: bool = False,
     tick_every_s: float = 10.0,
     pace: Pace | None = None,
+    clock: Clock = Clock(),  # noqa: B008 - a tuple of functions.
 ) -> Running:
     """Start the monitor and return once its address is known; it goes on in threads until ``stop``.
 
     ``on_verdict`` is called on the reading thread with the partition and what was published, each time a verdict is
     acknowledged by the broker. ``handle_log`` sets up the log as the settings say. ``pace`` is that of the alerts,
-    where it is another than the settings say. Raises SettingsError where Kafka's client refuses its properties,
-    ListenError where the address is taken.
+    where it is another than the settings say, ``clock`` what asking Twilio goes by. Raises SettingsError where Kafka's
+    client refuses its properties, ListenError where the address is taken.
     """
     return Running(
         settings,
@@ -139,6 +153,7 @@ def start_monitor(
         handle_log=handle_log,
         tick_every_s=tick_every_s,
         pace=pace,
+        clock=clock,
     )
 
 
@@ -155,6 +170,7 @@ class Running:
         handle_log: bool,
         tick_every_s: float,
         pace: Pace | None,
+        clock: Clock,
     ) -> None:
         self.settings = settings
         self.ended = threading.Event()
@@ -165,6 +181,10 @@ class Running:
         self._tuning = tuning_of(settings)
         self._account_settings = AccountSettings()
         self._places = Places(settings.topics.events, lasts_ms=self._tuning.window_ms + SAY_EVERY_MS)
+        self._clock = clock
+        self._reached = Reached()
+        self._enrichment: Enrichment | None = None
+        self._owned = OwnedAccounts(self._places, lambda: self._member.partitions, self._accounts_changed)
         self.metrics = Metrics(
             aliases=self._tuning.aliases,
             events_topic=settings.topics.events,
@@ -196,6 +216,7 @@ class Running:
                 on_error=lambda error: self.metrics.kafka_error(_error_kind(error)),
             )
             self._member = self._make_member(on_verdict, tick_every_s)
+            self._rest = self._make_rest_work()
         self._paging: Paging | None = None
         self._pages = Pages()
         self._pages_work = PagesWork(settings, self._client)
@@ -213,6 +234,8 @@ class Running:
             if self._bridge is not None:
                 self._on_loop(self._bridge.start(), 30.0)
                 log.info("bridge_started", address=f"http://{self._bridge.address}")
+            if self._rest is not None:
+                self._on_loop(self._rest.start(), 30.0)
         except BaseException:
             self._end_loop()
             raise
@@ -248,6 +271,9 @@ class Running:
         leaving = None
         if self._bridge is not None and self._loop_thread.is_alive():
             leaving = asyncio.run_coroutine_threadsafe(self._bridge.stop(for_s / 2), self._loop)
+        resting = None
+        if self._rest is not None and self._loop_thread.is_alive():
+            resting = asyncio.run_coroutine_threadsafe(self._rest.stop(for_s / 4), self._loop)
         self._member.stop()
         self._reading.join(max(0.1, until - time.monotonic()))
         in_time = not self._reading.is_alive()
@@ -255,9 +281,10 @@ class Running:
         self._secrets.cancel()
         if in_time:
             self._delivery.close(max(0.1, until - time.monotonic()))
-        if leaving is not None:
-            with contextlib.suppress(TimeoutError):
-                leaving.result(max(0.1, until - time.monotonic()))
+        for ending in (leaving, resting):
+            if ending is not None:
+                with contextlib.suppress(TimeoutError):
+                    ending.result(max(0.1, until - time.monotonic()))
         if self._loop_thread.is_alive():
             self._pages.close()
             if self._paging is not None:
@@ -307,6 +334,47 @@ class Running:
         paging.start()
         return paging
 
+    def _make_rest_work(self) -> RestWork | None:
+        """What is asked of Twilio, where there are credentials to ask with."""
+        aliases = RestWork.aliases(self.settings)
+        if not aliases:
+            return None
+        coverage = CoverageMetrics(self.metrics.registry, aliases)
+        asking = _Asking(lambda: self._member)
+        jobs: list[Job] = []
+        if self.settings.reconcile.enabled:
+            jobs.append(Listing(self.settings.reconcile, self._reached, asking.known, coverage, self._clock))
+            if self.settings.reconcile.enrich:
+                self._enrichment = Enrichment(asking, coverage.enriched, self._clock)
+                jobs.append(self._enrichment)
+        if not jobs:
+            return None
+        relay = Relay(
+            lambda: producer_properties(shared_properties(kafka_client(self.settings), consumes=False)),
+            deliver_within_s=WRITE_S,
+            on_error=lambda error: self.metrics.kafka_error(_error_kind(error)),
+        )
+        topics = RestTopics(self._names.events, self._names.account_settings)
+        return RestWork(
+            self.settings,
+            self._owned,
+            relay,
+            jobs,
+            topics=topics,
+            clock=self._clock,
+            on_accounts=lambda alias, error: coverage.accounts_found(alias, found=error is None),
+        )
+
+    def _enrich(self, verdict: Verdict) -> None:
+        """Have Twilio asked what a verdict leaves open. Called on the reading thread."""
+        if self._enrichment is not None and (wanted := Wanted.of(verdict)) is not None:
+            with contextlib.suppress(RuntimeError):  # The loop has ended: so does all of it.
+                self._loop.call_soon_threadsafe(self._enrichment.take, verdict.account_sid, wanted)
+
+    def _accounts_changed(self) -> None:
+        if self._rest is not None:
+            self._rest.changed()
+
     def _policy(self) -> Policy:
         return self._loaded.policy
 
@@ -323,6 +391,8 @@ class Running:
             self._collector.restored,
             self._places,
             self._say_place,
+            self._owned,
+            self._enrich,
         )
         return Member(
             client=self._client,
@@ -427,7 +497,7 @@ class Running:
 
     def _take_setting(self, key: str, value: bytes | None) -> Iterable[str]:
         """One message of the account settings. A setting is never taken back, so a tombstone says nothing."""
-        if self._places.hear(key, value, time.time_ns() // 1_000_000):
+        if self._places.hear(key, value, time.time_ns() // 1_000_000) or self._reached.hear(key, value):
             return ()
         forgotten = self._account_settings.forgotten
         accounts = [
@@ -507,6 +577,8 @@ class _Listener:
         restored: Callable[[], None],
         places: Places,
         say_place: Callable[[int, str, str, bytes], None],
+        owned: OwnedAccounts,
+        enrich: Callable[[Verdict], None],
     ) -> None:
         self._metrics = metrics
         self._health = health
@@ -519,6 +591,8 @@ class _Listener:
         self._pipelines: dict[int, Pipeline] = {}
         self._places = places
         self._say_place = say_place
+        self._owned = owned
+        self._enrich = enrich
         self._splits_after = 0.0
 
     def polled(self) -> None:
@@ -563,6 +637,7 @@ class _Listener:
         if told.verdict is not None:
             latency_ms = None if replay_left else max(0, now_ms - told.due_ms)
             log_verdict(told.verdict, partition=partition, previous=told.before, latency_ms=latency_ms)
+            self._enrich(told.verdict)
         else:
             log.info("verdict_withdrawn", key=told.key, partition=partition)
         if self._on_verdict is not None:
@@ -580,6 +655,8 @@ class _Listener:
             except (ValueError, UnicodeDecodeError):
                 return  # No verdict of ours; the ledger passes over it too.
         self._metrics.follow(partition, key, verdict)
+        if verdict is not None:
+            self._enrich(verdict)
 
     def committed(self, result: str) -> None:
         self._metrics.commit(result, time.time())
@@ -605,6 +682,7 @@ class _Listener:
         self._metrics.partition_gone(partition)
         self._pipelines.pop(partition, None)
         self._places.leave(partition)
+        self._owned.lost(partition)
 
     def taken_over(self, partition: int, resumed: Resume) -> None:  # noqa: ARG002 - logged where it happens.
         if resumed.foreign is not None:
@@ -612,12 +690,36 @@ class _Listener:
         if resumed.blind is not None:
             self._metrics.blind_interval()
 
-    def restored(self, partition: int, seconds: float) -> None:  # noqa: ARG002 - logged where it happens.
+    def restored(self, partition: int, seconds: float) -> None:
         self._metrics.restored(seconds)
+        self._owned.took(partition)
         self._restored()
 
     def kafka_error(self, kind: str) -> None:
         self._metrics.kafka_error(kind)
+
+
+class _Asking:
+    """Asks the folds of our partitions what they know; they answer on the reading thread, between two batches."""
+
+    def __init__(self, member: Callable[[], Member]) -> None:
+        self._member = member
+
+    def known(self, partition: int, account: str, recordings: Iterable[str]) -> Future[Mapping[str, Known]]:
+        return self._ask(partition, lambda pipeline: pipeline.known(account, recordings))
+
+    def held(self, partition: int, account: str, event_ids: Mapping[str, str]) -> Future[set[str]]:
+        return self._ask(partition, lambda pipeline: pipeline.holds(account, event_ids))
+
+    def company(self, partition: int, account: str, member: str) -> Future[list[str]]:
+        return self._ask(partition, lambda pipeline: pipeline.company(account, member))
+
+    def _ask(self, partition: int, question: Callable[[Pipeline], T]) -> Future[T]:
+        def asked(fold: Fold) -> T:
+            assert isinstance(fold, Pipeline)
+            return question(fold)
+
+        return self._member().ask(partition, asked)
 
 
 class _Collector:
