@@ -30,6 +30,7 @@ from monitor.commands.common import ConfigOption, PolicyOption, read_policy, rea
 from monitor.commands.ingest import make_bridge
 from monitor.commands.pages import PagesWork
 from monitor.commands.paging import Paging, pace_of
+from monitor.commands.restart import Restart
 from monitor.core.account_settings import AccountSettings
 from monitor.core.decode import decode
 from monitor.core.events import Event
@@ -70,6 +71,7 @@ T = TypeVar("T")
 
 STOP_S: Final = 9.0  # Of the ten that a container's stop may take.
 POLICY_LOOK_S: Final = 10.0
+SETTINGS_LOOK_S: Final = 10.0
 SECRETS_LOOK_S: Final = 2.0
 TOPICS_AGAIN_S: Final = 5.0
 READY_LOOK_S: Final = 0.2
@@ -90,7 +92,8 @@ def run(
 
     Reads monitor.yaml (or --config) and RECORDING_MONITOR_…; metrics and health are on `web.listen`. SIGTERM and
     Ctrl-C stop it in good order, within 10 s; a second one at once. SIGHUP reads the policy again, which otherwise
-    happens within 10 s of a change. Exit code 3: what it needs is gone for good; while a broker is away it waits.
+    happens within 10 s of a change; what else has changed in the settings needs a restart, and the log says so. Exit
+    code 3: what it needs is gone for good; while a broker is away it waits.
 
     Examples:
       recording-monitor run
@@ -102,10 +105,16 @@ def run(
     loaded = read_policy(settings, policy)
     running = start_monitor(settings, loaded, topics=topics, handle_log=True)
     log.info("monitor_started", version=__version__, address=running.address, group_id=settings.kafka.group_id)
+    restart = Restart(settings, lambda: read_settings(config))
+    look_after = time.monotonic() + SETTINGS_LOOK_S
     while not stop.asked.wait(0.2) and not running.ended.is_set():
         if stop.reload.is_set():
             stop.reload.clear()
             running.reload_policy()
+            restart.look()
+        elif time.monotonic() >= look_after:
+            look_after = time.monotonic() + SETTINGS_LOOK_S
+            restart.look()
     log.info("stop_begun", signal=stop.name)
     in_time = running.stop()
     log.info("monitor_stopped", in_time=in_time)
