@@ -427,6 +427,21 @@ class TwilioApi(_Section, frozen=True, kw_only=True):
     api_url: Annotated[str | None, _api_url] = None
 
 
+class Reconcile(_Section, frozen=True, kw_only=True):
+    """How recordings are listed from Twilio, so that one that left no event is judged as well.
+
+    ``every`` is a cycle; each lists from the newest down to ``overlap`` before the newest of the cycle before. An
+    account that was never listed is listed from ``backfill`` ago. ``enrich``: of a recording that is not allowed, ask
+    Twilio what the stream did not say.
+    """
+
+    enabled: Flag = True
+    every: Annotated[timedelta, _span("1s", "1h")] = timedelta(minutes=2)
+    overlap: Annotated[timedelta, _span("1m", "4h")] = timedelta(minutes=15)
+    backfill: Annotated[timedelta, _span("1m", "7d")] = timedelta(hours=24)
+    enrich: Flag = True
+
+
 class StarterSetting(_Section, frozen=True, kw_only=True):
     """Who may start recordings: a glob for the callback address they ask for, the cause it proves, a name to show."""
 
@@ -536,6 +551,20 @@ class Snapshots(_Section, frozen=True, kw_only=True):
     every: Annotated[timedelta, _span("1s", "1h")] = timedelta(minutes=2)
 
 
+class Polling(_Section, frozen=True, kw_only=True):
+    """How often Twilio is asked for what it sends no events about: Flex, Studio flows, agents' sessions."""
+
+    enabled: Flag = True
+    every: Annotated[timedelta, _span("1s", "1h")] = timedelta(minutes=1)
+
+
+class Audit(_Section, frozen=True, kw_only=True):
+    """The audits that ``run`` makes: against which saved one, and how often. None: it makes none."""
+
+    baseline: Path | None = None
+    every: Annotated[timedelta, _span("1m", "7d")] = timedelta(hours=24)
+
+
 class Log(_Section, frozen=True, kw_only=True):
     """What the log looks like: ``auto`` is lines for people on a terminal and JSON elsewhere."""
 
@@ -556,6 +585,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     policy: Path | None = None
     accounts: tuple[Account, ...] = ()
     twilio: TwilioApi = TwilioApi()
+    reconcile: Reconcile = Reconcile()
     starters: tuple[StarterSetting, ...] = ()
     flex: Flex = Flex()
     alertmanagers: tuple[Alertmanager, ...] = ()
@@ -564,6 +594,8 @@ class Settings(_Section, frozen=True, kw_only=True):
     ingest: Ingest = Ingest()
     cases: Cases = Cases()
     snapshots: Snapshots = Snapshots()
+    polling: Polling = Polling()
+    audit: Audit = Audit()
     log: Log = Log()
     origins: Annotated[dict[str, str], None] = {}
     warnings: Annotated[tuple[str, ...], None] = ()

@@ -15,10 +15,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import structlog
 import typer
@@ -29,32 +30,48 @@ from monitor.commands.common import ConfigOption, PolicyOption, read_policy, rea
 from monitor.commands.ingest import make_bridge
 from monitor.commands.pages import PagesWork
 from monitor.commands.paging import Paging, pace_of
+from monitor.commands.restart import Restart
 from monitor.core.account_settings import AccountSettings
 from monitor.core.decode import decode
 from monitor.core.events import Event
-from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
+from monitor.core.pipeline import Checkpoint, Known, Pipeline, Publish, Tuning
 from monitor.core.policy import Policy
-from monitor.core.verdict import Ledger, decode_verdict
+from monitor.core.verdict import Ledger, Verdict, decode_verdict, render_instant
 from monitor.errors import OutOfReach, OutputUnavailable
+from monitor.inputs.account_polling import FlexPolling, FlowPolling, Observed, WorkerPolling
 from monitor.inputs.checkpoint import Resume, StartAt
+from monitor.inputs.coverage import Reached
+from monitor.inputs.daily_audit import DailyAudit
+from monitor.inputs.enrichment import Enrichment, Wanted
 from monitor.inputs.kafka import Fold, Member, Times, Topics
+from monitor.inputs.listing import Listing
+from monitor.inputs.owned_accounts import OwnedAccounts
 from monitor.inputs.places import SAY_EVERY_MS, Places
 from monitor.inputs.policy_file import LoadedPolicy, PolicyError, load_policy
+from monitor.inputs.reader import shared_properties
+from monitor.inputs.relay import Relay
+from monitor.inputs.rest_work import WRITE_S, Job, RestWork
+from monitor.inputs.rest_work import Topics as RestTopics
 from monitor.inputs.snapshots import Snapshots
 from monitor.inputs.topics import Names, TopicAdmin
 from monitor.log import configure, flush_verdicts, log_verdict
 from monitor.outputs.alerts import Pace
+from monitor.outputs.coverage_metrics import CoverageMetrics
 from monitor.outputs.delivery import Delivery, producer_properties
 from monitor.outputs.metrics import Metrics
 from monitor.outputs.verdict_topic import VerdictTopic
 from monitor.settings import Address, Problem, Settings, SettingsError, kafka_client
+from monitor.twilio.transport import Clock
 from monitor.web.pages import Pages
 from monitor.web.server import Health, WebServer
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 STOP_S: Final = 9.0  # Of the ten that a container's stop may take.
 POLICY_LOOK_S: Final = 10.0
+SETTINGS_LOOK_S: Final = 10.0
 SECRETS_LOOK_S: Final = 2.0
 TOPICS_AGAIN_S: Final = 5.0
 READY_LOOK_S: Final = 0.2
@@ -75,7 +92,8 @@ def run(
 
     Reads monitor.yaml (or --config) and RECORDING_MONITOR_…; metrics and health are on `web.listen`. SIGTERM and
     Ctrl-C stop it in good order, within 10 s; a second one at once. SIGHUP reads the policy again, which otherwise
-    happens within 10 s of a change. Exit code 3: what it needs is gone for good; while a broker is away it waits.
+    happens within 10 s of a change; what else has changed in the settings needs a restart, and the log says so. Exit
+    code 3: what it needs is gone for good; while a broker is away it waits.
 
     Examples:
       recording-monitor run
@@ -87,10 +105,16 @@ def run(
     loaded = read_policy(settings, policy)
     running = start_monitor(settings, loaded, topics=topics, handle_log=True)
     log.info("monitor_started", version=__version__, address=running.address, group_id=settings.kafka.group_id)
+    restart = Restart(settings, lambda: read_settings(config))
+    look_after = time.monotonic() + SETTINGS_LOOK_S
     while not stop.asked.wait(0.2) and not running.ended.is_set():
         if stop.reload.is_set():
             stop.reload.clear()
             running.reload_policy()
+            restart.look()
+        elif time.monotonic() >= look_after:
+            look_after = time.monotonic() + SETTINGS_LOOK_S
+            restart.look()
     log.info("stop_begun", signal=stop.name)
     in_time = running.stop()
     log.info("monitor_stopped", in_time=in_time)
@@ -114,13 +138,14 @@ def start_monitor(
     handle_log: bool = False,
     tick_every_s: float = 10.0,
     pace: Pace | None = None,
+    clock: Clock = Clock(),  # noqa: B008 - a tuple of functions.
 ) -> Running:
     """Start the monitor and return once its address is known; it goes on in threads until ``stop``.
 
     ``on_verdict`` is called on the reading thread with the partition and what was published, each time a verdict is
     acknowledged by the broker. ``handle_log`` sets up the log as the settings say. ``pace`` is that of the alerts,
-    where it is another than the settings say. Raises SettingsError where Kafka's client refuses its properties,
-    ListenError where the address is taken.
+    where it is another than the settings say, ``clock`` what asking Twilio goes by. Raises SettingsError where Kafka's
+    client refuses its properties, ListenError where the address is taken.
     """
     return Running(
         settings,
@@ -130,6 +155,7 @@ def start_monitor(
         handle_log=handle_log,
         tick_every_s=tick_every_s,
         pace=pace,
+        clock=clock,
     )
 
 
@@ -146,6 +172,7 @@ class Running:
         handle_log: bool,
         tick_every_s: float,
         pace: Pace | None,
+        clock: Clock,
     ) -> None:
         self.settings = settings
         self.ended = threading.Event()
@@ -155,7 +182,12 @@ class Running:
         self._stopping = threading.Event()
         self._tuning = tuning_of(settings)
         self._account_settings = AccountSettings()
+        self._observed = Observed()
         self._places = Places(settings.topics.events, lasts_ms=self._tuning.window_ms + SAY_EVERY_MS)
+        self._clock = clock
+        self._reached = Reached()
+        self._enrichment: Enrichment | None = None
+        self._owned = OwnedAccounts(self._places, lambda: self._member.partitions, self._accounts_changed)
         self.metrics = Metrics(
             aliases=self._tuning.aliases,
             events_topic=settings.topics.events,
@@ -169,6 +201,7 @@ class Running:
         self.health = Health(time.monotonic(), needs=("policy", "account settings", "assignment", "cases"))
         self.health.found("policy")
         self.metrics.ready_when(self.health.ready)
+        self.metrics.flex_from(self._observed.flex_now)
         self._client = kafka_client(settings)
         self._names = Names(
             events=settings.topics.events,
@@ -187,6 +220,7 @@ class Running:
                 on_error=lambda error: self.metrics.kafka_error(_error_kind(error)),
             )
             self._member = self._make_member(on_verdict, tick_every_s)
+            self._rest = self._make_rest_work()
         self._paging: Paging | None = None
         self._pages = Pages()
         self._pages_work = PagesWork(settings, self._client)
@@ -204,6 +238,8 @@ class Running:
             if self._bridge is not None:
                 self._on_loop(self._bridge.start(), 30.0)
                 log.info("bridge_started", address=f"http://{self._bridge.address}")
+            if self._rest is not None:
+                self._on_loop(self._rest.start(), 30.0)
         except BaseException:
             self._end_loop()
             raise
@@ -239,6 +275,9 @@ class Running:
         leaving = None
         if self._bridge is not None and self._loop_thread.is_alive():
             leaving = asyncio.run_coroutine_threadsafe(self._bridge.stop(for_s / 2), self._loop)
+        resting = None
+        if self._rest is not None and self._loop_thread.is_alive():
+            resting = asyncio.run_coroutine_threadsafe(self._rest.stop(for_s / 4), self._loop)
         self._member.stop()
         self._reading.join(max(0.1, until - time.monotonic()))
         in_time = not self._reading.is_alive()
@@ -246,9 +285,10 @@ class Running:
         self._secrets.cancel()
         if in_time:
             self._delivery.close(max(0.1, until - time.monotonic()))
-        if leaving is not None:
-            with contextlib.suppress(TimeoutError):
-                leaving.result(max(0.1, until - time.monotonic()))
+        for ending in (leaving, resting):
+            if ending is not None:
+                with contextlib.suppress(TimeoutError):
+                    ending.result(max(0.1, until - time.monotonic()))
         if self._loop_thread.is_alive():
             self._pages.close()
             if self._paging is not None:
@@ -298,6 +338,54 @@ class Running:
         paging.start()
         return paging
 
+    def _make_rest_work(self) -> RestWork | None:
+        """What is asked of Twilio, where there are credentials to ask with."""
+        aliases = RestWork.aliases(self.settings)
+        if not aliases:
+            return None
+        coverage = CoverageMetrics(self.metrics.registry, aliases)
+        asking = _Asking(lambda: self._member)
+        jobs: list[Job] = []
+        reconcile, polling, audit = self.settings.reconcile, self.settings.polling, self.settings.audit
+        if reconcile.enabled:
+            jobs.append(Listing(reconcile, self._reached, asking.known, coverage, self._clock))
+            if reconcile.enrich:
+                self._enrichment = Enrichment(asking, coverage.enriched, self._clock)
+                jobs.append(self._enrichment)
+        if polling.enabled:
+            every_s = polling.every.total_seconds()
+            jobs += [kind(self._observed, every_s=every_s) for kind in (FlexPolling, FlowPolling, WorkerPolling)]
+        if audit.baseline is not None:
+            every_s = audit.every.total_seconds()
+            jobs.append(DailyAudit(audit.baseline, lambda: self._loaded.policy, self.metrics, every_s=every_s))
+        if not jobs:
+            return None
+        relay = Relay(
+            lambda: producer_properties(shared_properties(kafka_client(self.settings), consumes=False)),
+            deliver_within_s=WRITE_S,
+            on_error=lambda error: self.metrics.kafka_error(_error_kind(error)),
+        )
+        topics = RestTopics(self._names.events, self._names.account_settings)
+        return RestWork(
+            self.settings,
+            self._owned,
+            relay,
+            jobs,
+            topics=topics,
+            clock=self._clock,
+            on_accounts=lambda alias, error: coverage.accounts_found(alias, found=error is None),
+        )
+
+    def _enrich(self, verdict: Verdict) -> None:
+        """Have Twilio asked what a verdict leaves open. Called on the reading thread."""
+        if self._enrichment is not None and (wanted := Wanted.of(verdict)) is not None:
+            with contextlib.suppress(RuntimeError):  # The loop has ended: so does all of it.
+                self._loop.call_soon_threadsafe(self._enrichment.take, verdict.account_sid, wanted)
+
+    def _accounts_changed(self) -> None:
+        if self._rest is not None:
+            self._rest.changed()
+
     def _policy(self) -> Policy:
         return self._loaded.policy
 
@@ -314,6 +402,8 @@ class Running:
             self._collector.restored,
             self._places,
             self._say_place,
+            self._owned,
+            self._enrich,
         )
         return Member(
             client=self._client,
@@ -418,16 +508,25 @@ class Running:
 
     def _take_setting(self, key: str, value: bytes | None) -> Iterable[str]:
         """One message of the account settings. A setting is never taken back, so a tombstone says nothing."""
-        if self._places.hear(key, value, time.time_ns() // 1_000_000):
+        if self._places.hear(key, value, time.time_ns() // 1_000_000) or self._reached.hear(key, value):
             return ()
         forgotten = self._account_settings.forgotten
-        accounts = [
-            entry.account
-            for entry in decode(value)
-            if isinstance(entry, Event) and entry.setting is not None and self._account_settings.observe(entry.setting)
-        ]
+        accounts = []
+        for entry in decode(value):
+            if not isinstance(entry, Event) or entry.setting is None:
+                continue
+            if self._observed.hear(entry.setting) and self._member.settings_read:  # Else it is an old one.
+                self._flex_changed(entry.account)
+            if self._account_settings.observe(entry.setting):
+                accounts.append(entry.account)
         self.metrics.settings_forgotten(self._account_settings.forgotten - forgotten)
         return accounts
+
+    def _flex_changed(self, account: str) -> None:
+        setting = self._observed.flex(account)
+        if setting is not None:
+            since = None if setting.since_ms is None else render_instant(setting.since_ms)
+            log.warning("flex_call_recording_changed", account_sid=account, enabled=setting.enabled, since=since)
 
     def _missing(self) -> Mapping[str, str | None]:
         return {
@@ -498,6 +597,8 @@ class _Listener:
         restored: Callable[[], None],
         places: Places,
         say_place: Callable[[int, str, str, bytes], None],
+        owned: OwnedAccounts,
+        enrich: Callable[[Verdict], None],
     ) -> None:
         self._metrics = metrics
         self._health = health
@@ -510,6 +611,8 @@ class _Listener:
         self._pipelines: dict[int, Pipeline] = {}
         self._places = places
         self._say_place = say_place
+        self._owned = owned
+        self._enrich = enrich
         self._splits_after = 0.0
 
     def polled(self) -> None:
@@ -554,6 +657,7 @@ class _Listener:
         if told.verdict is not None:
             latency_ms = None if replay_left else max(0, now_ms - told.due_ms)
             log_verdict(told.verdict, partition=partition, previous=told.before, latency_ms=latency_ms)
+            self._enrich(told.verdict)
         else:
             log.info("verdict_withdrawn", key=told.key, partition=partition)
         if self._on_verdict is not None:
@@ -571,6 +675,8 @@ class _Listener:
             except (ValueError, UnicodeDecodeError):
                 return  # No verdict of ours; the ledger passes over it too.
         self._metrics.follow(partition, key, verdict)
+        if verdict is not None:
+            self._enrich(verdict)
 
     def committed(self, result: str) -> None:
         self._metrics.commit(result, time.time())
@@ -596,6 +702,7 @@ class _Listener:
         self._metrics.partition_gone(partition)
         self._pipelines.pop(partition, None)
         self._places.leave(partition)
+        self._owned.lost(partition)
 
     def taken_over(self, partition: int, resumed: Resume) -> None:  # noqa: ARG002 - logged where it happens.
         if resumed.foreign is not None:
@@ -603,12 +710,36 @@ class _Listener:
         if resumed.blind is not None:
             self._metrics.blind_interval()
 
-    def restored(self, partition: int, seconds: float) -> None:  # noqa: ARG002 - logged where it happens.
+    def restored(self, partition: int, seconds: float) -> None:
         self._metrics.restored(seconds)
+        self._owned.took(partition)
         self._restored()
 
     def kafka_error(self, kind: str) -> None:
         self._metrics.kafka_error(kind)
+
+
+class _Asking:
+    """Asks the folds of our partitions what they know; they answer on the reading thread, between two batches."""
+
+    def __init__(self, member: Callable[[], Member]) -> None:
+        self._member = member
+
+    def known(self, partition: int, account: str, recordings: Iterable[str]) -> Future[Mapping[str, Known]]:
+        return self._ask(partition, lambda pipeline: pipeline.known(account, recordings))
+
+    def held(self, partition: int, account: str, event_ids: Mapping[str, str]) -> Future[set[str]]:
+        return self._ask(partition, lambda pipeline: pipeline.holds(account, event_ids))
+
+    def company(self, partition: int, account: str, member: str) -> Future[list[str]]:
+        return self._ask(partition, lambda pipeline: pipeline.company(account, member))
+
+    def _ask(self, partition: int, question: Callable[[Pipeline], T]) -> Future[T]:
+        def asked(fold: Fold) -> T:
+            assert isinstance(fold, Pipeline)
+            return question(fold)
+
+        return self._member().ask(partition, asked)
 
 
 class _Collector:

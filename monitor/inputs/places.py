@@ -2,7 +2,7 @@
 
 A process sees only the partitions it owns. So that two processes notice an account that each has a part of, an owner
 says in the topic of account settings, which every process follows, where it sees an account: one small message an
-account and partition, said again hourly. No decision rests on it.
+account and partition, said again hourly. No verdict rests on it; but it says who asks Twilio about an account.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class Split(msgspec.Struct, frozen=True):
 class Places:
     """The places of accounts in one events topic: our own, and what other owners have said within ``lasts_ms``.
 
-    It grows by one entry an account and partition, and forgets what is older than ``lasts_ms``.
+    It grows by one entry an account and partition, and forgets what is older than ``lasts_ms`` (but for where each
+    account was last).
     """
 
     def __init__(self, topic: str, *, lasts_ms: int) -> None:
@@ -52,6 +53,15 @@ class Places:
         self._seen: dict[str, dict[int, int]] = {}  # Of each account: partition, and when it was last seen there.
         self._said: dict[tuple[str, int], int] = {}
         self._split: set[str] = set()
+        self._home: dict[str, tuple[int, int]] = {}  # Of each account: when it was last seen, and in which partition.
+
+    def home(self, account: str) -> int | None:
+        """The partition an account was last seen in, however long ago; None: in none yet. May be asked by any thread.
+
+        Of one that is in two partitions it is the first, for everybody.
+        """
+        home = self._home.get(account)
+        return None if home is None else home[1]
 
     def hear(self, key: str, value: bytes | None, now_ms: int) -> bool:
         """Take in a message of the account settings, if it is one of a place; whether it is."""
@@ -61,8 +71,12 @@ class Places:
             place = _decode(value or b"").data
         except (msgspec.DecodeError, UnicodeDecodeError):
             return True
-        if place.topic == self._topic and place.seen_at_ms > now_ms - self._lasts_ms:
+        if place.topic != self._topic:
+            return True
+        if place.seen_at_ms > now_ms - self._lasts_ms:
             self._see(place.account_sid, place.partition, min(place.seen_at_ms, now_ms))
+        elif place.seen_at_ms >= self._home.get(place.account_sid, (0, 0))[0]:
+            self._home[place.account_sid] = (place.seen_at_ms, place.partition)
         return True
 
     def look(self, partition: int, accounts: Iterable[str], now_ms: int) -> Iterator[Split]:
@@ -107,6 +121,7 @@ class Places:
     def _see(self, account: str, partition: int, at_ms: int) -> dict[int, int]:
         seen = self._seen.setdefault(account, {})
         seen[partition] = max(at_ms, seen.get(partition, at_ms))
+        self._home[account] = (max(seen.values()), min(seen))
         return seen
 
     def _render(self, account: str, partition: int, now_ms: int) -> bytes:

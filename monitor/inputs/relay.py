@@ -12,7 +12,7 @@ import heapq
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -37,6 +37,15 @@ Properties = Callable[[], Mapping[str, object]]
 
 class FullError(Exception):
     """As much is on its way as may be; nothing was taken."""
+
+
+class _Message(NamedTuple):
+    """What is handed over: it goes into ``partition``, or where its key says."""
+
+    topic: str
+    key: str
+    value: bytes
+    partition: int | None
 
 
 class _Batch:
@@ -135,9 +144,12 @@ class Relay:
             client.producer.purge()
             client.producer.poll(0)
 
-    async def send(self, messages: Iterable[tuple[str, str, bytes]], *, until: float) -> Delivered:
+    async def send(
+        self, messages: Iterable[tuple[str, str, bytes]], *, until: float, partition: int | None = None
+    ) -> Delivered:
         """Hand over messages (topic, key, value); return once each is acknowledged, or is known not to be.
 
+        They go where their keys say, or all into ``partition``.
         At ``until`` (of the loop's clock) what is not acknowledged counts as failed, though it may still come to be.
         Raises FullError where too much is on its way already; what of them was handed over until then still goes its
         way.
@@ -153,7 +165,7 @@ class Relay:
             for topic, key, value in messages:
                 if self.outstanding >= self._messages_max or self.bytes + len(value) > self._bytes_max:
                     raise FullError
-                self._hand_over(client, batch, topic, key, value)
+                self._hand_over(client, batch, _Message(topic, key, value, partition))
                 handed += 1
                 if handed % IN_A_GO == 0:
                     self._wake.set()
@@ -166,23 +178,29 @@ class Relay:
             self._wake.set()
         return await batch.done
 
-    def _hand_over(self, client: _Client, batch: _Batch, topic: str, key: str, value: bytes) -> None:
-        size = len(value)
+    def _hand_over(self, client: _Client, batch: _Batch, message: _Message) -> None:
+        size = len(message.value)
 
-        def delivered(error: KafkaError | None, _message: Message) -> None:
+        def delivered(error: KafkaError | None, _: Message) -> None:
             client.outstanding -= 1
             self.outstanding -= 1
             self.bytes -= size
             if not self.outstanding:
                 self._idle.set()
             if error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE and client is not self._single:
-                self._hand_over_singly(batch, topic, key, value)
+                self._hand_over_singly(batch, message)
             elif error is not None:
                 self._refused(client, batch, error)
             batch.settle()
 
         try:
-            client.producer.produce(topic, value, key, on_delivery=delivered)
+            client.producer.produce(
+                message.topic,
+                message.value,
+                message.key,
+                partition=-1 if message.partition is None else message.partition,  # -1: as the partitioner says.
+                on_delivery=delivered,
+            )
         except BufferError:
             raise FullError from None
         except KafkaException as failure:
@@ -194,14 +212,14 @@ class Relay:
         self._idle.clear()
         self.bytes += size
 
-    def _hand_over_singly(self, batch: _Batch, topic: str, key: str, value: bytes) -> None:
+    def _hand_over_singly(self, batch: _Batch, message: _Message) -> None:
         """Hand over a message that the broker refused with all that was sent in one piece with it: perhaps one of the
         others is too large.
         """
         try:
             if self._single is None:
                 self._single = _Client({**self._given, **self._ours, "batch.num.messages": 1})
-            self._hand_over(self._single, batch, topic, key, value)
+            self._hand_over(self._single, batch, message)
         except (FullError, KafkaException):
             batch.failed = True
 
