@@ -96,5 +96,5 @@ def test_an_environment_built_for_another_place_is_built_anew(checkout):
 def test_make_alone_lists_every_task(checkout):
     listed = make(checkout).stdout
 
-    for task in ("setup", "demo", "test", "check", "bench", "torture", "golden", "lock", "clean"):
+    for task in ("setup", "demo", "test", "check", "bench", "torture", "screenshots", "golden", "lock", "clean"):
         assert f"make {task} " in listed

@@ -1,1 +1,1 @@
-"""The small HTTP server: metrics and health today, pages later."""
+"""The HTTP server: metrics and health, and the pages about cases."""
