@@ -75,11 +75,11 @@ def test_the_bundle_of_a_stream_holds_what_support_asks_for_and_no_number(name):
 
 
 def test_what_people_said_to_a_case_stays_with_them():
-    said = CaseAction(kind=COMMENT, recording_sid="", at=render_instant(T0), by="ada", text="Between us.")
+    said = CaseAction(kind=COMMENT, recording_sid="", at=render_instant(T0), by="lovelace", text="Between us.")
     case = msgspec.structs.replace(succeed(None, verdict(1), T0), actions=(said,))
     files = unpacked(render_bundle([(case, RawEvents(why="Kafka could not be read"))], {}, now_ms=T0, masked=True))
 
-    assert b"ada" not in b"".join(files.values())
+    assert b"lovelace" not in b"".join(files.values())
     assert b"Of the events: Kafka could not be read" in files["README.md"]
 
 

@@ -117,7 +117,7 @@ def test_the_command_line_says_and_shows_the_same(broker: RealBroker, tmp_path: 
         until(lambda: case(monitor.ready(), 2), why=monitor.tail)
         # All of them or none.
         run("case", "close", re1, nobody, code=1)
-        explained = ("case", "explain", re1, "--as", "accepted", "--until", "2099-12-31", "--by", "ada")
+        explained = ("case", "explain", re1, "--as", "accepted", "--until", "2099-12-31", "--by", "lovelace")
         assert run(*explained) == f"{re1}: explain\n"
         until(lambda: case(monitor, 1)["handled"] == "accepted", why=monitor.tail)  # type: ignore[index]
         assert kinds(monitor, 1).count("close") == 0
@@ -125,7 +125,7 @@ def test_the_command_line_says_and_shows_the_same(broker: RealBroker, tmp_path: 
         run("case", "close", re2)
         until(lambda: case(monitor, 2)["open"] is False, why=monitor.tail)  # type: ignore[index]
     assert [json.loads(line)["key"] for line in run("case", "list", "--format", "json").splitlines()] == [re1]
-    assert "explain by ada: accepted: until 2099-12-31" in run("case", "show", re1)
+    assert "explain by lovelace: accepted: until 2099-12-31" in run("case", "show", re1)
     assert run("bundle", re1, re2, "--out", "all.zip").startswith("all.zip: 2 cases, 2 messages")
     run("bundle", re1, nobody, "--out", "none.zip", code=1)
     assert not (site.directory / "none.zip").exists()
@@ -138,7 +138,7 @@ def test_the_command_line_says_and_shows_the_same(broker: RealBroker, tmp_path: 
             assert hashlib.sha256(packed.read(of)).hexdigest() == digest, of
         texts.append(b"".join(packed.read(of) for of in packed.namelist()))
     assert [b"+14155550100" in text for text in texts] == [False, True]
-    assert b"ada" not in texts[0]
+    assert b"lovelace" not in texts[0]
 
 
 def test_what_is_forgotten_is_gone_from_every_topic_and_stays_so(broker: RealBroker, tmp_path: Path):
@@ -147,7 +147,7 @@ def test_what_is_forgotten_is_gone_from_every_topic_and_stays_so(broker: RealBro
     re1, re2 = recording_sid(1), recording_sid(2)
     with settled(site) as monitor:
         until(lambda: all(told["final"] for told in site.verdicts().values()) and len(site.verdicts()) == 2)
-        assert site.run("case", "comment", re1, "--text", "Ask ada about it.").returncode == 0
+        assert site.run("case", "comment", re1, "--text", "Ask somebody about it.").returncode == 0
         until(lambda: "comment" in kinds(monitor, 1), why=monitor.tail)
         # Said before it is done, and all of them or none.
         assert site.run("forget", re1).stdout == b"1 verdicts and 1 actions would be forgotten\n"
