@@ -154,5 +154,6 @@ def test_the_reference_is_the_one_the_types_make():
 
 def test_every_key_has_its_sentence_and_no_sentence_is_left_over():
     sections = {"kafka", "topics", "twilio", "flex", "alerts", "web", "ingest", "cases", "snapshots", "log"}
+    sections |= {"reconcile", "polling", "audit"}
     assert {key.path for key in keys()} == set(MEANS)
     assert set(_all_keys()) - set(MEANS) == sections
