@@ -127,7 +127,8 @@ class Shop:
 
     def listings(self) -> list[float]:
         """When recordings were asked for, in seconds."""
-        asked = zip(self.twilio.asked, self.twilio.at, strict=True)
+        with self.twilio.lock:
+            asked = list(zip(self.twilio.asked, self.twilio.at, strict=True))
         return [at for request, at in asked if request.path.endswith("/Recordings.json")]
 
     def written(self) -> list[str]:
