@@ -381,6 +381,19 @@ HEALTH: Final = Dashboard(
             "Twilio's REST API",
             [
                 Panel(
+                    "Enrichment",
+                    "What came of asking Twilio about recordings that are not allowed, an hour.",
+                    "refused: the token may not ask. Dropped: too many at once; their verdicts know less.",
+                    [
+                        Query(
+                            "sum by (result) (increase(recording_monitor_enrichments_total[1h]))",
+                            "{{result}}",
+                        )
+                    ],
+                    runbook="RecordingMonitorTwilioApiFailing",
+                    width=12,
+                ),
+                Panel(
                     "Requests to Twilio",
                     "Requests, a minute, by Twilio's answer.",
                     "401: a token was rotated. 429: too many ask with this account. 5xx: status.twilio.com.",
@@ -409,10 +422,11 @@ HEALTH: Final = Dashboard(
                 ),
                 Panel(
                     "Last listing",
-                    "How long ago recordings were last listed to the end.",
+                    "How long ago the recordings of an account were last listed to the end.",
                     "what the stream did not tell of is not found.",
-                    [Query("time() - min(recording_monitor_listing_timestamp_seconds)", "last listing")],
+                    [Query("time() - min by (account) (recording_monitor_listing_timestamp_seconds)", "{{account}}")],
                     "s",
+                    "RecordingMonitorTwilioApiFailing",
                     width=12,
                 ),
             ],
