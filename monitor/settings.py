@@ -551,6 +551,20 @@ class Snapshots(_Section, frozen=True, kw_only=True):
     every: Annotated[timedelta, _span("1s", "1h")] = timedelta(minutes=2)
 
 
+class Polling(_Section, frozen=True, kw_only=True):
+    """How often Twilio is asked for what it sends no events about: Flex, Studio flows, agents' sessions."""
+
+    enabled: Flag = True
+    every: Annotated[timedelta, _span("1s", "1h")] = timedelta(minutes=1)
+
+
+class Audit(_Section, frozen=True, kw_only=True):
+    """The audits that ``run`` makes: against which saved one, and how often. None: it makes none."""
+
+    baseline: Path | None = None
+    every: Annotated[timedelta, _span("1m", "7d")] = timedelta(hours=24)
+
+
 class Log(_Section, frozen=True, kw_only=True):
     """What the log looks like: ``auto`` is lines for people on a terminal and JSON elsewhere."""
 
@@ -580,6 +594,8 @@ class Settings(_Section, frozen=True, kw_only=True):
     ingest: Ingest = Ingest()
     cases: Cases = Cases()
     snapshots: Snapshots = Snapshots()
+    polling: Polling = Polling()
+    audit: Audit = Audit()
     log: Log = Log()
     origins: Annotated[dict[str, str], None] = {}
     warnings: Annotated[tuple[str, ...], None] = ()

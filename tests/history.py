@@ -224,6 +224,7 @@ def _task(account: str, occurred: str, task: str, call: str, conference: str = "
         "task_sid": task,
         "task_attributes": msgspec.json.encode(attributes).decode(),
         "task_queue_name": "sales" if task == SIDS["v"] else "support",
+        "worker_sid": "WK" + task[2:],
     }
     return "com.twilio.taskrouter.task.updated", {"payload": payload, "timestamp": occurred}
 

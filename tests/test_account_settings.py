@@ -201,13 +201,8 @@ def test_of_two_observations_of_one_revision_the_last_told_stands():
     assert settings.recording_widgets(ACCOUNT, FLOW, 7) == ("b",)
 
 
-def test_an_older_sight_of_a_worker_tells_nothing_new():
-    settings = AccountSettings()
-    worker = sid("WK1")
-
-    assert settings.observe(WorkerSession(ACCOUNT, worker, 5, None, 10))
-    assert not settings.observe(WorkerSession(ACCOUNT, worker, 1, None, 9))
-    assert settings.observe(WorkerSession(ACCOUNT, worker, 5, 20, 21))
+def test_no_verdict_rests_on_when_an_agent_logs_in():
+    assert not AccountSettings().observe(WorkerSession(ACCOUNT, sid("WK1"), 5, None, 10))
 
 
 def test_an_event_seen_again_is_known_by_its_id_and_account():

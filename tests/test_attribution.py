@@ -183,7 +183,8 @@ def studio(draw: st.DrawFn) -> Event:
 @st.composite
 def tasks(draw: st.DrawFn) -> Event:
     calls = tuple(draw(st.lists(CALLS, max_size=2, unique=True)))
-    return event(draw(SECONDS), TaskFact(sid("WT1"), draw(st.none() | CONFERENCES), calls, (), ()))
+    worker = draw(st.sampled_from([(), ("WK" + "a" * 32, "somebody"), ("WK" + "b" * 32,), ("nobody's SID",)]))
+    return event(draw(SECONDS), TaskFact(sid("WT1"), draw(st.none() | CONFERENCES), calls, (), worker))
 
 
 EVENTS: Final = st.lists(
@@ -207,6 +208,7 @@ def conclusion(found: Attribution) -> tuple[object, ...]:
         found.open_to_end,
         found.missing,
         frozenset(cause for cause, _ in found.ruled_out),
+        frozenset(proof.shows for proof in found.evidence if "worker" in proof.shows),
     )
 
 

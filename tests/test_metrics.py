@@ -54,7 +54,13 @@ TABLE = {
     "events": ("counter", ("type",)),
     "notices": ("counter", ("kind",)),
     "event_age_seconds": ("histogram", ("type",)),
+    "unknown_events": ("counter", ("type",)),
     "recordings": ("counter", ("account", "start_source", "outcome")),
+    "flex_call_recording_enabled": ("gauge", ("account",)),
+    "flex_call_recording_changed_timestamp_seconds": ("gauge", ("account",)),
+    "audit_changes": ("gauge", ("account",)),
+    "audit_starts": ("gauge", ("outcome",)),
+    "audit_timestamp_seconds": ("gauge", ()),
     "disallowed_recordings": ("counter", ("account", "rule", "start_source")),
     "verdict_revisions": ("counter", ("from", "to")),
     "detection_latency_seconds": ("histogram", ()),
@@ -223,6 +229,8 @@ def test_promtool_finds_nothing_to_complain_about(promtool):
 def play(metrics: Metrics) -> None:
     """A little of everything, so that every family has samples."""
     metrics.ready_when(lambda: True)
+    metrics.flex_from(lambda: [(MAIN, False, T0_MS), (LAB, True, None)])
+    metrics.audited(MAIN, ["disallowed", "disallowed", "allowed"], 1, T0_MS / 1000)
     metrics.polled(T0_MS / 1000)
     metrics.assigned("twilio-events", 2)
     metrics.count(
@@ -560,6 +568,9 @@ def _flooded() -> Metrics:
         type_ = TYPES[number] if number < len(TYPES) else f"com.twilio.new.{number}"
         metrics.count(Counts(messages=1, entries=1, events={type_: 1}, latest_event_ms={type_: 1}))
         metrics.count(Counts(ages={type_: EventAges((1, 0, 0, 0, 0, 0), 500)}))
+        metrics.count(Counts(unknown={f"com.twilio.new.{'x' * (number % 80)}": 1, f"<script>{number}": 1}))
+        metrics.audited(f"AC{number:032x}", ["disallowed"], 1, 1.0)
+    metrics.flex_from(lambda: [(f"AC{number:032x}", True, 1) for number in range(300)])
     return metrics
 
 
@@ -668,3 +679,39 @@ def test_reading_while_others_write_never_fails():
 
 def test_the_build_says_its_version():
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", this_build().version)
+
+
+def test_types_that_nobody_knows_are_counted_by_name_unless_the_name_may_be_anything():
+    metrics = fresh()
+    metrics.count(Counts(unknown={"com.twilio.Voice.recording.v2": 3, "com.twilio.x.+4930123456": 1, "": 2}))
+    metrics.count(Counts(unknown={"com.twilio.x.4930123456": 1, "org.example": 1}))
+
+    assert value(metrics, "unknown_events_total", type="com.twilio.voice.recording.v2") == 3
+    assert value(metrics, "unknown_events_total", type="other") == 5
+
+
+def test_accounts_that_share_an_alias_show_the_worst_of_them():
+    metrics = Metrics(aliases={MAIN: "main", LAB: "main"}, process=False)
+    metrics.flex_from(lambda: [(MAIN, False, T0_MS), (LAB, True, T0_MS - MINUTE), (STRANGER, False, None)])
+    metrics.audited(MAIN, ["allowed"], 0, 100.0)
+    metrics.audited(LAB, ["disallowed", "allowed"], 2, 50.0)
+
+    assert value(metrics, "flex_call_recording_enabled", account="main") == 1
+    assert value(metrics, "flex_call_recording_enabled", account="other") == 0
+    assert value(metrics, "flex_call_recording_changed_timestamp_seconds", account="main") == T0_MS / 1000
+    assert value(metrics, "flex_call_recording_changed_timestamp_seconds", account="other") is None
+    assert value(metrics, "audit_changes", account="main") == 2
+    assert value(metrics, "audit_starts", outcome="allowed") == 2
+    assert value(metrics, "audit_timestamp_seconds") == 50.0
+
+
+def test_an_audit_that_was_not_whole_leaves_the_instant_of_the_last_that_was():
+    metrics = fresh()
+    metrics.audited(MAIN, [], 0, 100.0)
+    metrics.audited(MAIN, [], 3, None)
+    assert value(metrics, "audit_timestamp_seconds") == 100.0
+    assert value(metrics, "audit_changes", account="main") == 3
+
+    metrics.audit_gone(MAIN)
+    assert value(metrics, "audit_timestamp_seconds") is None
+    assert value(metrics, "audit_changes", account="main") is None

@@ -630,3 +630,166 @@ def _subscribed(server: TwilioServer, account: Account, subscription: str, name:
         "url": f"https://events.twilio.com/v1/Subscriptions/{subscription}/SubscribedEvents/{name}",
     }
     return server.put(account.sid, f"types of {subscription}", event, key=name)
+
+
+# --- What an account is set up to do -----------------------------------------------------------------------------
+
+
+@endpoint("GET", "flex-api", "/v1/Configuration")
+def fetch_flex_configuration(server: TwilioServer, asked: Asked) -> Answer:
+    return Answer(server.get(asked.account.sid, "flex", "configuration"))
+
+
+@endpoint("GET", "studio", "/v2/Flows")
+def list_flows(server: TwilioServer, asked: Asked) -> Answer:
+    """A list has no definitions, as Twilio's documents show it."""
+    listed = server.things(asked.account.sid, "flows").values()
+    return page(server, asked, "flows", [{**flow, "definition": None} for flow in listed])
+
+
+@endpoint("GET", "studio", "/v2/Flows/{Sid}/Revisions/{Revision}")
+def fetch_flow_revision(server: TwilioServer, asked: Asked) -> Answer:
+    sid, wanted = asked.parts["Sid"], asked.parts["Revision"]
+    server.get(asked.account.sid, "flows", sid)
+    revisions = list(server.things(asked.account.sid, f"revisions of {sid}").values())
+    if wanted == "LatestPublished":
+        revisions = [each for each in revisions if each["status"] == "published"]
+    elif wanted != "LatestRevision":
+        revisions = [each for each in revisions if str(each["revision"]) == wanted]
+    if not revisions:
+        raise Refusal(404, 20404, f"The requested resource {wanted} was not found")
+    return Answer(revisions[-1])
+
+
+@endpoint("GET", "trunking", "/v1/Trunks")
+def list_trunks(server: TwilioServer, asked: Asked) -> Answer:
+    return page(server, asked, "trunks", server.things(asked.account.sid, "trunks").values())
+
+
+@endpoint("GET", "trunking", "/v1/Trunks/{TrunkSid}/Recording")
+def fetch_trunk_recording(server: TwilioServer, asked: Asked) -> Answer:
+    return Answer(server.get(asked.account.sid, "trunks", asked.parts["TrunkSid"])["recording"])
+
+
+@endpoint("GET", "api", "/2010-04-01/Accounts/{AccountSid}/IncomingPhoneNumbers.json")
+def list_numbers(server: TwilioServer, asked: Asked) -> Answer:
+    there = server.things(asked.account.sid, "numbers").values()
+    return page(server, asked, "incoming_phone_numbers", there)
+
+
+@endpoint("GET", "api", "/2010-04-01/Accounts/{AccountSid}/Applications.json")
+def list_applications(server: TwilioServer, asked: Asked) -> Answer:
+    return page(server, asked, "applications", server.things(asked.account.sid, "applications").values())
+
+
+@endpoint("GET", "api", "/2010-04-01/Accounts/{AccountSid}/SIP/Domains.json")
+def list_sip_domains(server: TwilioServer, asked: Asked) -> Answer:
+    return page(server, asked, "domains", server.things(asked.account.sid, "domains").values())
+
+
+@endpoint("GET", "taskrouter", "/v1/Workspaces")
+def list_workspaces(server: TwilioServer, asked: Asked) -> Answer:
+    return page(server, asked, "workspaces", server.things(asked.account.sid, "workspaces").values())
+
+
+@endpoint("GET", "taskrouter", "/v1/Workspaces/{WorkspaceSid}/Workers")
+def list_workers(server: TwilioServer, asked: Asked) -> Answer:
+    workspace = server.get(asked.account.sid, "workspaces", asked.parts["WorkspaceSid"])["sid"]
+    workers = server.things(asked.account.sid, "workers").values()
+    return page(server, asked, "workers", [each for each in workers if each["workspace_sid"] == workspace])
+
+
+def set_flex(
+    server: TwilioServer,
+    account: Account,
+    *,
+    recording: bool | None,
+    callback_url: str | None = None,
+    updated: datetime | None = CREATED,
+    offline_activity: str | None = None,
+) -> None:
+    """Give an account a Flex configuration, or change it."""
+    configuration = {
+        "account_sid": account.sid,
+        "date_created": iso(),
+        "date_updated": updated and iso(updated),
+        "status": "ok",
+        "taskrouter_offline_activity_sid": offline_activity,
+        "call_recording_enabled": recording,
+        "call_recording_webhook_url": callback_url,
+        "url": "https://flex-api.twilio.com/v1/Configuration",
+    }
+    server.put(account.sid, "flex", configuration, key="configuration")
+
+
+def set_flow(
+    server: TwilioServer,
+    account: Account,
+    sid: str,
+    states: Iterable[Mapping[str, Any]],
+    *,
+    status: str = "published",
+) -> int:
+    """Save a flow: its next revision, which is returned."""
+    revisions = server.things(account.sid, f"revisions of {sid}")
+    revision = len(revisions) + 1
+    url = f"https://studio.twilio.com/v2/Flows/{sid}"
+    saved = {
+        "sid": sid,
+        "account_sid": account.sid,
+        "friendly_name": "Example",
+        "definition": {"states": list(states), "initial_state": "Trigger", "flags": {"allow_concurrent_calls": True}},
+        "status": status,
+        "revision": revision,
+        "valid": True,
+        "errors": [],
+        "date_created": iso(),
+        "date_updated": iso(),
+        "url": f"{url}/Revisions/{revision}",
+    }
+    server.put(account.sid, f"revisions of {sid}", saved, key=str(revision))
+    server.put(account.sid, "flows", {**saved, "url": url, "warnings": [], "links": {"revisions": f"{url}/Revisions"}})
+    return revision
+
+
+def set_trunk(server: TwilioServer, account: Account, sid: str, mode: str) -> None:
+    """Give an account a SIP trunk with this recording mode."""
+    url = f"https://trunking.twilio.com/v1/Trunks/{sid}"
+    recording = {"mode": mode, "trim": "do-not-trim"}
+    trunk = {"sid": sid, "account_sid": account.sid, "friendly_name": "Example", "recording": recording, "url": url}
+    server.put(account.sid, "trunks", trunk)
+
+
+def set_number(server: TwilioServer, account: Account, sid: str, number: str, **more: Any) -> None:
+    """Give an account a telephone number; ``more`` says where it leads: ``voice_url``, ``trunk_sid``, …."""
+    listed = {"sid": sid, "account_sid": account.sid, "phone_number": number, "friendly_name": number}
+    server.put(account.sid, "numbers", {**listed, "voice_receive_mode": "voice", "date_created": rfc2822(), **more})
+
+
+def set_line(server: TwilioServer, account: Account, kind: str, sid: str, voice_url: str) -> None:
+    """Give an account one of the ``applications`` or of the SIP ``domains``."""
+    server.put(account.sid, kind, {"sid": sid, "account_sid": account.sid, "voice_url": voice_url})
+
+
+def set_worker(
+    server: TwilioServer, account: Account, sid: str, *, online: bool, changed: datetime, activity: str | None = None
+) -> None:
+    """Give an account a TaskRouter worker, in its one workspace; or change its activity."""
+    workspace = f"WS{account.sid[2:]}"
+    url = f"https://taskrouter.twilio.com/v1/Workspaces/{workspace}"
+    server.put(account.sid, "workspaces", {"sid": workspace, "account_sid": account.sid, "url": url})
+    worker = {
+        "sid": sid,
+        "account_sid": account.sid,
+        "workspace_sid": workspace,
+        "friendly_name": "Example",
+        "activity_name": activity or ("Available" if online else "Offline"),
+        "activity_sid": f"WA{int(online):032x}",
+        "available": online,
+        "attributes": "{}",
+        "date_created": iso(),
+        "date_status_changed": iso(changed),
+        "date_updated": iso(changed),
+        "url": f"{url}/Workers/{sid}",
+    }
+    server.put(account.sid, "workers", worker)

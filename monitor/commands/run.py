@@ -36,10 +36,12 @@ from monitor.core.decode import decode
 from monitor.core.events import Event
 from monitor.core.pipeline import Checkpoint, Known, Pipeline, Publish, Tuning
 from monitor.core.policy import Policy
-from monitor.core.verdict import Ledger, Verdict, decode_verdict
+from monitor.core.verdict import Ledger, Verdict, decode_verdict, render_instant
 from monitor.errors import OutOfReach, OutputUnavailable
+from monitor.inputs.account_polling import FlexPolling, FlowPolling, Observed, WorkerPolling
 from monitor.inputs.checkpoint import Resume, StartAt
 from monitor.inputs.coverage import Reached
+from monitor.inputs.daily_audit import DailyAudit
 from monitor.inputs.enrichment import Enrichment, Wanted
 from monitor.inputs.kafka import Fold, Member, Times, Topics
 from monitor.inputs.listing import Listing
@@ -180,6 +182,7 @@ class Running:
         self._stopping = threading.Event()
         self._tuning = tuning_of(settings)
         self._account_settings = AccountSettings()
+        self._observed = Observed()
         self._places = Places(settings.topics.events, lasts_ms=self._tuning.window_ms + SAY_EVERY_MS)
         self._clock = clock
         self._reached = Reached()
@@ -198,6 +201,7 @@ class Running:
         self.health = Health(time.monotonic(), needs=("policy", "account settings", "assignment", "cases"))
         self.health.found("policy")
         self.metrics.ready_when(self.health.ready)
+        self.metrics.flex_from(self._observed.flex_now)
         self._client = kafka_client(settings)
         self._names = Names(
             events=settings.topics.events,
@@ -342,11 +346,18 @@ class Running:
         coverage = CoverageMetrics(self.metrics.registry, aliases)
         asking = _Asking(lambda: self._member)
         jobs: list[Job] = []
-        if self.settings.reconcile.enabled:
-            jobs.append(Listing(self.settings.reconcile, self._reached, asking.known, coverage, self._clock))
-            if self.settings.reconcile.enrich:
+        reconcile, polling, audit = self.settings.reconcile, self.settings.polling, self.settings.audit
+        if reconcile.enabled:
+            jobs.append(Listing(reconcile, self._reached, asking.known, coverage, self._clock))
+            if reconcile.enrich:
                 self._enrichment = Enrichment(asking, coverage.enriched, self._clock)
                 jobs.append(self._enrichment)
+        if polling.enabled:
+            every_s = polling.every.total_seconds()
+            jobs += [kind(self._observed, every_s=every_s) for kind in (FlexPolling, FlowPolling, WorkerPolling)]
+        if audit.baseline is not None:
+            every_s = audit.every.total_seconds()
+            jobs.append(DailyAudit(audit.baseline, lambda: self._loaded.policy, self.metrics, every_s=every_s))
         if not jobs:
             return None
         relay = Relay(
@@ -500,13 +511,22 @@ class Running:
         if self._places.hear(key, value, time.time_ns() // 1_000_000) or self._reached.hear(key, value):
             return ()
         forgotten = self._account_settings.forgotten
-        accounts = [
-            entry.account
-            for entry in decode(value)
-            if isinstance(entry, Event) and entry.setting is not None and self._account_settings.observe(entry.setting)
-        ]
+        accounts = []
+        for entry in decode(value):
+            if not isinstance(entry, Event) or entry.setting is None:
+                continue
+            if self._observed.hear(entry.setting) and self._member.settings_read:  # Else it is an old one.
+                self._flex_changed(entry.account)
+            if self._account_settings.observe(entry.setting):
+                accounts.append(entry.account)
         self.metrics.settings_forgotten(self._account_settings.forgotten - forgotten)
         return accounts
+
+    def _flex_changed(self, account: str) -> None:
+        setting = self._observed.flex(account)
+        if setting is not None:
+            since = None if setting.since_ms is None else render_instant(setting.since_ms)
+            log.warning("flex_call_recording_changed", account_sid=account, enabled=setting.enabled, since=since)
 
     def _missing(self) -> Mapping[str, str | None]:
         return {

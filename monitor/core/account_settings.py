@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from monitor.core.events import FlexSetting, FlowSetting, Setting, WorkerSession
+from monitor.core.events import FlexSetting, FlowSetting, Setting
 
 # Instants of a Flex change kept for one account, the latest ones. A recording that started before them has a Flex
 # setting as far as the first one kept says what it had been; and a run of offs may seem to begin with the first kept.
@@ -41,8 +41,8 @@ class AccountSettings:
 
     Observations of Flex may come in any order and more than once: what is known is a function of their set. Of those
     valid since one instant the latest stands. Of a flow's revision, which Studio never changes, the observation told
-    last stands. There is one entry a flow's revision and one a worker: as many as the accounts have. Of Flex there is
-    one an instant, at most ``FLEX_KEPT_MAX`` an account; ``forgotten`` counts what fell to that bound.
+    last stands. There is one entry a flow's revision: as many as the accounts have. Of Flex there is one an instant, at
+    most ``FLEX_KEPT_MAX`` an account; ``forgotten`` counts what fell to that bound.
     """
 
     def __init__(self, *, flex_kept_max: int = FLEX_KEPT_MAX, ids_kept: int = IDS_KEPT) -> None:
@@ -51,7 +51,6 @@ class AccountSettings:
         self._ids_kept = ids_kept
         self._flex: dict[str, list[tuple[int, FlexSetting]]] = {}
         self._flows: dict[tuple[str, str, int], _Flow] = {}
-        self._workers: dict[tuple[str, str], WorkerSession] = {}
         self._ids: set[tuple[str, str]] = set()
         self._older_ids: set[tuple[str, str]] = set()
 
@@ -82,11 +81,7 @@ class AccountSettings:
                 return False
             self._flows[key] = flow
             return True
-        session = self._workers.get((setting.account, setting.worker))
-        if session is not None and session.observed_ms >= setting.observed_ms:
-            return False
-        self._workers[setting.account, setting.worker] = setting
-        return True
+        return False  # No verdict rests on when agents log in: each login would have its whole account judged anew.
 
     def _observe_flex(self, setting: FlexSetting) -> bool:
         known = self._flex.setdefault(setting.account, [])

@@ -30,6 +30,7 @@ from monitor.core.events import (
 )
 from monitor.core.evidence import FAR, JOIN_SLACK_MS, Evidence, Proof
 
+WORKERS_SHOWN: Final = 5
 PROOF_SLACK_MS: Final = 10_000  # Evidence of a start may be stamped this much after the recording's start.
 
 T = TypeVar("T", str, int)
@@ -399,10 +400,13 @@ def _flex_cause(asked: _Asked, naming: Proof) -> _Cause:
         return _Cause("flex_conference", "inferred", proofs, missing=("flex_setting",))
     if flex.enabled:
         return _Cause("flex_call_recording", "observed", proofs)
+    assert asked.conference is not None
+    workers = asked.evidence.workers_of(asked.conference)[:WORKERS_SHOWN]  # Who has to log out and in.
     if flex.off_since_ms is None:
-        return _Cause("flex_stale_session", "observed", proofs, missing=("flex_off_since",))
-    stale = asked.started_ms - flex.off_since_ms < asked.background.session_max_ms
-    return _Cause("flex_stale_session" if stale else "flex_residual_setting", "observed", proofs)
+        return _Cause("flex_stale_session", "observed", (*proofs, *workers), missing=("flex_off_since",))
+    if asked.started_ms - flex.off_since_ms < asked.background.session_max_ms:
+        return _Cause("flex_stale_session", "observed", (*proofs, *workers))
+    return _Cause("flex_residual_setting", "observed", proofs)
 
 
 def _call_recording_cause(asked: _Asked) -> _Cause:
@@ -539,6 +543,8 @@ def relevance(
             settled.append(dict(attribution.settled))
         if attribution.start_source == "Conference":
             kinds |= KIND[TwimlFact] | KIND[RequestFact]
+            if attribution.cause == "flex_stale_session":
+                kinds |= KIND[TaskFact]  # Another worker may turn up.
             if attribution.conference_sid is None or evidence.naming(attribution.conference_sid) is None:
                 kinds |= PLACES | KIND[TaskFact]
                 names = True

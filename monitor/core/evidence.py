@@ -202,6 +202,23 @@ class Evidence:
         kept, task = min(named, key=lambda one: one[0].offset)
         return Proof(kept, f"Task {task.task} names conference {conference} in its attributes")
 
+    def workers_of(self, conference: str) -> list[Proof]:
+        """Whose hands the tasks that name a conference were in: of each worker the first event that shows it.
+
+        A task names its conference once it was accepted; whom it was offered before is not among them.
+        """
+        firsts: dict[str, tuple[Kept, str]] = {}
+        for kept, fact in self._by_kind[TaskFact]:
+            worker = next((said for said in fact.worker if is_sid(said, "WK")), None)
+            if worker is None or fact.conference != conference:
+                continue
+            if worker not in firsts or kept.offset < firsts[worker][0].offset:
+                firsts[worker] = (kept, fact.task)
+        return [
+            Proof(kept, f"Task {task} of conference {conference} was in the hands of worker {worker}")
+            for worker, (kept, task) in sorted(firsts.items(), key=lambda one: (one[1][0].offset, one[0]))
+        ]
+
     def entered(self, call: str) -> bool:
         """Whether any participant event of this call is known."""
         return bool(self.stays(call))

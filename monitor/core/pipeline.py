@@ -131,6 +131,7 @@ _RECORDING: Final = KIND[RecordingFact]
 _Dirty = dict[int, tuple[Conversation, int]]
 
 
+UNKNOWN_TYPES_MAX: Final = 50
 AGE_BOUNDS_MS: Final = (1_000, 5_000, 60_000, 900_000, 14_400_000)
 
 
@@ -149,6 +150,7 @@ class Counts(msgspec.Struct):
     entries: int = 0
     events: dict[str, int] = msgspec.field(default_factory=dict)
     ignored: int = 0
+    unknown: dict[str, int] = msgspec.field(default_factory=dict)  # Of the ignored, those of types nobody knows.
     malformed: int = 0
     duplicate: int = 0
     late: int = 0
@@ -166,6 +168,11 @@ class Counts(msgspec.Struct):
     def events_total(self) -> int:
         """How many entries were events, of whatever type."""
         return sum(self.events.values())
+
+    def see_unknown(self, kind: str) -> None:
+        """Count an entry of a type that nobody knows; beyond ``UNKNOWN_TYPES_MAX`` names they have none."""
+        name = kind if kind in self.unknown or len(self.unknown) < UNKNOWN_TYPES_MAX else ""
+        self.unknown[name] = self.unknown.get(name, 0) + 1
 
 
 class Pipeline:
@@ -458,6 +465,8 @@ class Pipeline:
             if not isinstance(entry, Event):
                 if isinstance(entry, Ignored):
                     counts.ignored += 1
+                    if not entry.known:
+                        counts.see_unknown(entry.type)
                 else:
                     counts.malformed += 1
                     told.append(SetAside(entry.reason, entry.detail, entry.data, index))

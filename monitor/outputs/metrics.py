@@ -57,12 +57,13 @@ NONE: Final = "none"  # The start source of a recording of which no source is kn
 SERIES_MAX: Final = 2_000
 # How the budget is shared out: label sets of each family, histograms at buckets + 3 apiece.
 ACCOUNTS_MAX: Final = 32
-RECORDINGS_MAX: Final = 420
-DISALLOWED_MAX: Final = 350
-OPEN_CASES_MAX: Final = 250
+RECORDINGS_MAX: Final = 330
+DISALLOWED_MAX: Final = 320
+OPEN_CASES_MAX: Final = 210
 PARTITIONS_MAX: Final = 40
 ERROR_KINDS_MAX: Final = 30
 QUARANTINE_REASONS_MAX: Final = 20
+UNKNOWN_TYPES_MAX: Final = 15
 # Recordings followed for the gauges; more than that in progress or open at once is not ours to hold.
 FOLLOWED_MAX: Final = 200_000
 
@@ -103,6 +104,16 @@ def type_label(type_: str) -> str:
 
 _KNOWN_TYPES: Final = frozenset(TYPES)
 _KNOWN_SOURCES: Final = frozenset(SOURCES)
+
+
+_TYPE: Final = re.compile(r"com\.twilio\.[a-z][a-z0-9._-]{0,79}")
+_LONG_NUMBER: Final = re.compile(r"[0-9]{6}")
+
+
+def unknown_label(type_: str) -> str:
+    """The label of an event type that nobody knows: its name, where it could be one of Twilio's."""
+    spelled = type_.lower()
+    return spelled if _TYPE.fullmatch(spelled) and not _LONG_NUMBER.search(spelled) else OTHER
 
 
 def source_label(start_source: str | None) -> str:
@@ -236,6 +247,14 @@ class _State(NamedTuple):
 
     account: str
     outcome: str
+
+
+class _Audited(NamedTuple):
+    """What the last audit of an account found; ``at`` is that of the last one that was whole."""
+
+    outcomes: Tally[str]
+    changed: int
+    at: float | None
 
 
 class _InProgress:
@@ -396,6 +415,8 @@ class Metrics(Collector):
         self._checkpoint_at: float | None = None
         self._restore_s: float | None = None
         self._ready: Callable[[], bool] = lambda: False
+        self._flex: Callable[[], Sequence[tuple[str, bool, int | None]]] = tuple
+        self._audits: dict[str, _Audited] = {}
 
         def counter(name: str, documentation: str, *labels: str) -> Counter:
             return Counter(PREFIX + name, documentation, labels, registry=self.registry)
@@ -440,6 +461,12 @@ class Metrics(Collector):
         self._events = labelled_counter("events", "Entries that were events, by type.", "type", bound=len(TYPES) + 1)
         self._notices = labelled_counter(
             "notices", "Entries reported but not judged, by kind.", "kind", bound=len(NOTICES)
+        )
+        self._unknown = labelled_counter(
+            "unknown_events",
+            "Entries of types nobody knows, by type: a type that was renamed turns up here.",
+            "type",
+            bound=UNKNOWN_TYPES_MAX,
         )
         self._recordings = labelled_counter(
             "recordings",
@@ -546,6 +573,7 @@ class Metrics(Collector):
         ):
             family.initialise((value,) for value in values)
         self._account_overflow.initialise([()])
+        self._unknown.initialise([(OTHER,)])
         self._sends.initialise(itertools.product(alertmanagers, RESULTS))
         for name in alertmanagers:
             self._send_durations.add(name, [0] * (len(SEND_BUCKETS_S) + 1), 0.0)
@@ -583,6 +611,8 @@ class Metrics(Collector):
         ):
             if notices:
                 self._notices.add((kind,), notices)
+        for type_, entries in counts.unknown.items():
+            self._unknown.add((unknown_label(type_),), entries)
         for reason, closed in (("window", counts.closed_by_window), ("cut", counts.closed_by_cut)):
             if closed:
                 self._closed.add((reason,), closed)
@@ -741,6 +771,25 @@ class Metrics(Collector):
         """The client reported an error, by librdkafka's name for it in lower case."""
         self._errors.add((kind,))
 
+    # What is known of the accounts.
+
+    def flex_from(self, flex: Callable[[], Sequence[tuple[str, bool, int | None]]]) -> None:
+        """Ask for Flex call recording whenever Prometheus reads: account, whether it is on, when it changed (ms)."""
+        self._flex = flex
+
+    def audited(self, account_sid: str, outcomes: Iterable[str], changed: int, at: float | None) -> None:
+        """An account was audited: the outcomes of what can start a recording there, and how much is not as accepted.
+
+        ``at`` in seconds since 1970; None where not all of it could be read.
+        """
+        before = self._audits.get(account_sid)
+        at = at if at is not None or before is None else before.at
+        self._audits[account_sid] = _Audited(Tally(outcomes), changed, at)
+
+    def audit_gone(self, account_sid: str) -> None:
+        """Somebody else audits the account now."""
+        self._audits.pop(account_sid, None)
+
     # What the rest of the process tells.
 
     def policy_loaded(self, policy: Policy, now: float) -> None:
@@ -787,6 +836,7 @@ class Metrics(Collector):
         """Read the gauges now."""
         yield from self._positions_now()
         yield from self._verdicts_now()
+        yield from self._accounts_now()
         yield from self._ages.collect()
         yield from self._send_durations.collect()
         firing = _gauge("alerts_firing", "Alerts that fire, by name.", "alertname")
@@ -854,6 +904,43 @@ class Metrics(Collector):
         window.add_metric(["conversations"], sum(position.conversations for _, position in positions))
         window.add_metric(["recordings"], sum(position.recordings for _, position in positions))
         yield window
+
+    def _accounts_now(self) -> Iterator[Metric]:
+        """Of accounts that share an alias, the worst: one with recording on, the latest change, the oldest audit."""
+        on: dict[str, int] = {}
+        changed_ms: dict[str, int] = {}
+        for account_sid, enabled, at_ms in self._flex():
+            account = self._account(account_sid)
+            on[account] = max(on.get(account, 0), int(enabled))
+            if at_ms is not None:
+                changed_ms[account] = max(changed_ms.get(account, 0), at_ms)
+        enabled_now = _gauge("flex_call_recording_enabled", "1 where Flex call recording is on.", "account")
+        for account, value in sorted(on.items()):
+            enabled_now.add_metric([account], value)
+        yield enabled_now
+        changed = _gauge(
+            "flex_call_recording_changed_timestamp_seconds",
+            "When Flex call recording was last switched on or off.",
+            "account",
+        )
+        for account, at_ms in sorted(changed_ms.items()):
+            changed.add_metric([account], at_ms / 1000)
+        yield changed
+        audits = list(self._audits.items())
+        drift: Tally[str] = Tally()
+        for account_sid, audited in audits:
+            drift[self._account(account_sid)] += audited.changed
+        changes = _gauge("audit_changes", "What is not as in the audit that was accepted.", "account")
+        for account, count in sorted(drift.items()):
+            changes.add_metric([account], count)
+        yield changes
+        starts = _gauge("audit_starts", "What in the audited accounts can start recordings, by outcome.", "outcome")
+        for outcome in OUTCOMES if audits else ():
+            starts.add_metric([outcome], sum(audited.outcomes[outcome] for _, audited in audits))
+        yield starts
+        whole = [audited.at for _, audited in audits]
+        oldest = min((at for at in whole if at is not None), default=None)
+        yield _single("audit_timestamp_seconds", "When the account audited longest ago was audited whole.", oldest)
 
     def _verdicts_now(self) -> Iterator[Metric]:
         open_cases: dict[tuple[str, ...], int] = {}
