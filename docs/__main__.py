@@ -58,6 +58,8 @@ MEANS: Final[dict[str, str]] = {
     "reconcile.overlap": "How far each listing reaches back behind the newest recording of the one before.",
     "reconcile.backfill": "How far the first listing of an account reaches back.",
     "reconcile.enrich": "Whether Twilio is asked what the stream did not say about a recording that is not allowed.",
+    "polling.enabled": "Whether Twilio is asked for what no event tells: Flex, Studio flows, agents' sessions.",
+    "polling.every": "How often.",
     "starters": "Who may start recordings, by the callback address they ask for.",
     "starters[].callback_url": "The address; `*` stands for any text. Compared without its query.",
     "starters[].cause": "The cause that a match proves.",
@@ -96,6 +98,8 @@ MEANS: Final[dict[str, str]] = {
     "cases.resolve_on": "When an alert is over: with the recording's end, or with its deletion.",
     "snapshots.directory": "Where the state of partitions is written, so that a restart takes seconds. A cache.",
     "snapshots.every": "How often.",
+    "audit.baseline": "The audit that was accepted, against which `run` audits. Without it: it makes none.",
+    "audit.every": "How often.",
     "log.format": "`json`, or lines for people; `auto` decides by whether a terminal is there.",
     "log.level": "The least important level that is logged.",
 }
