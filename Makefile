@@ -27,6 +27,8 @@ ifneq ($(UP_TO_DATE),$(CURDIR))
 endif
 
 UV_FOR_LOCK := uv>=0.5,<1
+COMPILE = .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+    --no-emit-find-links --custom-compile-command 'make lock'
 
 .PHONY: help
 help: ## Say what there is to do (this text).
@@ -67,9 +69,13 @@ demo: setup ## Run the whole monitor on simulated traffic; Ctrl-C ends it.
 
 .PHONY: test
 test: setup ## Run all tests.
-	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal -m "not alone" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal -m "not alone and not image" $(PYTEST_ARGS)
 	@# What others at work beside it would falsify. Exit code 5: none of these was asked for.
 	@$(BIN)/python -m pytest -n 0 -m alone $(PYTEST_ARGS) || [ $$? -eq 5 ]
+
+.PHONY: image-test
+image-test: setup ## Build the image without Docker and run it (root, buildah, debootstrap).
+	@$(BIN)/python -m pytest -n 0 -m image tests/test_image.py $(PYTEST_ARGS)
 
 .PHONY: check
 check: setup ## Check format, lint and types, as CI does beside the tests.
@@ -93,6 +99,10 @@ scaling: setup ## One, two and four members over 16 partitions.
 soak: setup ## Half an hour at 2,000 events/s with random restarts, and what grows meanwhile.
 	@$(BIN)/python -m tests.soak $(BENCH_ARGS)
 
+.PHONY: reconcile-load
+reconcile-load: setup ## `reconcile` over a million listed recordings: how long, and how much memory.
+	@$(BIN)/python -m tests.reconcile_load $(BENCH_ARGS)
+
 .PHONY: torture
 torture: setup ## The long run: many more generated histories, kills and rebalances than `test`.
 	@$(BIN)/python -m tests.torture
@@ -106,12 +116,32 @@ golden: setup ## Rewrite the golden files; review the difference.
 	@$(BIN)/python -m pytest -n 0 --golden $(PYTEST_ARGS)
 	@git --no-pager diff --stat -- tests
 
+OPERATOR_RULES := deploy/kubernetes/components/prometheus-operator/rules.yaml
+
+.PHONY: rules
+rules: ## Wrap deploy/prometheus/rules.yml for the Prometheus Operator.
+	@{ printf 'apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: recording-monitor\nspec:\n'; \
+	    sed 's/^./  &/' deploy/prometheus/rules.yml; } > $(OPERATOR_RULES)
+
+.PHONY: docs
+docs: setup ## Write docs/configuration.md anew from the types of the settings.
+	@$(BIN)/python -m docs
+
+.PHONY: secrets
+secrets: ## Make up the secrets that docker-compose.yml names, where there are none.
+	@sh deploy/compose/secrets.sh
+
+.PHONY: dashboards
+dashboards: setup ## Write the dashboards for Grafana anew; review the difference.
+	@$(BIN)/python -m deploy.grafana
+
 .PHONY: lock
-lock: ## Resolve requirements.lock anew from pyproject.toml.
+lock: ## Resolve the lock files anew from pyproject.toml.
 	@test -x .venv-lock/bin/uv || { python3 -m venv --clear .venv-lock && .venv-lock/bin/pip install --quiet '$(UV_FOR_LOCK)'; }
-	@.venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --extra dev --generate-hashes \
-	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' \
-	    --output-file requirements.lock pyproject.toml
+	@$(COMPILE) --upgrade --extra dev --output-file requirements.lock pyproject.toml
+	@# What the image holds, and what builds the package for it: the same versions, and nothing else.
+	@$(COMPILE) --constraint requirements.lock --output-file deploy/requirements.lock pyproject.toml
+	@echo hatchling | $(COMPILE) --constraint requirements.lock --output-file deploy/build-requirements.lock -
 
 .PHONY: clean
 clean: ## Remove what the other tasks built, .venv too.

@@ -33,9 +33,11 @@ COMMANDS: Final[Mapping[str, str]] = {
     "demo": "The monitor on an embedded broker with simulated traffic.",
     "replay": "Judge events from files or the topic, through the same core; no side effects.",
     "export": "Write events of the topic into a file for replay.",
+    "reconcile": "List recordings from Twilio and say what the stream missed; have it judged.",
     "audit": "What in the accounts can start a recording, judged by the policy.",
     "bundle": "Pack what Twilio's support asks for about some recordings.",
     "rekey": "Copy a topic of events into one that is keyed by account.",
+    "forget": "Take back what is stored about some recordings.",
     "simulate": "Write realistic traffic, and its truth beside it, into Kafka or a file.",
 }
 GROUPS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {

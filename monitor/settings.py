@@ -427,6 +427,21 @@ class TwilioApi(_Section, frozen=True, kw_only=True):
     api_url: Annotated[str | None, _api_url] = None
 
 
+class Reconcile(_Section, frozen=True, kw_only=True):
+    """How recordings are listed from Twilio, so that one that left no event is judged as well.
+
+    ``every`` is a cycle; each lists from the newest down to ``overlap`` before the newest of the cycle before. An
+    account that was never listed is listed from ``backfill`` ago. ``enrich``: of a recording that is not allowed, ask
+    Twilio what the stream did not say.
+    """
+
+    enabled: Flag = True
+    every: Annotated[timedelta, _span("1s", "1h")] = timedelta(minutes=2)
+    overlap: Annotated[timedelta, _span("1m", "4h")] = timedelta(minutes=15)
+    backfill: Annotated[timedelta, _span("1m", "7d")] = timedelta(hours=24)
+    enrich: Flag = True
+
+
 class StarterSetting(_Section, frozen=True, kw_only=True):
     """Who may start recordings: a glob for the callback address they ask for, the cause it proves, a name to show."""
 
@@ -570,6 +585,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     policy: Path | None = None
     accounts: tuple[Account, ...] = ()
     twilio: TwilioApi = TwilioApi()
+    reconcile: Reconcile = Reconcile()
     starters: tuple[StarterSetting, ...] = ()
     flex: Flex = Flex()
     alertmanagers: tuple[Alertmanager, ...] = ()

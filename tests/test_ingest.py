@@ -446,6 +446,7 @@ def test_run_has_a_bridge_of_its_own_where_that_is_enabled(broker, tmp_path):
         tmp_path / "site",
         accounts=[{"alias": "main", "sid": ACCOUNT, "auth_token_file": str(tmp_path / "token")}],
         ingest={"enabled": True, "listen": "127.0.0.1:0", "public_url": PUBLIC},
+        reconcile={"enabled": False},  # It has nobody to ask.
         polling={"enabled": False},  # Nobody answers there.
     )
     with site.start() as monitor:

@@ -239,6 +239,10 @@ def test_a_policy_that_changes_is_taken_up_and_a_broken_one_is_not(broker: RealB
         desk.send([recording_event(2)])
         until(lambda: recording_sid(2) in desk.verdicts())
         assert desk.verdicts()[recording_sid(2)].outcome == "allowed"
+        settings = tmp_path / "monitor.yaml"
+        settings.write_text(json.dumps({**json.loads(settings.read_text()), "window": "2h"}))
+        monitor.signal(signal.SIGHUP)
+        until(lambda: [line["keys"] for line in monitor.said() if line["event"] == "restart_needed"] == [["window"]])
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import pytest
 from tests.broker import RealBroker
 from tests.member import recording_event, recording_sid
 from tests.monitors import WAIT_S, Monitor, Site, until
+from tests.verify import read_topic
 
 pytestmark = pytest.mark.broker
 
@@ -29,6 +30,11 @@ def start(site: Site, **web: Any) -> Monitor:
         pace=PACE,
         web={"listen": "127.0.0.1:0", "actions": True, **web},
     )
+
+
+def settled(site: Site) -> Monitor:
+    """A monitor in which everything is over, and final, after seconds."""
+    return site.start_quick(window=timedelta(seconds=3), tick_every=timedelta(milliseconds=500), pace=PACE, grace="1s")
 
 
 def case(monitor: Monitor, number: int) -> dict[str, Any] | None:
@@ -133,3 +139,38 @@ def test_the_command_line_says_and_shows_the_same(broker: RealBroker, tmp_path: 
         texts.append(b"".join(packed.read(of) for of in packed.namelist()))
     assert [b"+14155550100" in text for text in texts] == [False, True]
     assert b"ada" not in texts[0]
+
+
+def test_what_is_forgotten_is_gone_from_every_topic_and_stays_so(broker: RealBroker, tmp_path: Path):
+    site = Site(broker, tmp_path / "site", partitions=2)
+    site.send([recording_event(1, status="completed"), recording_event(2, status="completed")], partition=1)
+    re1, re2 = recording_sid(1), recording_sid(2)
+    with settled(site) as monitor:
+        until(lambda: all(told["final"] for told in site.verdicts().values()) and len(site.verdicts()) == 2)
+        assert site.run("case", "comment", re1, "--text", "Ask ada about it.").returncode == 0
+        until(lambda: "comment" in kinds(monitor, 1), why=monitor.tail)
+        # Said before it is done, and all of them or none.
+        assert site.run("forget", re1).stdout == b"1 verdicts and 1 actions would be forgotten\n"
+        assert site.run("forget", re1, recording_sid(9), "--yes").returncode == 1
+        assert case(monitor, 1) is not None
+        done = site.run("forget", re1, "--yes")
+        assert (done.returncode, done.stdout) == (0, b"1 verdicts and 1 actions forgotten\n"), done.stderr
+        until(lambda: case(monitor, 1) is None, why=monitor.tail)
+    assert set(site.verdicts()) == {re2}
+    left = read_topic(site.bootstrap, site.settings["topics"]["case_actions"])
+    assert left[-1].value is None
+    # A process that takes over, and one that reads all anew, know nothing of it.
+    with settled(site) as monitor:
+        until(lambda: case(monitor.ready(), 2), why=monitor.tail)
+        assert case(monitor, 1) is None
+    assert set(site.verdicts()) == {re2}
+
+
+def test_what_is_not_final_is_not_forgotten(broker: RealBroker, tmp_path: Path):
+    site = Site(broker, tmp_path / "site", partitions=1)
+    site.send([recording_event(1)])
+    with start(site) as monitor:
+        until(lambda: case(monitor.ready(), 1), why=monitor.tail)
+    refused = site.run("forget", recording_sid(1), "--yes")
+    assert (refused.returncode, b"is not final yet" in refused.stderr) == (1, True)
+    assert set(site.verdicts()) == {recording_sid(1)}

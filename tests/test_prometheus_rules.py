@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from monitor.inputs.ingest import OUTCOMES
+from monitor.outputs.coverage_metrics import CoverageMetrics
 from monitor.outputs.ingest_metrics import IngestMetrics
 from monitor.outputs.metrics import PREFIX, Metrics
 from tests.test_metrics import TABLE
@@ -37,6 +38,8 @@ def exported() -> set[str]:
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
     registry = Metrics(aliases={}).registry
     IngestMetrics(registry, OUTCOMES, wall_clock=time.time)
+    coverage = CoverageMetrics(registry, ["main"])
+    coverage.listed("main", "AC", known=1, seen=1, at=1.0)
     families = list(registry.collect())
     return {family.name + suffix for family in families for suffix in suffixes.get(family.type, ("",))}
 

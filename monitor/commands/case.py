@@ -12,7 +12,7 @@ import getpass
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final
@@ -36,7 +36,6 @@ from monitor.outputs.cases import (
     EXPLAIN,
     REOPEN,
     Case,
-    CaseAction,
     CaseView,
     Seen,
     goes_on,
@@ -53,6 +52,9 @@ from monitor.web.pages import case_document
 EXIT_NO: Final = 1
 BATCH: Final = 2_000
 WRITE_S: Final = 15.0
+
+Written = tuple[str, str, bytes | None, int | None]
+"""A message to write: topic, key, value (None takes back what stands under the key), partition (None: by the key)."""
 
 
 class State(enum.StrEnum):
@@ -248,26 +250,27 @@ def _act(config: Path | None, sids: list[str], by: str | None, given: Mapping[st
     with cases_of(settings, only=sids) as view:
         if len(known(view, sids)) < len(sids):
             raise typer.Exit(EXIT_NO)
-    _write(settings, actions)
+    rendered = [render_action(action, _now_ms()) for action in actions]
+    write_all(settings, [(settings.topics.case_actions, key, value, None) for key, value in rendered])
     for action in actions:
         typer.echo(f"{action.recording_sid}: {action.kind}")
 
 
-def _write(settings: Settings, actions: list[CaseAction]) -> None:
+def write_all(settings: Settings, messages: Iterable[Written]) -> None:
+    """Write messages, and wait until the brokers have all of them. Raises OutputUnavailable."""
     properties = producer_properties(shared_properties(kafka_client(settings), consumes=False))
     delivery = Delivery(properties, on_error=lambda _: None)  # Who waits is told in the end that nobody answered.
     lost: list[str] = []
-    for action in actions:
-        key, value = render_action(action, _now_ms())
+    for topic, key, value, partition in messages:
 
-        def done(place: int | None, sid: str = action.recording_sid) -> None:
+        def done(place: int | None, key: str = key) -> None:
             if place is None:
-                lost.append(sid)
+                lost.append(key)
 
-        delivery.send(settings.topics.case_actions, value, key=key, done=done)
+        delivery.send(topic, value, partition=partition, key=key, done=done)
     delivery.flush(WRITE_S)
     if lost:
-        raise OutputUnavailable(f"{settings.topics.case_actions}: not written about {', '.join(lost)}")
+        raise OutputUnavailable(f"not written: {', '.join(lost)}")
 
 
 def _print_case(case: Case, *, is_open: bool) -> None:

@@ -23,6 +23,7 @@ from monitor.inputs.signature import Caller, Key, SecretLines, Signatures
 from monitor.log import configure
 from monitor.outputs.delivery import producer_properties
 from monitor.outputs.ingest_metrics import IngestMetrics
+from monitor.outputs.metrics import BuildInfo, this_build
 from monitor.settings import Problem, SecretError, Settings, SettingsError, kafka_client
 from monitor.web.server import Health, WebServer
 
@@ -64,9 +65,12 @@ async def _serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked, number)
+    # Who changes a secret may send it to all: files are compared every 2 s anyway, and it must not end us.
+    loop.add_signal_handler(signal.SIGHUP, log.info, "secrets_are_read_again_by_themselves")
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
+    registry.register(BuildInfo(this_build()))
     health = Health(time.monotonic(), (BROKER,))
     bridge = make_bridge(settings, registry, health)
     web = WebServer(settings.web.listen, registry, health)

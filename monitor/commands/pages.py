@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
 
 from monitor.commands.paging import Paging
 from monitor.commands.stretch import settings_of
-from monitor.core.policy import Policy
+from monitor.core.policy import OBSERVE, Policy
 from monitor.core.verdict import Verdict, render_instant
 from monitor.errors import OutOfReach
 from monitor.inputs.case_events import CaseEvents
@@ -21,7 +23,9 @@ from monitor.settings import Settings
 from monitor.web.desk import Desk
 from monitor.web.server import Health
 
-BEHIND_S = 120.0
+BEHIND_S: Final = 120.0
+_A = TypeVar("_A")
+_T = TypeVar("_T")
 
 
 class PagesWork:
@@ -29,6 +33,8 @@ class PagesWork:
 
     def __init__(self, settings: Settings, client: Mapping[str, object]) -> None:
         self._settings = settings
+        # One thread: Kafka is asked one thing after the other, and who waits for it keeps no page waiting.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="case-events")
         self._events = CaseEvents(client, settings.kafka.group_id, settings.topics.events)
 
     def desk(self, paging: Paging, policy: Callable[[], Policy], metrics: Metrics, health: Health) -> Desk:
@@ -37,11 +43,14 @@ class PagesWork:
             settings=self._settings,
             view=paging.view,
             policy=policy,
-            unseen=lambda: unseen(paging, policy(), metrics, health),
-            read_events=lambda verdict: asyncio.to_thread(self.read_events, verdict),
+            unseen=lambda: self.unseen(paging, policy(), metrics, health),
+            read_events=lambda verdict: self._off_the_loop(self.read_events, verdict),
             act=paging.act,
-            make_bundle=lambda case: asyncio.to_thread(self.make_bundle, case),
+            make_bundle=lambda case: self._off_the_loop(self.make_bundle, case),
         )
+
+    def _off_the_loop(self, work: Callable[[_A], _T], about: _A) -> Awaitable[_T]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, work, about)
 
     def read_events(self, verdict: Verdict) -> RawEvents:
         """Twilio's events about a verdict, masked; what is out of reach is said."""
@@ -80,8 +89,25 @@ class PagesWork:
             masked=True,
         )
 
+    def unseen(self, paging: Paging, policy: Policy, metrics: Metrics, health: Health) -> tuple[str, ...]:
+        """What this process can't see or does not tell at the moment, a sentence each."""
+        says = [f"Not ready: {reason}." for reason in health.ready_reasons()]
+        says += [f"{note}." for note in health.notes()]
+        says += [f"It stands still: {reason}." for reason in health.sick_reasons(time.monotonic())]
+        behind_s = metrics.behind_s(time.time())
+        if behind_s is not None and behind_s > BEHIND_S:
+            says.append(f"It is behind: what it judges came {behind_s:.0f} s ago.")
+        if paging.mode != "fresh":
+            says.append(f"The cases are {paging.mode}: what other processes have judged since may be missing.")
+        if policy.mode == OBSERVE:
+            says.append("Nobody is paged: the policy only observes.")
+        elif not self._settings.alertmanagers:
+            says.append("Nobody is paged: the settings name no Alertmanager.")
+        return tuple(says)
+
     def close(self) -> None:
-        """Let go of the broker."""
+        """Let go of the broker. What is under way ends by itself."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
         self._events.close()
 
 
@@ -91,18 +117,3 @@ def positions_of(verdict: Verdict) -> list[tuple[int, int]]:
     return [
         (int(partition), int(offset)) for partition, _, offset in places if partition.isdigit() and offset.isdigit()
     ]
-
-
-def unseen(paging: Paging, policy: Policy, metrics: Metrics, health: Health) -> tuple[str, ...]:
-    """What this process can't see or does not tell at the moment, a sentence each."""
-    says = [f"Not ready: {reason}." for reason in health.ready_reasons()]
-    says += [f"{note}." for note in health.notes()]
-    says += [f"It stands still: {reason}." for reason in health.sick_reasons(time.monotonic())]
-    behind_s = metrics.behind_s(time.time())
-    if behind_s is not None and behind_s > BEHIND_S:
-        says.append(f"It is behind: what it judges came {behind_s:.0f} s ago.")
-    if paging.mode != "fresh":
-        says.append(f"The cases are {paging.mode}: what other processes have judged since may be missing.")
-    if policy.mode == "observe":
-        says.append("Nobody is paged: the policy only observes.")
-    return tuple(says)

@@ -54,6 +54,7 @@ TO_WRITE_MAX: Final = 100_000
 HEARTBEAT_BEHIND_S: Final = 120.0
 LAST_WORD_S: Final = 2.0
 ACT_S: Final = 5.0
+TAKE_AT_ONCE: Final = 100
 
 
 class Change(NamedTuple):
@@ -70,6 +71,11 @@ def pace_of(settings: Settings) -> Pace:
         resolve_on=settings.cases.resolve_on,
         needs_telling=bool(settings.alertmanagers),
     )
+
+
+def _behind(messages: Sequence[Message]) -> dict[Place, int]:
+    """Of each partition of these messages, the offset behind the last."""
+    return {(one.topic() or "", one.partition() or 0): (one.offset() or 0) + 1 for one in messages}
 
 
 def closing(pace: Pace) -> Callable[[Case], int | None]:
@@ -219,7 +225,15 @@ class Paging:
         return self.view.offsets(topic)
 
     def take(self, messages: Sequence[Message], offsets: Mapping[Place, int]) -> bool:
-        """Take what was read into the view, and hand on which cases that changed."""
+        """Take what was read into the view, and hand on which cases changed; at once so much as a page can wait."""
+        for start in range(0, len(messages), TAKE_AT_ONCE):
+            some = messages[start : start + TAKE_AT_ONCE]
+            is_last = start + TAKE_AT_ONCE >= len(messages)
+            if not self._take(some, offsets if is_last else _behind(some)):
+                return False
+        return True
+
+    def _take(self, messages: Sequence[Message], offsets: Mapping[Place, int]) -> bool:
         actions = self._settings.topics.case_actions
         seen = [one for message in messages if (one := seen_in(message, actions)) is not None]
         gone = [one.key for one in seen if isinstance(one, VerdictSeen) and one.verdict is None]

@@ -15,10 +15,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import structlog
 import typer
@@ -29,20 +30,25 @@ from monitor.commands.common import ConfigOption, PolicyOption, read_policy, rea
 from monitor.commands.ingest import make_bridge
 from monitor.commands.pages import PagesWork
 from monitor.commands.paging import Paging, pace_of
+from monitor.commands.restart import Restart
 from monitor.core.account_settings import AccountSettings
 from monitor.core.decode import decode
 from monitor.core.events import Event
-from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
+from monitor.core.pipeline import Checkpoint, Known, Pipeline, Publish, Tuning
 from monitor.core.policy import Policy
-from monitor.core.verdict import Ledger, decode_verdict, render_instant
+from monitor.core.verdict import Ledger, Verdict, decode_verdict, render_instant
 from monitor.errors import OutOfReach, OutputUnavailable
 from monitor.inputs.account_polling import FlexPolling, FlowPolling, Observed, WorkerPolling
 from monitor.inputs.checkpoint import Resume, StartAt
+from monitor.inputs.coverage import Reached
 from monitor.inputs.daily_audit import DailyAudit
+from monitor.inputs.enrichment import Enrichment, Wanted
 from monitor.inputs.kafka import Fold, Member, Times, Topics
+from monitor.inputs.listing import Listing
 from monitor.inputs.owned_accounts import OwnedAccounts
 from monitor.inputs.places import SAY_EVERY_MS, Places
 from monitor.inputs.policy_file import LoadedPolicy, PolicyError, load_policy
+from monitor.inputs.reader import shared_properties
 from monitor.inputs.relay import Relay
 from monitor.inputs.rest_work import WRITE_S, Job, RestWork
 from monitor.inputs.rest_work import Topics as RestTopics
@@ -50,17 +56,22 @@ from monitor.inputs.snapshots import Snapshots
 from monitor.inputs.topics import Names, TopicAdmin
 from monitor.log import configure, flush_verdicts, log_verdict
 from monitor.outputs.alerts import Pace
+from monitor.outputs.coverage_metrics import CoverageMetrics
 from monitor.outputs.delivery import Delivery, producer_properties
 from monitor.outputs.metrics import Metrics
 from monitor.outputs.verdict_topic import VerdictTopic
 from monitor.settings import Address, Problem, Settings, SettingsError, kafka_client
+from monitor.twilio.transport import Clock
 from monitor.web.pages import Pages
 from monitor.web.server import Health, WebServer
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 STOP_S: Final = 9.0  # Of the ten that a container's stop may take.
 POLICY_LOOK_S: Final = 10.0
+SETTINGS_LOOK_S: Final = 10.0
 SECRETS_LOOK_S: Final = 2.0
 TOPICS_AGAIN_S: Final = 5.0
 READY_LOOK_S: Final = 0.2
@@ -81,7 +92,8 @@ def run(
 
     Reads monitor.yaml (or --config) and RECORDING_MONITOR_…; metrics and health are on `web.listen`. SIGTERM and
     Ctrl-C stop it in good order, within 10 s; a second one at once. SIGHUP reads the policy again, which otherwise
-    happens within 10 s of a change. Exit code 3: what it needs is gone for good; while a broker is away it waits.
+    happens within 10 s of a change; what else has changed in the settings needs a restart, and the log says so. Exit
+    code 3: what it needs is gone for good; while a broker is away it waits.
 
     Examples:
       recording-monitor run
@@ -93,10 +105,16 @@ def run(
     loaded = read_policy(settings, policy)
     running = start_monitor(settings, loaded, topics=topics, handle_log=True)
     log.info("monitor_started", version=__version__, address=running.address, group_id=settings.kafka.group_id)
+    restart = Restart(settings, lambda: read_settings(config))
+    look_after = time.monotonic() + SETTINGS_LOOK_S
     while not stop.asked.wait(0.2) and not running.ended.is_set():
         if stop.reload.is_set():
             stop.reload.clear()
             running.reload_policy()
+            restart.look()
+        elif time.monotonic() >= look_after:
+            look_after = time.monotonic() + SETTINGS_LOOK_S
+            restart.look()
     log.info("stop_begun", signal=stop.name)
     in_time = running.stop()
     log.info("monitor_stopped", in_time=in_time)
@@ -120,13 +138,14 @@ def start_monitor(
     handle_log: bool = False,
     tick_every_s: float = 10.0,
     pace: Pace | None = None,
+    clock: Clock = Clock(),  # noqa: B008 - a tuple of functions.
 ) -> Running:
     """Start the monitor and return once its address is known; it goes on in threads until ``stop``.
 
     ``on_verdict`` is called on the reading thread with the partition and what was published, each time a verdict is
     acknowledged by the broker. ``handle_log`` sets up the log as the settings say. ``pace`` is that of the alerts,
-    where it is another than the settings say. Raises SettingsError where Kafka's client refuses its properties,
-    ListenError where the address is taken.
+    where it is another than the settings say, ``clock`` what asking Twilio goes by. Raises SettingsError where Kafka's
+    client refuses its properties, ListenError where the address is taken.
     """
     return Running(
         settings,
@@ -136,6 +155,7 @@ def start_monitor(
         handle_log=handle_log,
         tick_every_s=tick_every_s,
         pace=pace,
+        clock=clock,
     )
 
 
@@ -152,6 +172,7 @@ class Running:
         handle_log: bool,
         tick_every_s: float,
         pace: Pace | None,
+        clock: Clock,
     ) -> None:
         self.settings = settings
         self.ended = threading.Event()
@@ -163,6 +184,9 @@ class Running:
         self._account_settings = AccountSettings()
         self._observed = Observed()
         self._places = Places(settings.topics.events, lasts_ms=self._tuning.window_ms + SAY_EVERY_MS)
+        self._clock = clock
+        self._reached = Reached()
+        self._enrichment: Enrichment | None = None
         self._owned = OwnedAccounts(self._places, lambda: self._member.partitions, self._accounts_changed)
         self.metrics = Metrics(
             aliases=self._tuning.aliases,
@@ -316,23 +340,47 @@ class Running:
 
     def _make_rest_work(self) -> RestWork | None:
         """What is asked of Twilio, where there are credentials to ask with."""
+        aliases = RestWork.aliases(self.settings)
+        if not aliases:
+            return None
+        coverage = CoverageMetrics(self.metrics.registry, aliases)
+        asking = _Asking(lambda: self._member)
         jobs: list[Job] = []
-        polling, audit = self.settings.polling, self.settings.audit
+        reconcile, polling, audit = self.settings.reconcile, self.settings.polling, self.settings.audit
+        if reconcile.enabled:
+            jobs.append(Listing(reconcile, self._reached, asking.known, coverage, self._clock))
+            if reconcile.enrich:
+                self._enrichment = Enrichment(asking, coverage.enriched, self._clock)
+                jobs.append(self._enrichment)
         if polling.enabled:
             every_s = polling.every.total_seconds()
             jobs += [kind(self._observed, every_s=every_s) for kind in (FlexPolling, FlowPolling, WorkerPolling)]
         if audit.baseline is not None:
             every_s = audit.every.total_seconds()
             jobs.append(DailyAudit(audit.baseline, lambda: self._loaded.policy, self.metrics, every_s=every_s))
-        if not jobs or not RestWork.aliases(self.settings):
+        if not jobs:
             return None
         relay = Relay(
-            lambda: producer_properties(kafka_client(self.settings)),
+            lambda: producer_properties(shared_properties(kafka_client(self.settings), consumes=False)),
             deliver_within_s=WRITE_S,
             on_error=lambda error: self.metrics.kafka_error(_error_kind(error)),
         )
         topics = RestTopics(self._names.events, self._names.account_settings)
-        return RestWork(self.settings, self._owned, relay, jobs, topics=topics)
+        return RestWork(
+            self.settings,
+            self._owned,
+            relay,
+            jobs,
+            topics=topics,
+            clock=self._clock,
+            on_accounts=lambda alias, error: coverage.accounts_found(alias, found=error is None),
+        )
+
+    def _enrich(self, verdict: Verdict) -> None:
+        """Have Twilio asked what a verdict leaves open. Called on the reading thread."""
+        if self._enrichment is not None and (wanted := Wanted.of(verdict)) is not None:
+            with contextlib.suppress(RuntimeError):  # The loop has ended: so does all of it.
+                self._loop.call_soon_threadsafe(self._enrichment.take, verdict.account_sid, wanted)
 
     def _accounts_changed(self) -> None:
         if self._rest is not None:
@@ -355,6 +403,7 @@ class Running:
             self._places,
             self._say_place,
             self._owned,
+            self._enrich,
         )
         return Member(
             client=self._client,
@@ -459,7 +508,7 @@ class Running:
 
     def _take_setting(self, key: str, value: bytes | None) -> Iterable[str]:
         """One message of the account settings. A setting is never taken back, so a tombstone says nothing."""
-        if self._places.hear(key, value, time.time_ns() // 1_000_000):
+        if self._places.hear(key, value, time.time_ns() // 1_000_000) or self._reached.hear(key, value):
             return ()
         forgotten = self._account_settings.forgotten
         accounts = []
@@ -549,6 +598,7 @@ class _Listener:
         places: Places,
         say_place: Callable[[int, str, str, bytes], None],
         owned: OwnedAccounts,
+        enrich: Callable[[Verdict], None],
     ) -> None:
         self._metrics = metrics
         self._health = health
@@ -562,6 +612,7 @@ class _Listener:
         self._places = places
         self._say_place = say_place
         self._owned = owned
+        self._enrich = enrich
         self._splits_after = 0.0
 
     def polled(self) -> None:
@@ -606,6 +657,7 @@ class _Listener:
         if told.verdict is not None:
             latency_ms = None if replay_left else max(0, now_ms - told.due_ms)
             log_verdict(told.verdict, partition=partition, previous=told.before, latency_ms=latency_ms)
+            self._enrich(told.verdict)
         else:
             log.info("verdict_withdrawn", key=told.key, partition=partition)
         if self._on_verdict is not None:
@@ -623,6 +675,8 @@ class _Listener:
             except (ValueError, UnicodeDecodeError):
                 return  # No verdict of ours; the ledger passes over it too.
         self._metrics.follow(partition, key, verdict)
+        if verdict is not None:
+            self._enrich(verdict)
 
     def committed(self, result: str) -> None:
         self._metrics.commit(result, time.time())
@@ -663,6 +717,29 @@ class _Listener:
 
     def kafka_error(self, kind: str) -> None:
         self._metrics.kafka_error(kind)
+
+
+class _Asking:
+    """Asks the folds of our partitions what they know; they answer on the reading thread, between two batches."""
+
+    def __init__(self, member: Callable[[], Member]) -> None:
+        self._member = member
+
+    def known(self, partition: int, account: str, recordings: Iterable[str]) -> Future[Mapping[str, Known]]:
+        return self._ask(partition, lambda pipeline: pipeline.known(account, recordings))
+
+    def held(self, partition: int, account: str, event_ids: Mapping[str, str]) -> Future[set[str]]:
+        return self._ask(partition, lambda pipeline: pipeline.holds(account, event_ids))
+
+    def company(self, partition: int, account: str, member: str) -> Future[list[str]]:
+        return self._ask(partition, lambda pipeline: pipeline.company(account, member))
+
+    def _ask(self, partition: int, question: Callable[[Pipeline], T]) -> Future[T]:
+        def asked(fold: Fold) -> T:
+            assert isinstance(fold, Pipeline)
+            return question(fold)
+
+        return self._member().ask(partition, asked)
 
 
 class _Collector:

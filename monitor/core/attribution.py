@@ -81,6 +81,8 @@ STATUS_RANK: Final = {
     "failed": 4,
     "deleted": 5,
 }
+OVER: Final = frozenset(status for status, rank in STATUS_RANK.items() if rank >= STATUS_RANK["completed"])
+"""What a recording that has ended for good may be said to be."""
 _FOUND_BY_RANK: Final = {FOUND_BY_STREAM: 2, FOUND_BY_VERB: 1, FOUND_BY_LISTING: 0}
 
 

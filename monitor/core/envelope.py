@@ -174,6 +174,7 @@ class Own(Data, gc=False, kw_only=True):
     start_time: Text = None
     duration: Text = None
     date_created: Text = None
+    however_old: Text = None
     call_recording_enabled: Text = None
     since: Text = None
     previous: Text = None
@@ -181,6 +182,8 @@ class Own(Data, gc=False, kw_only=True):
     flow_sid: Text = None
     revision: Text = None
     widgets: Any = None
+    participants: Any = None
+    twiml: Text = None
     worker_sid: Text = None
     available_since: Text = None
     offline_since: Text = None
@@ -282,7 +285,7 @@ def straighten(loose: Loose, shape: type[Data]) -> Envelope | None:
     if not isinstance(data, dict):
         return None
     fields = renamed(data, {**_ELSEWHERE, **_names(shape), "accountsid": "account_sid"})
-    straight = scalars(fields, keep=("widgets",))
+    straight = scalars(fields, keep=("widgets", "participants"))
     payload = fields.get("payload")
     parameters: dict[str, Any] = {}
     request: dict[str, Any] = {}

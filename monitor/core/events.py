@@ -32,6 +32,7 @@ class RecordingFact(Fact, tag=1, frozen=True, gc=False):
     duration_ms: int | None
     callback_url: str | None
     found_by: str
+    however_old: bool = False  # To be judged even if it began so long ago that otherwise it would not be.
 
 
 class ParticipantFact(Fact, tag=2, frozen=True, gc=False):

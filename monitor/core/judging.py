@@ -111,7 +111,7 @@ class Judge:
                 digest = self._digest(conversation, seen, attribution, judgement, closed=closed)
                 if not ledger.unchanged(recording, digest):
                     verdict = self._verdict(conversation, seen, attribution, judgement, moment, closed=closed)
-                    too_old = self._too_old(seen, attribution)
+                    too_old = self._too_old(seen, attribution, evidence)
                     drafts.append(
                         self._draft(evidence, seen, verdict, digest, due_ms, team=judgement.team, too_old=too_old)
                     )
@@ -183,9 +183,11 @@ class Judge:
             closed=closed,
         )
 
-    def _too_old(self, seen: Seen, attribution: Attribution) -> bool:
+    def _too_old(self, seen: Seen, attribution: Attribution, evidence: Evidence) -> bool:
         too_old_ms = self._tuning.recordings_too_old_ms
-        return too_old_ms is not None and seen.arrived_ms - attribution.started_ms > too_old_ms
+        if too_old_ms is None or seen.arrived_ms - attribution.started_ms <= too_old_ms:
+            return False
+        return not any(fact.however_old for _, fact in evidence.recordings[attribution.recording_sid])
 
     def judgement(
         self, conversation: Conversation, evidence: Evidence, attribution: Attribution, *, grace_over: bool

@@ -11,16 +11,18 @@ below the gate too, but what closes there is kept back to be compared. The rules
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Final
 
 import msgspec
 
 from monitor.core.account_settings import AccountSettings
-from monitor.core.conversation import KIND, Conversation
+from monitor.core.attribution import OVER
+from monitor.core.conversation import KIND, Conversation, digest_of, holds
 from monitor.core.decode import decode
 from monitor.core.events import (
+    FOUND_BY_LISTING,
     Entry,
     Event,
     FlexSetting,
@@ -69,6 +71,13 @@ class _Taken(msgspec.Struct, frozen=True, array_like=True):
     bounds: tuple[int, int, int, int, int]
 
 
+class Known(msgspec.Struct, frozen=True, gc=False):
+    """What a partition knows of a recording: whether anybody but a listing told of it, and that it is over."""
+
+    told: bool
+    over: bool
+
+
 class Publish(msgspec.Struct, frozen=True, gc=False):
     """Write this verdict; None is a tombstone: withdrawn, or kept long enough.
 
@@ -114,6 +123,7 @@ class NotJudged(msgspec.Struct, frozen=True, gc=False):
 
 
 Told = Publish | SetAside | SettingSeen | NotJudged
+_NOTHING_KNOWN: Final = Known(told=False, over=False)
 _SILENCE: Final[tuple[Told, ...]] = ()
 _APPEARANCE: Final = attrgetter("appearance")
 _RECORDING: Final = KIND[RecordingFact]
@@ -250,6 +260,48 @@ class Pipeline:
     def change_settings(self, account: str) -> None:
         """Judge an account's open recordings again with the next message: something is known of it that was not."""
         self._dirty_accounts.add(account)
+
+    def known(self, account: str, recordings: Iterable[str]) -> dict[str, Known]:
+        """What is known of these recordings of an account; of one that is left out, nothing.
+
+        Of one whose conversation has closed no more than that a verdict is published, which is taken for all there is.
+        """
+        found = self.window.accounts.get(account)
+        known: dict[str, Known] = {}
+        open_: dict[int, Conversation] = {}
+        for recording in recordings:
+            conversation = None if found is None else found.index.get(recording)
+            if conversation is not None:
+                open_[id(conversation)] = conversation
+            elif self.ledger.knows(recording):
+                known[recording] = Known(told=True, over=True)
+        for conversation in open_.values():
+            for kept in conversation.read_evidence():
+                for fact in kept.facts:
+                    if isinstance(fact, RecordingFact):
+                        before = known.get(fact.recording, _NOTHING_KNOWN)
+                        known[fact.recording] = Known(
+                            told=before.told or fact.found_by != FOUND_BY_LISTING,
+                            over=before.over or fact.status in OVER,
+                        )
+        return known
+
+    def holds(self, account: str, event_ids: Mapping[str, str]) -> set[str]:
+        """Which of these events have come: by id, the member of an open conversation that each would be found in."""
+        found = self.window.accounts.get(account)
+        if found is None:
+            return set()
+        return {
+            event_id
+            for event_id, member in event_ids.items()
+            if (conversation := found.index.get(member)) is not None and holds(conversation.ids, digest_of(event_id))
+        }
+
+    def company(self, account: str, member: str) -> list[str]:
+        """What is in the same open conversation as a recording, call or conference, itself included."""
+        found = self.window.accounts.get(account)
+        conversation = None if found is None else found.index.get(member)
+        return [] if conversation is None else list(conversation.members)
 
     def take_counts(self) -> Counts:
         """What was counted since the last time."""
@@ -511,7 +563,7 @@ class Pipeline:
                 if self.ledger.is_final(fact.recording):
                     return True
                 too_old_ms = self.tuning.recordings_too_old_ms
-                if too_old_ms is not None and not self.ledger.knows(fact.recording):
+                if too_old_ms is not None and not fact.however_old and not self.ledger.knows(fact.recording):
                     started_ms = fact.started_ms if fact.started_ms is not None else event.occurred_ms
                     if started_ms is not None and log_time_ms - started_ms > too_old_ms:
                         self.counts.too_old += 1
@@ -740,6 +792,7 @@ __all__ = [
     "Counts",
     "Cut",
     "EventAges",
+    "Known",
     "NotJudged",
     "Pipeline",
     "Publish",

@@ -566,20 +566,37 @@ def _listed(kind: str, envelope: Envelope, data: Own) -> Entry:
             duration_of(data.duration),
             None,
             FOUND_BY_LISTING,
+            truth_of(data.however_old) is True,
         )
         facts = (fact,)
     members = _named(recording, call, conference)
     return _own(kind, envelope, data, INSTANTS[data.date_created], members, facts)
 
 
-def _fetched(kind: str, envelope: Envelope, data: Own) -> Entry:
-    """An answer to enrichment: the REST fields of a conference, or of the events of a call."""
+def _fetched_conference(kind: str, envelope: Envelope, data: Own) -> Entry:
+    """An answer to enrichment: a conference as REST knows it, and the calls that were in it then."""
     conference = CONFERENCES[data.sid] or CONFERENCES[data.conference_sid]
+    call = CALLS[data.call_sid]
+    if conference is None:
+        return _own(kind, envelope, data, None, _pair(call, None))
+    name, created_ms = text_of(data.friendly_name), INSTANTS[data.date_created]
+    facts: list[AnyFact] = [ConferenceFact(conference, name, "seen", created_ms, None)]
+    there = data.participants if isinstance(data.participants, list) else []
+    for each in there[:_PARTICIPANTS_MAX]:
+        inside = CALLS[each.get("call_sid")] if isinstance(each, dict) else None
+        if inside is not None:
+            facts.append(ParticipantFact(conference, inside, "join", name, INSTANTS[each.get("date_created")]))
+    calls = [fact.call for fact in facts if isinstance(fact, ParticipantFact)]
+    return _own(kind, envelope, data, None, _named(conference, call, *calls), tuple(facts))
+
+
+def _fetched_call_events(kind: str, envelope: Envelope, data: Own) -> Entry:
+    """An answer to enrichment: TwiML from the history of a call, as long after it as Twilio needs to tell of it."""
     call = CALLS[data.call_sid] or CALLS[data.sid]
     facts: tuple[AnyFact, ...] = ()
-    if conference is not None:
-        facts = (ConferenceFact(conference, text_of(data.friendly_name), "seen", INSTANTS[data.date_created], None),)
-    return _own(kind, envelope, data, None, _pair(conference, call), facts)
+    if call is not None and isinstance(data.twiml, str):
+        facts = tuple([TwimlFact(call, name) for name in recorded_conferences_in_xml(data.twiml)])
+    return _own(kind, envelope, data, INSTANTS[data.timestamp], _pair(CONFERENCES[data.conference_sid], call), facts)
 
 
 def _flex_setting(kind: str, envelope: Envelope, data: Own) -> Entry:
@@ -653,8 +670,8 @@ _BY_NAME: Final[dict[str, Reader]] = {
     TWILIO + "error-logs.error.logged": _error,
     TICK: _tick,
     OWN + "recording.listed": _listed,
-    OWN + "conference.fetched": _fetched,
-    OWN + "call-events.fetched": _fetched,
+    OWN + "conference.fetched": _fetched_conference,
+    OWN + "call-events.fetched": _fetched_call_events,
     OWN + "flex-configuration.observed": _flex_setting,
     OWN + "studio-flow.observed": _flow_setting,
     OWN + "worker-session.observed": _worker_session,
@@ -678,7 +695,8 @@ _SHAPES: Final[dict[Reader, type[Data]]] = {
     **dict.fromkeys((_task, _worker), TaskRouter),
     _error: Logged,
     _ignored: Ignorable,
-    **dict.fromkeys((_tick, _listed, _fetched, _flex_setting, _flow_setting, _worker_session), Own),
+    **dict.fromkeys((_tick, _listed, _fetched_conference, _fetched_call_events), Own),
+    **dict.fromkeys((_flex_setting, _flow_setting, _worker_session), Own),
 }
 _TASK_PREFIXES: Final = (TWILIO + "taskrouter.task.", TWILIO + "taskrouter.reservation.")
 MEMBERLESS: Final[frozenset[Reader]] = frozenset(

@@ -58,7 +58,9 @@ class CaseEvents:
             runs.append((max(near, offsets[-1]), max(near, offsets[-1]) + LOOK_MAX))
             whole = whole and offsets[-1] <= near
             for start, end in runs:
-                for message in self._questions.run(self._topic, partition, start, end, FOR_S):
+                messages, all_of_it = self._questions.run(self._topic, partition, start, end, FOR_S)
+                whole = whole and all_of_it
+                for message in messages:
                     value = message.value()
                     if value is not None and naming.search(value):
                         found[partition, message.offset() or 0] = self._event(partition, message, value)

@@ -22,7 +22,7 @@ from enum import Enum
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -60,6 +60,8 @@ from monitor.inputs.reader import (
 from monitor.inputs.snapshots import Keeper, Restoring, Saved, Snapshots
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 TICK_TYPE: Final = "dev.recording-monitor.tick"
 BY_HEADER: Final = "by"
@@ -515,6 +517,7 @@ class Member:
         self._name = f"{platform.node() or 'monitor'}/{os.getpid()}"
         self._stopping = threading.Event()
         self._changes: queue.SimpleQueue[Callable[[Fold], None]] = queue.SimpleQueue()
+        self._asked_of: queue.SimpleQueue[tuple[int, Callable[[Fold | None], None]]] = queue.SimpleQueue()
         self._held: dict[int, _Held] = {}
         self._joined = False
         self._fingerprint: str | None = None
@@ -549,6 +552,15 @@ class Member:
         """Have ``change`` called with each fold between two batches; what is built later, ``build`` gets right."""
         self._changes.put(change)
 
+    def ask(self, partition: int, question: Callable[[Fold], T]) -> Future[T]:
+        """Have the fold of a partition asked between two batches, on the reading thread. It must not be changed.
+
+        The answer is OutOfReach where the partition is not ours, or not restored.
+        """
+        answer: Future[T] = Future()
+        self._asked_of.put((partition, partial(_answer, question, answer)))
+        return answer
+
     @property
     def settings_read(self) -> bool:
         """Whether the account settings were read to their end."""
@@ -581,6 +593,7 @@ class Member:
         if first is not None:
             self._take([first, *self._consumer.consume(BATCH_MESSAGES_MAX - 1, 0)])
         self._change()
+        self._answer()
         more = self._reader.read(SLICE_MESSAGES_MAX, SLICE_S)
         for held in self._held.values():
             if held.stage is _Stage.REBUILDING and held.fold is not None:
@@ -603,6 +616,15 @@ class Member:
             for held in self._held.values():
                 if held.fold is not None:
                     change(held.fold)
+
+    def _answer(self) -> None:
+        while True:
+            try:
+                partition, answer = self._asked_of.get_nowait()
+            except queue.Empty:
+                return
+            held = self._live(partition)
+            answer(None if held is None else held.fold)
 
     def _patience(self, *, busy: bool) -> float:
         """How long the loop may wait for a live message. An acknowledgement or a rebuild must not wait for one."""
@@ -1235,6 +1257,18 @@ class Member:
     def _commit_or_give_up(self, offsets: list[TopicPartition]) -> None:
         if not _in_time(lambda: self._commit_and_wait(offsets), CLOSE_S):
             raise OutOfReach("the last commit was not answered")
+
+
+def _answer(question: Callable[[Fold], T], answer: Future[T], fold: Fold | None) -> None:
+    if not answer.set_running_or_notify_cancel():
+        return
+    if fold is None:
+        answer.set_exception(OutOfReach("the partition is not ours, or not restored yet"))
+        return
+    try:
+        answer.set_result(question(fold))
+    except Exception as error:
+        answer.set_exception(error)
 
 
 def _in_time(work: Callable[[], None], for_s: float) -> bool:

@@ -289,8 +289,8 @@ class Questions:
             finally:
                 consumer.unassign()
 
-    def run(self, topic: str, partition: int, start: int, end: int, for_s: float) -> list[Message]:
-        """The retained messages from ``start`` up to ``end``, exclusively; fewer where ``for_s`` is over."""
+    def run(self, topic: str, partition: int, start: int, end: int, for_s: float) -> tuple[list[Message], bool]:
+        """The retained messages from ``start`` up to ``end``, exclusively; False: ``for_s`` ended it before."""
         until = time.monotonic() + for_s
         with self._asking(topic) as consumer:
             low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), self._timeout_s)
@@ -307,7 +307,7 @@ class Questions:
                     if error is None and at <= end:
                         found.append(message)
             consumer.unassign()
-            return found
+            return found, at >= end
 
     @contextlib.contextmanager
     def _asking(self, topic: str) -> Iterator[Consumer]:

@@ -145,6 +145,7 @@ class RestWork:
         self._loop = asyncio.get_running_loop()
         await self._relay.start()
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(_say_why)
 
     async def stop(self, for_s: float) -> None:
         """End all work, and let what is on its way arrive within ``for_s``."""
@@ -246,3 +247,9 @@ class RestWork:
                 self._said.clear()
             self._said[event, about] = now
             log.warning(event, about=about, why=str(error))
+
+
+def _say_why(task: asyncio.Task[None]) -> None:
+    """Work that has ended by itself is a bug of ours, and nobody lists anything any more."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("rest_work_ended", error=type(error).__name__)

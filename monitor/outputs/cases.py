@@ -38,6 +38,8 @@ PAGE_MAX: Final = 50
 """Cases of one page of a list."""
 ALIKE_MAX: Final = 1_000
 """How many cases that have something in common are counted; beyond it, it is "1,000 or more"."""
+FEW: Final = 1_000
+"""So many open cases are sorted for a list; of more, all cases are gone through in the order of the list."""
 OPEN_FOR_MAX_MS: Final = 7 * 86_400_000
 """No case is open longer after its last verdict: a conversation closes within 48 h, and nobody is told a day later."""
 _SQLITE_BUSY: Final = 5
@@ -359,7 +361,7 @@ class CaseView:
         self._retention_ms = retention_ms
         self._on_trouble = on_trouble
         self._memory_cases_max = memory_cases_max
-        self._lock = threading.Lock()
+        self._lock = _Turns()
         self._db: sqlite3.Connection
         self._offsets: dict[str, dict[int, int]] = {}
         self._identity: tuple[int, int] | None = None
@@ -413,9 +415,16 @@ class CaseView:
             values += after
         listed = f"json_group_array(json_array({_COLUMNS}))"
         order = "live DESC, changed_ms DESC, key DESC LIMIT ?"
-        ask = f"SELECT {_COLUMNS} FROM cases WHERE {' AND '.join(where) or '1'} ORDER BY {order}"
+        # Few are open, mostly: these are found and sorted. The other way is to look for them among all, in their order.
+        few = wanted.open is True and self._open_at_most(FEW, now_ms)
+        table = f"cases INDEXED BY {'cases_open' if few else 'cases_listed'}" if wanted.sid is None else "cases"
+        ask = f"SELECT {_COLUMNS} FROM {table} WHERE {' AND '.join(where) or '1'} ORDER BY {order}"
         found = _read_listed(self._ask(f"SELECT {listed} FROM ({ask})", (*values, limit)))
         return sorted(found, key=lambda one: one.place, reverse=True)  # An aggregate promises no order.
+
+    def _open_at_most(self, count: int, now_ms: int) -> bool:
+        ask = "SELECT count(*) <= ? FROM (SELECT 1 FROM cases WHERE closes_ms > ? LIMIT ?)"
+        return self._ask(ask, (count, now_ms, count + 1)) == "1"
 
     def counts(self, by: Literal["cause", "account", "rule"], wanted: Wanted, now_ms: int) -> list[Count]:
         """Cases counted by a column, those that go on first, then the most. Raises ``ViewLost``."""
@@ -728,6 +737,21 @@ class CaseView:
 
 class _Broken(Exception):
     """The file is not what we wrote."""
+
+
+class _Turns:
+    """A lock that nobody takes twice while somebody else waits: who waits for it holds the way in."""
+
+    def __init__(self) -> None:
+        self._way_in = threading.Lock()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._way_in:
+            self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 class _Guard:

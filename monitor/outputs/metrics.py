@@ -143,6 +143,19 @@ def this_build() -> Build:
     return Build(__version__, revision, platform.python_version())
 
 
+class BuildInfo(Collector):
+    """The build as a metric, for processes that are no monitor; a monitor's ``Metrics`` have it."""
+
+    def __init__(self, build: Build) -> None:
+        self._build = build
+
+    def collect(self) -> Iterator[Metric]:
+        """One series, which never changes."""
+        build = _gauge("build_info", "What runs here.", "version", "revision", "python")
+        build.add_metric([self._build.version, self._build.revision, self._build.python], 1)
+        yield build
+
+
 class _Labelled(Collector):
     """A counter with labels: plain ints, at most ``bound`` label sets; what is beyond goes to ``fold``.
 
@@ -847,9 +860,7 @@ class Metrics(Collector):
         if self._policy_hash is not None:
             policy.add_metric([self._policy_hash], 1)
         yield policy
-        build = _gauge("build_info", "What runs here.", "version", "revision", "python")
-        build.add_metric([self._build.version, self._build.revision, self._build.python], 1)
-        yield build
+        yield from BuildInfo(self._build).collect()
         yield _single("ready", "1 once everything is restored, and until the stop begins.", float(self._ready()))
         for name, documentation, value in (
             ("last_poll_timestamp_seconds", "When the Kafka loop last turned.", self._polled_at),

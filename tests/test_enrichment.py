@@ -1,0 +1,115 @@
+"""Enrichment: what Twilio is asked of a recording that is not allowed, how often, and what comes of it.
+
+Time runs sixty times as fast for whatever asks Twilio: a quarter of an hour is fifteen seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from monitor.commands.common import read_policy, read_settings
+from monitor.commands.run import Running, start_monitor
+from monitor.inputs.enrichment import WANTED_MAX, Enrichment, Wanted
+from monitor.twilio.transport import Clock
+from tests.broker import RealBroker
+from tests.monitors import until
+from tests.test_listing import Shop
+from tests.twilio_recordings import put_call_event, put_conference
+from tests.twilio_server import TwilioServer
+
+FAST = 60.0
+HURRIED = Clock(now=lambda: time.monotonic() * FAST, sleep=lambda seconds: asyncio.sleep(seconds / FAST))
+CONFERENCE, CALL = f"CF{1:032x}", f"CA{77:032x}"
+RECORDS = '<Response><Dial><Conference record="record-from-start">room</Conference></Dial></Response>'
+
+
+@pytest.fixture
+def shop(broker: RealBroker, twilio: TwilioServer, tmp_path: Path) -> Shop:
+    shop = Shop(broker, twilio, tmp_path / "site", every="2m")
+    shop.site.settings["twilio"]["timeout"] = "10m"
+    return shop
+
+
+@contextlib.contextmanager
+def hurried(shop: Shop) -> Iterator[Running]:
+    settings = read_settings(shop.site.config())
+    running = start_monitor(settings, read_policy(settings), clock=HURRIED, tick_every_s=0.5)
+    try:
+        yield running
+    finally:
+        assert running.stop()
+
+
+def asked(shop: Shop, part: str) -> int:
+    """How often something was asked for whose address holds this."""
+    return sum(part in path for path in shop.twilio.paths("GET"))
+
+
+@pytest.mark.broker
+def test_what_the_stream_did_not_say_is_asked_once_and_tells_the_cause(shop):
+    started = datetime.now(UTC) - timedelta(minutes=2)
+    put_conference(shop.twilio, shop.account.sid, CONFERENCE, "room", started - timedelta(seconds=2), calls=[CALL])
+    put_call_event(shop.twilio, shop.account.sid, CALL, RECORDS, started - timedelta(seconds=3))
+    [sid] = shop.record(ago=timedelta(minutes=2), source="Conference", conference_sid=CONFERENCE, call_sid=None)
+
+    with hurried(shop):
+        until(lambda: shop.site.verdicts().get(sid, {}).get("cause") == "unattributed")
+        until(lambda: asked(shop, f"/Conferences/{CONFERENCE}/Participants") == 1)
+        assert asked(shop, f"/Calls/{CALL}/Events") == 0
+        until(lambda: shop.site.verdicts()[sid]["cause"] == "conference_twiml")
+    verdict = shop.site.verdicts()[sid]
+    assert (verdict["strength"], verdict["found_by"], verdict["conference_sid"]) == ("observed", "listing", CONFERENCE)
+    assert f"call-events:{CALL}:0" in [shown["event_id"] for shown in verdict["evidence"]]
+
+    with hurried(shop):
+        listed = len(shop.listings())
+        until(lambda: len(shop.listings()) > listed + 2)
+    assert asked(shop, f"/Conferences/{CONFERENCE}.json") == 1
+    assert asked(shop, f"/Calls/{CALL}/Events") == 1
+
+
+@pytest.mark.broker
+def test_while_twilio_wants_none_for_ten_minutes_it_is_asked_no_more_than_once_a_second(shop):
+    first = shop.record()
+    with hurried(shop) as running:
+        until(lambda: shop.judged() >= set(first))
+        shop.twilio.fail("/2010-04-01/.*", times=None, status=429)
+        began = time.monotonic()
+        then = shop.record(3)
+        # Ten minutes are ten seconds here; nobody asks whether anything is on time, only how often was asked by then.
+        until(lambda: time.monotonic() - began > 600 / FAST)
+        assert 0 < len(shop.twilio.failed) <= (time.monotonic() - began) * FAST
+        shop.twilio.faults.clear()
+        until(lambda: shop.judged() >= set(then))
+        assert not running.ended.is_set()
+
+
+@pytest.mark.broker
+def test_an_account_that_may_not_read_conferences_has_its_recordings_judged_all_the_same(shop):
+    shop.twilio.fail("/.*/Conferences/.*", times=None, status=403, body=b'{"code": 20403}')
+    first = shop.record(2, source="Conference", conference_sid=CONFERENCE, call_sid=None)
+    with hurried(shop):
+        until(lambda: shop.judged() >= set(first))
+        then = shop.record()
+        until(lambda: shop.judged() >= set(then))
+
+
+def test_beyond_the_bound_the_oldest_is_let_go_and_counted():
+    counted: list[str] = []
+
+    class Silent:
+        def held(self, *_: object) -> None: ...
+        def company(self, *_: object) -> None: ...
+
+    job = Enrichment(Silent(), counted.append, Clock())  # type: ignore[arg-type]  # Never asked here.
+    for number in range(WANTED_MAX + 3):
+        job.take(f"AC{1:032x}", Wanted(f"RE{number:032x}", None, None, None, True, None))
+
+    assert counted == ["dropped"] * 3
