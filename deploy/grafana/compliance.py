@@ -105,11 +105,17 @@ COMPLIANCE: Final = Dashboard(
                 ),
                 Panel(
                     "Coverage",
-                    "The share of the recordings Twilio lists that the stream told of: would we have seen one?",
+                    "The share of the recordings Twilio lists that the stream told of: would we have seen one? Nothing"
+                    " where Twilio cannot be asked about one of the accounts.",
                     "events do not reach us: `recording-monitor twilio check` says what is not subscribed.",
-                    [Query(f"min(recording_monitor_coverage_ratio{{{OF}}})")],
+                    [
+                        Query(
+                            f"min(recording_monitor_coverage_ratio{{{OF}}})"
+                            f" unless on () (min(recording_monitor_coverage_known{{{OF}}}) == 0)"
+                        )
+                    ],
                     "percentunit",
-                    "README",
+                    "RecordingMonitorCoverageGap",
                     "stat",
                     4,
                     [(0, RED), (0.99, YELLOW), (0.999, GREEN)],
@@ -253,6 +259,7 @@ COMPLIANCE: Final = Dashboard(
                     "the account's subscription or its sink is broken: `recording-monitor twilio check`.",
                     [Query(f"min by (account) (recording_monitor_coverage_ratio{{{OF}}})", "{{account}}")],
                     "percentunit",
+                    "RecordingMonitorCoverageGap",
                     steps=[(0, RED), (0.999, GREEN)],
                 ),
                 Panel(
@@ -263,12 +270,35 @@ COMPLIANCE: Final = Dashboard(
                         Query(f"sum(recording_monitor_listed_recordings{{{OF}}})", "listed by Twilio"),
                         Query(f"sum(recording_monitor_listed_recordings_seen{{{OF}}})", "told by the stream"),
                     ],
+                    runbook="RecordingMonitorCoverageGap",
+                ),
+                Panel(
+                    "Can be asked",
+                    "1 where Twilio can be asked for an account's recordings: only there a gap would be noticed.",
+                    "the account's token or key was refused, or Twilio is away.",
+                    [Query(f"min by (account) (recording_monitor_coverage_known{{{OF}}})", "{{account}}")],
+                    runbook="RecordingMonitorTwilioApiFailing",
+                    steps=[(0, RED), (1, GREEN)],
+                ),
+                Panel(
+                    "Found by asking alone",
+                    "Recordings an hour that Twilio lists and the stream did not tell of; they are judged too.",
+                    "each of them was told late, or never: the subscription lacks something.",
+                    [
+                        Query(
+                            f"sum by (account) (increase(recording_monitor_recordings_missed_total{{{OF}}}[1h]))",
+                            "{{account}}",
+                        )
+                    ],
+                    runbook="RecordingMonitorCoverageGap",
+                    steps=[(0, GREEN), (1, RED)],
                 ),
                 Panel(
                     "Flex call recording",
                     "1 where Flex call recording is on.",
                     "somebody switched it on: ask who, and see the marks for when.",
                     [Query(f"max by (account) (recording_monitor_flex_call_recording_enabled{{{OF}}})", "{{account}}")],
+                    runbook="DisallowedRecording",
                     steps=[(0, GREEN), (1, RED)],
                 ),
                 Panel(
@@ -276,7 +306,16 @@ COMPLIANCE: Final = Dashboard(
                     "What in an account can start recordings and is not as in the audit that was accepted.",
                     "`recording-monitor audit` lists it: accept it, or undo it.",
                     [Query(f"sum by (account) (recording_monitor_audit_changes{{{OF}}})", "{{account}}")],
+                    runbook="RecordingMonitorAuditDrift",
                     steps=[(0, GREEN), (1, RED)],
+                ),
+                Panel(
+                    "Last audit",
+                    "How long ago the account audited longest ago was audited whole.",
+                    "what was changed since then is not known: the account cannot be read in full.",
+                    [Query("time() - min(recording_monitor_audit_timestamp_seconds)", "last audit")],
+                    "s",
+                    "RecordingMonitorAuditStale",
                 ),
             ],
         ),

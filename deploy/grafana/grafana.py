@@ -15,13 +15,6 @@ RUNBOOKS: Final = "https://runbooks.example.com/recording-monitor"
 
 AWAITED: Final = frozenset(
     {
-        "recording_monitor_coverage_ratio",
-        "recording_monitor_listed_recordings",
-        "recording_monitor_listed_recordings_seen",
-        "recording_monitor_listing_timestamp_seconds",
-        "recording_monitor_flex_call_recording_enabled",
-        "recording_monitor_flex_call_recording_changed_timestamp_seconds",
-        "recording_monitor_audit_changes",
         "recording_monitor_twilio_requests_total",
         "recording_monitor_twilio_request_duration_seconds_bucket",
     }

@@ -173,6 +173,26 @@ HEALTH: Final = Dashboard(
                     steps=[(0, GREEN), (10, RED)],
                 ),
                 Panel(
+                    "Types nobody knows",
+                    "Entries of types that the monitor does not know, an hour: a type that was renamed turns up here.",
+                    "compare it with the types of which no more came since; report it.",
+                    [Query("sum by (type) (increase(recording_monitor_unknown_events_total[1h]))", "{{type}}")],
+                    runbook="RecordingMonitorTypeSilent",
+                ),
+                Panel(
+                    "Loop",
+                    "How long ago the Kafka loop of each process last turned.",
+                    "it hangs: the process is alive and reads nothing. Its health asks for a restart.",
+                    [
+                        Query(
+                            "time() - max by (instance) (recording_monitor_last_poll_timestamp_seconds)", "{{instance}}"
+                        )
+                    ],
+                    "s",
+                    "RecordingMonitorStalled",
+                    steps=[(0, GREEN), (60, RED)],
+                ),
+                Panel(
                     "Newest event",
                     "How long ago the newest event of a type occurred.",
                     "longer than ever at this time of the week: see whether the sink still sends.",
@@ -210,6 +230,17 @@ HEALTH: Final = Dashboard(
                         Query("sum(increase(recording_monitor_truncated_conversations_total[1h]))", "truncated"),
                     ],
                     runbook="RecordingMonitorTruncated",
+                    steps=[(0, GREEN), (1, RED)],
+                ),
+                Panel(
+                    "Not judged",
+                    "Times judging a conversation failed, and recordings too old to be judged, an hour.",
+                    "the first is a bug of the monitor: the log names the place. All else is judged.",
+                    [
+                        Query("sum(increase(recording_monitor_conversations_not_judged_total[1h]))", "failed"),
+                        Query("sum(increase(recording_monitor_recordings_too_old_total[1h]))", "too old"),
+                    ],
+                    runbook="RecordingMonitorUndetermined",
                     steps=[(0, GREEN), (1, RED)],
                 ),
             ],
@@ -366,6 +397,20 @@ HEALTH: Final = Dashboard(
                     steps=[(0, GREEN), (4, RED)],
                 ),
                 Panel(
+                    "Last valid signature",
+                    "How long ago each bridge last had a request that was shown to be Twilio's.",
+                    "with requests that are `unverified` beside it: a token was rotated without us.",
+                    [
+                        Query(
+                            "time() - max by (instance) ("
+                            "recording_monitor_ingest_last_valid_signature_timestamp_seconds > 0)",
+                            "{{instance}}",
+                        )
+                    ],
+                    "s",
+                    "RecordingMonitorSignatureFailing",
+                ),
+                Panel(
                     "On their way",
                     "Requests not answered yet, and messages not acknowledged yet.",
                     "at their bounds (1,000 connections, 120,000 messages) the answer is 503.",
@@ -380,6 +425,19 @@ HEALTH: Final = Dashboard(
         Row(
             "Twilio's REST API",
             [
+                Panel(
+                    "Enrichment",
+                    "What came of asking Twilio about recordings that are not allowed, an hour.",
+                    "refused: the token may not ask. Dropped: too many at once; their verdicts know less.",
+                    [
+                        Query(
+                            "sum by (result) (increase(recording_monitor_enrichments_total[1h]))",
+                            "{{result}}",
+                        )
+                    ],
+                    runbook="RecordingMonitorTwilioApiFailing",
+                    width=12,
+                ),
                 Panel(
                     "Requests to Twilio",
                     "Requests, a minute, by Twilio's answer.",
@@ -409,10 +467,11 @@ HEALTH: Final = Dashboard(
                 ),
                 Panel(
                     "Last listing",
-                    "How long ago recordings were last listed to the end.",
+                    "How long ago the recordings of an account were last listed to the end.",
                     "what the stream did not tell of is not found.",
-                    [Query("time() - min(recording_monitor_listing_timestamp_seconds)", "last listing")],
+                    [Query("time() - min by (account) (recording_monitor_listing_timestamp_seconds)", "{{account}}")],
                     "s",
+                    "RecordingMonitorTwilioApiFailing",
                     width=12,
                 ),
             ],
