@@ -373,6 +373,10 @@ BY_TWIML: Final = [
     event(0, TwimlFact(sid("CA1"), "room")),
     sight(5, "CA1", "join", "CF1", "room"),
 ]
+OF_STALE_SESSION: Final = [
+    recorded("Conference", conference=sid("CF4")),
+    sight(-5, "CA1", "join", "CF4", NAME_OF[sid("CF4")]),
+]
 BY_WIDGET: Final = [*IN_ONE, execution(-9, "FN1", ended=False), step(1, "FN1", "rec")]
 
 
@@ -411,6 +415,10 @@ BY_WIDGET: Final = [*IN_ONE, execution(-9, "FN1", ended=False), step(1, "FN1", "
         (BY_WIDGET, step(0, "FN2", "rec"), True),
         (BY_WIDGET, execution(50, "FN1", ended=True), False),
         (BY_WIDGET, execution(50, "FN2", ended=False), True),
+        # Whose session was stale a task says that names the conference.
+        (OF_STALE_SESSION, task(sid("CF4")), True),
+        (OF_STALE_SESSION, task(None), False),
+        (OF_STALE_SESSION, end(50, "CF4"), False),
         # A conference is only suspected while no recording of it is known.
         (BY_TWIML, suspicion("CF1"), False),
         (BY_TWIML, suspicion("CF2"), True),

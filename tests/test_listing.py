@@ -125,10 +125,9 @@ class Shop:
     def judged(self) -> set[str]:
         return set(self.site.verdicts())
 
-    def listings(self) -> list[float]:
-        """When recordings were asked for, in seconds."""
-        asked = zip(self.twilio.asked, self.twilio.at, strict=True)
-        return [at for request, at in asked if request.path.endswith("/Recordings.json")]
+    def listings(self) -> list[str]:
+        """How recordings were asked for."""
+        return [path for path in self.twilio.paths("GET") if path.endswith("/Recordings.json")]
 
     def written(self) -> list[str]:
         """The ids of our own events about recordings, as often as they were written."""

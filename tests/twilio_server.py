@@ -155,8 +155,6 @@ class TwilioServer:
         self.faults: list[Fault] = []
         self.asked: list[Asked] = []
         """Every request that carried good credentials, in the order of their arrival."""
-        self.at: list[float] = []
-        """When each of these arrived (monotonic)."""
         self.failed: list[float] = []
         """When those arrived that went wrong, as ``fail`` wanted it."""
         self.breaches: list[str] = []

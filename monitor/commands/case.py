@@ -115,9 +115,9 @@ def list_(
         for column in ("state", "case", "started", "account", "cause", "rule", "handled"):
             table.add_column(column, overflow="fold", no_wrap=column == "case")
         for one in found:
-            state_ = "past" if one.closes_ms <= _now_ms() else "recording now" if one.live else "open"
-            account_ = aliases.get(one.account, one.account)
-            cells = (state_, one.key, one.started_at, account_, one.cause or "not known", one.rule, one.handled)
+            how = "past" if one.closes_ms <= _now_ms() else "recording now" if one.live else "open"
+            named = aliases.get(one.account, one.account)
+            cells = (how, one.key, one.started_at, named, one.cause or "not known", one.rule, one.handled)
             table.add_row(*map(Text, cells))
         Console(highlight=False).print(table)
     if not found:
@@ -291,8 +291,8 @@ def _print_case(case: Case, *, is_open: bool) -> None:
     ):
         if said:
             console.print(f"\n{title}")
-            for line_ in said:
-                console.print(f"  {line_}")
+            for one_line in said:
+                console.print(f"  {one_line}")
 
 
 def _now_ms() -> int:

@@ -21,7 +21,7 @@ from monitor.core.verdict import Verdict, render_instant
 from monitor.inputs.recordings import fetch, render_listed
 from monitor.inputs.rest_work import OwnedAccount
 from monitor.twilio.accounts import TwilioAccount
-from monitor.twilio.errors import BadCredentials, TwilioRefused
+from monitor.twilio.errors import BadCredentials, TwilioRefused, TwilioUnavailable
 from monitor.twilio.transport import Clock
 
 log = structlog.get_logger(__name__)
@@ -32,6 +32,8 @@ WANTED_MAX: Final = 10_000
 """Recordings of which something is still to be asked; beyond it some are let go, counted and said."""
 EVERY_S: Final = 0.2
 """No more recordings are asked about than one in so long, of one account."""
+AGAIN_S: Final = 300.0
+"""How long after Twilio did not answer it is asked again about the same recording."""
 LOOK_EVERY_S: Final = 60.0
 TOLD_AFTER_S: Final = 900.0
 """How long after its end Twilio tells what a call ran."""
@@ -81,7 +83,7 @@ class Memory(Protocol):
         """Which of these events have come: by id, the member each is about."""
 
     def company(self, partition: int, account: str, member: str) -> Future[list[str]]:
-        """What is in the conversation of a member."""
+        """What is in the conversation of a member; nothing once that has closed."""
 
 
 class Enrichment:
@@ -131,6 +133,10 @@ class Enrichment:
                 log.info("enrichment_refused", recording_sid=wanted.recording_sid, status=refusal.status)
                 self._count("refused")
                 done = True
+            except TwilioUnavailable as error:
+                # Others go on: it may be this one alone that it does not answer about.
+                log.info("enrichment_put_off", recording_sid=wanted.recording_sid, why=str(error))
+                wanted.due, done = self._clock.now() + AGAIN_S, False
             if done:
                 self._forget(owned.account.sid, wanted.recording_sid)
             await self._clock.sleep(EVERY_S)
@@ -168,6 +174,11 @@ class Enrichment:
 
     async def _ask(self, owned: OwnedAccount, wanted: Wanted) -> bool:
         """Ask what is to be asked now; whether that was all."""
+        members = await asyncio.wrap_future(
+            self._memory.company(owned.partition, owned.account.sid, wanted.recording_sid)
+        )
+        if not members:
+            return True  # Its conversation has closed: no answer changes anything any more.
         if not wanted.begun:
             await self._ask_at_once(owned, wanted)
             wanted.begun = True
@@ -178,7 +189,7 @@ class Enrichment:
         wanted.tries += 1
         if not wanted.open_cause:
             return True  # Something else has come meanwhile.
-        if await self._ask_history(owned, wanted, last=wanted.tries >= TRIES_MAX):
+        if await self._ask_history(owned, members, last=wanted.tries >= TRIES_MAX):
             return True
         wanted.due = self._clock.now() + TOLD_AFTER_S
         return False
@@ -199,10 +210,9 @@ class Enrichment:
                 await owned.write_events([await self._conference(account, conference, event_id)])
                 self._count("answered")
 
-    async def _ask_history(self, owned: OwnedAccount, wanted: Wanted, *, last: bool) -> bool:
-        """Ask what the calls of a recording's conversation ran; whether all of them have told."""
+    async def _ask_history(self, owned: OwnedAccount, members: list[str], *, last: bool) -> bool:
+        """Ask what the calls among these ran; whether all of them have told."""
         account_sid = owned.account.sid
-        members = await asyncio.wrap_future(self._memory.company(owned.partition, account_sid, wanted.recording_sid))
         calls = [member for member in members if CALLS[member] is not None][:CALLS_MAX]
         held = await self._held(owned, {f"call-events:{call}": call for call in calls})
         complete = True

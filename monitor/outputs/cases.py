@@ -39,7 +39,7 @@ PAGE_MAX: Final = 50
 ALIKE_MAX: Final = 1_000
 """How many cases that have something in common are counted; beyond it, it is "1,000 or more"."""
 FEW: Final = 1_000
-"""So many open cases are sorted for a list; of more, all cases are gone through in the order of the list."""
+"""Fewer open cases than this are found by when they close; of more, all cases are gone through."""
 OPEN_FOR_MAX_MS: Final = 7 * 86_400_000
 """No case is open longer after its last verdict: a conversation closes within 48 h, and nobody is told a day later."""
 _SQLITE_BUSY: Final = 5
@@ -320,6 +320,8 @@ CREATE TABLE cases (
 CREATE INDEX cases_by_change ON cases (changed_ms);
 CREATE INDEX cases_open ON cases (closes_ms, cause, live, changed_ms);
 CREATE INDEX cases_listed ON cases ({_COLUMNS});
+CREATE INDEX cases_by_cause ON cases (cause, live, changed_ms, key, closes_ms);
+CREATE INDEX cases_by_rule ON cases (rule, live, changed_ms, key, closes_ms);
 CREATE TABLE mentions (sid TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (sid, key)) WITHOUT ROWID;
 CREATE TABLE others (
     key TEXT PRIMARY KEY, revision INTEGER NOT NULL, final INTEGER NOT NULL, generation INTEGER NOT NULL,
@@ -415,23 +417,25 @@ class CaseView:
             values += after
         listed = f"json_group_array(json_array({_COLUMNS}))"
         order = "live DESC, changed_ms DESC, key DESC LIMIT ?"
-        # Few are open, mostly: these are found and sorted. The other way is to look for them among all, in their order.
-        few = wanted.open is True and self._open_at_most(FEW, now_ms)
-        table = f"cases INDEXED BY {'cases_open' if few else 'cases_listed'}" if wanted.sid is None else "cases"
-        ask = f"SELECT {_COLUMNS} FROM {table} WHERE {' AND '.join(where) or '1'} ORDER BY {order}"
+        ask = (
+            f"SELECT {_COLUMNS} FROM {self._table(wanted, now_ms)} WHERE {' AND '.join(where) or '1'} ORDER BY {order}"
+        )
         found = _read_listed(self._ask(f"SELECT {listed} FROM ({ask})", (*values, limit)))
         return sorted(found, key=lambda one: one.place, reverse=True)  # An aggregate promises no order.
 
-    def _open_at_most(self, count: int, now_ms: int) -> bool:
-        ask = "SELECT count(*) <= ? FROM (SELECT 1 FROM cases WHERE closes_ms > ? LIMIT ?)"
-        return self._ask(ask, (count, now_ms, count + 1)) == "1"
+    def _table(self, wanted: Wanted, now_ms: int) -> str:
+        """Where to look: few are open, mostly, and these are found first; of many, all are gone through in order."""
+        if wanted.open is not True:
+            return "cases"
+        ask = "SELECT count(*) FROM (SELECT 1 FROM cases WHERE closes_ms > ? LIMIT ?)"
+        return "cases INDEXED BY cases_open" if int(self._ask(ask, (now_ms, FEW))) < FEW else "cases"
 
     def counts(self, by: Literal["cause", "account", "rule"], wanted: Wanted, now_ms: int) -> list[Count]:
         """Cases counted by a column, those that go on first, then the most. Raises ``ViewLost``."""
         where, values = _conditions(wanted, now_ms)
         ask = (
             f"SELECT {by} AS name, count(*) AS count, sum(live) AS live, max(changed_ms) AS last_ms"
-            f" FROM cases WHERE {' AND '.join(where) or '1'} GROUP BY {by}"
+            f" FROM {self._table(wanted, now_ms)} WHERE {' AND '.join(where) or '1'} GROUP BY {by}"
         )
         counts = _read_counts(
             self._ask(f"SELECT json_group_array(json_array(name, count, live, last_ms)) FROM ({ask})", values)

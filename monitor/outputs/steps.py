@@ -123,9 +123,9 @@ STEPS: Final[Mapping[str, tuple[str, ...]]] = {
         "Remove the flag where it was found; see test and monitor.",
     ),
     "flex_stale_session": (
-        "Which agent? The case names the worker where it is known.",
+        "Which agent? The case names the worker's SID, at the latest when the task is completed.",
         "Ask that agent to log out of Flex and in again.",
-        "Ask everybody: there is one of these for each agent who has not.",
+        "Ask everybody else who has to: recording-monitor audit --sessions lists them, with what they left.",
         "All agents log out and in. It is over when each agent has begun a new session; a reload alone may not be one.",
     ),
     "outbound_call_api": (

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -416,8 +415,8 @@ def _when(instant: str | int | None) -> str:
     """An instant as people read it: to the second, in UTC."""
     if instant is None:
         return ""
-    at = datetime.fromtimestamp(instant / 1000, UTC) if isinstance(instant, int) else datetime.fromisoformat(instant)
-    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    text = render_instant(instant) if isinstance(instant, int) else instant
+    return f"{text[:10]} {text[11:19]}"  # As `render_instant` writes all of them.
 
 
 def _pretty(raw: RawEvent) -> str:
