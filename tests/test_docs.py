@@ -13,6 +13,7 @@ from docs.__main__ import MEANS, PAGE, keys, render
 from monitor.cli import COMMANDS, GROUPS
 from monitor.inputs.policy_file import load_policy
 from monitor.settings import Settings, _all_keys, _is_section, _keys, load_settings
+from tests.test_prometheus_rules import ALERTS
 from tests.test_runbooks import parse
 
 ROOT = Path(__file__).parent.parent
@@ -74,6 +75,12 @@ def test_every_page_of_the_documentation_is_listed():
     index = ROOT / "docs" / "README.md"
     listed = {target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", text_of(index))}
     assert {page.name for page in (ROOT / "docs").glob("*.md")} - {index.name} <= listed
+
+
+def test_every_alert_that_wakes_somebody_stands_in_the_page_about_alerts():
+    text = text_of(ROOT / "docs" / "alerts.md")
+    woken = {name for name, rule in ALERTS.items() if rule["labels"]["severity"] == "critical"}
+    assert {name for name in woken if f"runbooks/{name}.md" not in text} == set()
 
 
 # ---- commands -------------------------------------------------------------------------------------------------------
