@@ -14,6 +14,7 @@ from monitor.inputs.ingest import OUTCOMES
 from monitor.outputs.coverage_metrics import CoverageMetrics
 from monitor.outputs.ingest_metrics import IngestMetrics
 from monitor.outputs.metrics import PREFIX, Metrics
+from monitor.outputs.twilio_metrics import TwilioMetrics
 from tests.test_metrics import TABLE
 
 ROOT = Path(__file__).parent.parent
@@ -40,6 +41,7 @@ def exported() -> set[str]:
     IngestMetrics(registry, OUTCOMES, wall_clock=time.time)
     coverage = CoverageMetrics(registry, ["main"])
     coverage.listed("main", "AC", known=1, seen=1, at=1.0)
+    TwilioMetrics(registry)
     families = list(registry.collect())
     return {family.name + suffix for family in families for suffix in suffixes.get(family.type, ("",))}
 

@@ -11,16 +11,19 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
 
 from monitor.errors import OutOfReach, WrongInput
+from monitor.outputs.twilio_metrics import TwilioMetrics
 from monitor.settings import SecretError, Settings, SettingsError, load_settings
 from monitor.twilio.accounts import Twilio, TwilioAccount
 from monitor.twilio.errors import BadCredentials, NotPermitted, NotThere, TwilioRefused, TwilioUnavailable
-from monitor.twilio.transport import Clock, Limits
+from monitor.twilio.transport import Clock, Limits, Told
 from tests.twilio_contract import Contract
 from tests.twilio_server import TwilioServer, new_sink
 
 SINK = {"destination": "https://hooks.example.com/twilio/events", "method": "POST", "batch_events": True}
+REQUESTS = "recording_monitor_twilio_requests_total"
 QUICK = Limits(total_s=30.0, attempt_s=5.0)
 
 
@@ -55,11 +58,12 @@ def ask(
     *,
     limits: Limits = QUICK,
     clock: Clock = Clock(),  # noqa: B008 - a tuple of functions.
+    told: Told | None = None,
 ) -> Any:
     """Connect, and ask something of the accounts that are found."""
 
     async def asked() -> Any:
-        async with Twilio(settings, limits=limits, clock=clock) as twilio:
+        async with Twilio(settings, limits=limits, clock=clock, told=told) as twilio:
             return await question(await twilio.accounts())
 
     return asyncio.run(asked())
@@ -347,6 +351,38 @@ def test_an_answer_without_end_is_not_read_to_its_end(twilio, tmp_path):
 
 
 # --- Too many requests
+
+
+def test_what_every_attempt_came_to_is_told_and_counted(twilio, tmp_path, time):
+    account = twilio.account()
+    twilio.fail("/v1/Sinks", status=503)
+    twilio.fail("/v1/Sinks", status=429)
+    registry = CollectorRegistry()
+
+    ask(read(tmp_path, twilio.settings(tmp_path, account)), sinks, clock=time.clock, told=TwilioMetrics(registry).asked)
+
+    codes = {
+        code: registry.get_sample_value(REQUESTS, {"api": "events", "code": code}) for code in ("503", "429", "200")
+    }
+    assert codes == {"503": 1, "429": 1, "200": 1}
+    assert registry.get_sample_value("recording_monitor_twilio_request_duration_seconds_count", {"api": "events"}) == 3
+
+
+def test_that_nobody_answered_is_told_too(tmp_path, twilio):
+    account = twilio.account()
+    settings = twilio.settings(tmp_path, account)
+    twilio.fail("/v1/Sinks", hang=True)
+    told: list[tuple[str, str]] = []
+
+    with pytest.raises(TwilioUnavailable):
+        ask(
+            read(tmp_path, settings),
+            sinks,
+            limits=Limits(total_s=0.5, attempt_s=0.3, attempts=1),
+            told=lambda api, code, _: told.append((api, code)),
+        )
+
+    assert told == [("events", "timeout")]
 
 
 def test_after_429_an_account_waits_as_long_as_it_is_asked_to_and_then_asks_once_a_second(twilio, tmp_path, time):

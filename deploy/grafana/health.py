@@ -453,13 +453,13 @@ HEALTH: Final = Dashboard(
                 ),
                 Panel(
                     "Answers of Twilio",
-                    "How long 95 of 100 requests took, by what was asked.",
+                    "How long 95 of 100 requests took, by API.",
                     "listings come late, and with them what they would have found.",
                     [
                         Query(
-                            "histogram_quantile(0.95, sum by (operation, le) (rate("
+                            "histogram_quantile(0.95, sum by (api, le) (rate("
                             "recording_monitor_twilio_request_duration_seconds_bucket[5m])))",
-                            "{{operation}}",
+                            "{{api}}",
                         )
                     ],
                     "s",

@@ -59,6 +59,7 @@ from monitor.outputs.alerts import Pace
 from monitor.outputs.coverage_metrics import CoverageMetrics
 from monitor.outputs.delivery import Delivery, producer_properties
 from monitor.outputs.metrics import Metrics
+from monitor.outputs.twilio_metrics import TwilioMetrics
 from monitor.outputs.verdict_topic import VerdictTopic
 from monitor.settings import Address, Problem, Settings, SettingsError, kafka_client
 from monitor.twilio.transport import Clock
@@ -374,6 +375,7 @@ class Running:
             topics=topics,
             clock=self._clock,
             on_accounts=lambda alias, error: coverage.accounts_found(alias, found=error is None),
+            told=TwilioMetrics(self.metrics.registry).asked,
         )
 
     def _enrich(self, verdict: Verdict) -> None:

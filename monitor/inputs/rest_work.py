@@ -21,7 +21,7 @@ from monitor.inputs.owned_accounts import OwnedAccounts
 from monitor.inputs.relay import FullError, Relay
 from monitor.settings import Settings
 from monitor.twilio.accounts import Twilio, TwilioAccount
-from monitor.twilio.transport import Clock
+from monitor.twilio.transport import Clock, Told
 
 log = structlog.get_logger(__name__)
 
@@ -115,8 +115,11 @@ class RestWork:
         topics: Topics,
         clock: Clock = Clock(),  # noqa: B008 - a tuple of functions.
         on_accounts: Callable[[str, Exception | None], None] = lambda _alias, _error: None,
+        told: Told | None = None,
     ) -> None:
-        """``on_accounts`` is told of each alias whether its accounts can be listed, or why they can't."""
+        """``on_accounts`` is told of each alias whether its accounts can be listed, or why they can't; ``told`` what
+        every request came to.
+        """
         self._settings = settings
         self._owned = owned
         self._relay = relay
@@ -124,6 +127,7 @@ class RestWork:
         self._topics = topics
         self._clock = clock
         self._on_accounts = on_accounts
+        self._told = told
         self._known: dict[str, list[TwilioAccount]] = {}  # By alias of the settings.
         self._running: dict[str, tuple[OwnedAccount, list[asyncio.Task[None]]]] = {}
         self._said: dict[tuple[str, str], float] = {}
@@ -161,7 +165,7 @@ class RestWork:
                 self._loop.call_soon_threadsafe(self._changed.set)
 
     async def _run(self) -> None:
-        async with Twilio(self._settings, clock=self._clock) as twilio:
+        async with Twilio(self._settings, clock=self._clock, told=self._told) as twilio:
             due = dict.fromkeys(self.aliases(self._settings), 0.0)
             try:
                 while True:

@@ -17,7 +17,7 @@ from twilio.rest import Client  # type: ignore[import-untyped]  # The package ha
 
 from monitor.settings import Account, Problem, Settings, SettingsError
 from monitor.twilio.errors import NotPermitted
-from monitor.twilio.transport import Caller, Clock, Limits, Pace, Transport
+from monitor.twilio.transport import Caller, Clock, Limits, Pace, Told, Transport
 
 SUBACCOUNTS_MAX: Final = 10_000
 """Of an account; those beyond are not looked at, which ``Twilio.accounts`` refuses to keep silent about."""
@@ -41,12 +41,23 @@ class TwilioAccount(NamedTuple):
 
 
 class Twilio:
-    """Twilio's REST API as the settings allow it to be asked. Belongs to one asyncio loop; leave it to hang up."""
+    """Twilio's REST API as the settings allow it to be asked. Belongs to one asyncio loop; leave it to hang up.
 
-    def __init__(self, settings: Settings, *, limits: Limits | None = None, clock: Clock = Clock()) -> None:  # noqa: B008 - a tuple of functions.
+    ``told`` is told what every request came to.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        limits: Limits | None = None,
+        clock: Clock = Clock(),  # noqa: B008 - a tuple of functions.
+        told: Told | None = None,
+    ) -> None:
         self._settings = settings
         self._limits = limits or Limits(total_s=settings.twilio.timeout.total_seconds())
         self._clock = clock
+        self._told = told
         self._paces: dict[str, Pace] = {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -145,6 +156,7 @@ class Twilio:
             limits=self._limits,
             clock=self._clock,
             api_url=self._settings.twilio.api_url,
+            told=self._told,
         )
         # The transport reads the secret itself, whenever it needs it: the client, which may end up in a traceback,
         # holds none.

@@ -39,6 +39,12 @@ WAIT_MAX_S: Final = 8.0
 """The longest of the growing waits between two attempts; what Twilio itself asks for may be longer."""
 
 
+Told = Callable[[str, str, float], None]
+"""Is told of every attempt: of which API (``api``, ``studio``), what it came to (the status of HTTP, ``timeout`` or
+``no_connection``), and how many seconds that took.
+"""
+
+
 class Limits(NamedTuple):
     """How long and how often one request is tried, and how much of an answer is read.
 
@@ -139,6 +145,7 @@ class Transport(AsyncHttpClient):  # type: ignore[misc]  # The package has no ty
         limits: Limits = Limits(),  # noqa: B008 - a tuple of numbers.
         clock: Clock = Clock(),  # noqa: B008 - a tuple of functions.
         api_url: str | None = None,
+        told: Told | None = None,
     ) -> None:
         super().__init__(logging.getLogger("twilio.http_client"), is_async=True)
         self._caller = caller
@@ -147,6 +154,7 @@ class Transport(AsyncHttpClient):  # type: ignore[misc]  # The package has no ty
         self._limits = limits
         self._clock = clock
         self._api_url = api_url
+        self._told = told
 
     async def request(
         self,
@@ -197,7 +205,9 @@ class Transport(AsyncHttpClient):  # type: ignore[misc]  # The package has no ty
         except SecretError as error:
             raise SecretError(f"{self._caller.setting}: {error}") from None
         credentials = base64.b64encode(f"{self._caller.username}:{secret}".encode()).decode()
-        within_s = min(self._limits.attempt_s, deadline - self._clock.now())
+        began = self._clock.now()
+        within_s = min(self._limits.attempt_s, deadline - began)
+        code = "no_connection"
         try:
             async with (
                 asyncio.timeout(max(within_s, 0.0)),
@@ -210,13 +220,18 @@ class Transport(AsyncHttpClient):  # type: ignore[misc]  # The package has no ty
                     timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._limits.connect_s),
                 ) as answer,
             ):
+                code = str(answer.status)
                 status, text = answer.status, await self._read(asked, answer)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as failure:
             raise _Again(f"no connection ({_in_short(failure)})", done=False) from None
         except TimeoutError:
+            code = "timeout"
             raise _Again(f"no answer within {within_s:.3g} s") from None
         except (aiohttp.ClientError, OSError) as failure:
             raise _Again(f"the connection broke ({type(failure).__name__})") from None
+        finally:
+            if self._told is not None:
+                self._told(asked.host.partition(".")[0], code, self._clock.now() - began)
         if status == 429:
             self._pace.too_much(_retry_after_s(answer.headers, self._clock.wall()))
             raise _Again("too many requests (429)", done=False, too_much=True)
