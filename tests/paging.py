@@ -13,6 +13,7 @@ from tests.alerting import Alerting, ReceivedAlert, alertmanager_config
 from tests.broker import RealBroker
 from tests.member import recording_event, recording_sid
 from tests.monitors import Monitor, Site
+from tests.verify import read_topic
 
 SINGLE = "DisallowedRecording"
 FLOOD = "DisallowedRecordingFlood"
@@ -78,6 +79,11 @@ class Scene:
         """Of which recordings (or, for other alerts, accounts) somebody was told."""
         label = "recording_sid" if name == SINGLE else "account"
         return {a.labels[label] for _, a in self.receiver.alerts() if a.name == name and a.status == status}
+
+    def marked(self) -> set[str]:
+        """Of which recordings it is written that somebody was told."""
+        actions = read_topic(self.site.bootstrap, self.site.settings["topics"]["case_actions"])
+        return {str(message.key).partition("/")[0] for message in actions if message.value is not None}
 
     def told_twice(self) -> list[str]:
         """For what somebody was woken again. The heartbeat is meant to begin again, with each monitor."""

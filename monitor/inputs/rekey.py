@@ -266,8 +266,9 @@ class Copy:
             with contextlib.suppress(KafkaException):  # Else it ends by itself, or by the next copy.
                 if self._begun:
                     self._writer.abort_transaction(5)
-            self._writer.purge()
-            self._writer.flush(1)
+            with contextlib.suppress(KafkaException):  # One that was fenced off is asked nothing any more.
+                self._writer.purge()
+                self._writer.flush(1)
         self._consumer.close()
 
     # Reading.
