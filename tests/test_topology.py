@@ -36,7 +36,7 @@ PARTITIONS = 6  # As the monitor makes its topics.
 NOTHING_TO_SHOW = {
     *("Set aside", "Errors of Kafka's client"),
     *("Coverage", "Coverage, over time", "Listed and seen", "Can be asked", "Found by asking alone"),
-    *("Enrichment", "Last listing", "Not as accepted", "Last audit"),
+    *("Enrichment", "Last listing", "Not as accepted", "Last audit", "Requests to Twilio", "Answers of Twilio"),
 }
 
 

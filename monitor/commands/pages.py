@@ -105,6 +105,10 @@ class PagesWork:
             says.append("Nobody is paged: the settings name no Alertmanager.")
         return tuple(says)
 
+    def change_password(self, username: str, password: str) -> None:
+        """Come in to Kafka so from the next connection on."""
+        self._events.change_password(username, password)
+
     def close(self) -> None:
         """Let go of the broker. What is under way ends by itself."""
         self._thread.shutdown(wait=False, cancel_futures=True)

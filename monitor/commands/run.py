@@ -566,15 +566,16 @@ class Running:
             passwords = {key: value for key, value in given.items() if key.startswith("sasl.password")}
             if "sasl.username" in given and {**before, **passwords} == given:
                 log.info("kafka_secret_changed")
-                await asyncio.to_thread(self._change_password, str(given["sasl.username"]), str(given["sasl.password"]))
+                await self._change_password(str(given["sasl.username"]), str(given["sasl.password"]))
             else:
                 # Keys and the secrets of token endpoints librdkafka reads when a client is made, and never again.
                 log.warning("kafka_secret_needs_restart")
 
-    def _change_password(self, username: str, password: str) -> None:
-        for one in (self._admin, self._delivery, self._member, self._paging):
-            if one is not None:
-                one.change_password(username, password)
+    async def _change_password(self, username: str, password: str) -> None:
+        """Side by side: none shall wait for what another's question waits for."""
+        parts = (self._admin, self._delivery, self._member, self._paging, self._pages_work)
+        changes = [one.change_password for one in parts if one is not None]
+        await asyncio.gather(*[asyncio.to_thread(change, username, password) for change in changes])
 
     def _on_loop(self, work: Coroutine[Any, Any, None], for_s: float) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(for_s)

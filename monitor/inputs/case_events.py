@@ -69,6 +69,10 @@ class CaseEvents:
     def _event(self, partition: int, message: Message, value: bytes) -> FoundEvent:
         return FoundEvent(partition, message.offset() or 0, message.timestamp()[1], self._mask.json(value))
 
+    def change_password(self, username: str, password: str) -> None:
+        """Come in so from the next connection on."""
+        self._questions.change_password(username, password)
+
     def close(self) -> None:
         """Let go of the broker."""
         self._questions.close()

@@ -336,10 +336,11 @@ class Questions:
         raise OutOfReach(f"{topic}[{partition}] could not be read at {offset} within {self._timeout_s:g} s")
 
     def change_password(self, username: str, password: str) -> None:
-        """Come in so from the next connection on; waits for the question that is being asked."""
+        """Come in so from the next connection on; from any thread."""
+        self._properties = {**self._properties, "sasl.username": username, "sasl.password": password}
+        sign_in(self._consumer, username, password)  # At once: a question under way may be waiting for just this.
         with self._lock:
-            self._properties |= {"sasl.username": username, "sasl.password": password}
-            sign_in(self._consumer, username, password)
+            sign_in(self._consumer, username, password)  # One that was made meanwhile.
 
     def close(self) -> None:
         """Let go of the connection, if one was ever made."""
