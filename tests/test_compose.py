@@ -8,10 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import tomllib
 import urllib.request
-from http.server import ThreadingHTTPServer
 from importlib import util
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import yaml
 
 from monitor.inputs.policy_file import load_policy
 from monitor.settings import load_settings
+from tests.monitors import serving
 from tests.test_alertmanager_config import shipped
 from tests.test_runbooks import parse
 
@@ -197,23 +196,17 @@ def test_the_receiver_shows_what_it_is_told_and_runs_nothing_of_it():
     assert spec.loader is not None
     receiver = util.module_from_spec(spec)
     spec.loader.exec_module(receiver)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), receiver.Handler)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_address[1]}"
     alert = {
         "status": "firing",
         "labels": {"alertname": "DisallowedRecording"},
         "annotations": {"summary": "Recording RE1 is not allowed.", "description": "<script>alert(1)</script>"},
     }
     body = json.dumps({"status": "firing", "alerts": [alert]}).encode()
-    try:
+    with serving(receiver.Handler) as url:
         with urllib.request.urlopen(urllib.request.Request(f"{url}/pager", body), timeout=30) as answer:
             assert answer.status == 200
         with urllib.request.urlopen(url, timeout=30) as answer:
             page = answer.read().decode()
-    finally:
-        server.shutdown()
-        server.server_close()
     assert "firing DisallowedRecording: Recording RE1 is not allowed." in page
     assert "<script>" not in page
 

@@ -8,7 +8,7 @@ import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from confluent_kafka.admin._resource import ResourceType as Kind
 
 from tests.broker import RealBroker, SecureBroker, free_ports, make_certificate, unique_name
 from tests.member import account_sid, recording_event
-from tests.monitors import Site, program
+from tests.monitors import Site, program, serving
 
 pytestmark = [pytest.mark.broker, pytest.mark.openssl]
 
@@ -329,12 +329,8 @@ def answering(statuses: Mapping[str, int]) -> Iterator[str]:
 
         def log_message(self, *_: object) -> None: ...
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
+    with serving(Handler) as address:
+        yield address
 
 
 @contextmanager

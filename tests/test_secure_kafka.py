@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ import yaml
 from tests.broker import RealBroker, SecureBroker
 from tests.ingest_load import judge, steady
 from tests.member import account_sid, recording_event
-from tests.monitors import Site, program, until
+from tests.monitors import Site, program, serving, until
 from tests.test_doctor import fill
 from tests.webhooks import Ingest, Sender, dumped, event, posted
 
@@ -73,12 +72,8 @@ def token_server() -> Iterator[str]:
 
         def log_message(self, *_: object) -> None: ...
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/token"
-        finally:
-            server.shutdown()
+    with serving(Handler) as address:
+        yield f"{address}/token"
 
 
 def oidc_client(broker: SecureBroker, secret_file: Path, endpoint: str) -> dict[str, str]:

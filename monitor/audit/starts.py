@@ -28,6 +28,7 @@ from monitor.core.policy import (
     Subject,
     Values,
 )
+from monitor.core.values import epoch_ms
 from monitor.log import redact
 
 DO_NOT_RECORD: Final = "do-not-record"
@@ -199,7 +200,7 @@ def _judge(
         return Subject(
             account.sid,
             account.alias,
-            round(at.timestamp() * 1000),
+            epoch_ms(at),
             Values((cause,), complete=True),
             Values((start_source,), complete=True),
             OPEN,

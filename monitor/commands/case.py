@@ -23,10 +23,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from monitor.commands.common import ConfigOption, read_settings
+from monitor.commands.common import ConfigOption, read_settings, writing_properties
 from monitor.commands.paging import closing, pace_of, seen_in
 from monitor.errors import OutputUnavailable, WrongInput
-from monitor.inputs.reader import shared_properties
 from monitor.inputs.scan import Scan
 from monitor.outputs.alert_text import headline
 from monitor.outputs.cases import (
@@ -43,7 +42,7 @@ from monitor.outputs.cases import (
     render_action,
     timeline,
 )
-from monitor.outputs.delivery import Delivery, producer_properties
+from monitor.outputs.delivery import Delivery
 from monitor.outputs.steps import steps_of
 from monitor.settings import Settings, kafka_client
 from monitor.web.asked import Asked, WrongAction, read_action
@@ -258,7 +257,7 @@ def _act(config: Path | None, sids: list[str], by: str | None, given: Mapping[st
 
 def write_all(settings: Settings, messages: Iterable[Written]) -> None:
     """Write messages, and wait until the brokers have all of them. Raises OutputUnavailable."""
-    properties = producer_properties(shared_properties(kafka_client(settings), consumes=False))
+    properties = writing_properties(kafka_client(settings))
     delivery = Delivery(properties, on_error=lambda _: None)  # Who waits is told in the end that nobody answered.
     lost: list[str] = []
     for topic, key, value, partition in messages:

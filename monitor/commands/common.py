@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,8 @@ import typer
 from monitor.core.attribution import Starter
 from monitor.core.pipeline import Tuning
 from monitor.inputs.policy_file import LoadedPolicy, load_policy
+from monitor.inputs.reader import shared_properties
+from monitor.outputs.delivery import producer_properties
 from monitor.settings import Settings, load_settings
 
 ConfigOption = Annotated[
@@ -37,6 +40,11 @@ def read_policy(settings: Settings, policy: Path | None = None) -> LoadedPolicy:
     for warning in loaded.warnings:
         typer.echo(f"warning: {warning}", err=True)
     return loaded
+
+
+def writing_properties(client: Mapping[str, object]) -> dict[str, object]:
+    """Librdkafka's properties for a producer of ours, of those that the settings give (``kafka_client``)."""
+    return producer_properties(shared_properties(client, consumes=False))
 
 
 def tuning_of(settings: Settings) -> Tuning:

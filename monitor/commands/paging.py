@@ -17,11 +17,11 @@ import msgspec
 import structlog
 from confluent_kafka import KafkaError, Message
 
+from monitor.commands.common import writing_properties
 from monitor.core.policy import Policy
 from monitor.core.verdict import decode_verdict, render_instant
 from monitor.errors import OutputUnavailable
 from monitor.inputs.follower import Freshness, Mode, Place, TopicFollower
-from monitor.inputs.reader import shared_properties
 from monitor.outputs.alert_text import Links, heartbeat, render_alert
 from monitor.outputs.alertmanager import Outgoing, Route
 from monitor.outputs.alerts import HEARTBEAT, Alert, Board, Labels, Pace, Standing, closes_ms, standing_of
@@ -37,7 +37,7 @@ from monitor.outputs.cases import (
     read_case_action,
     render_action,
 )
-from monitor.outputs.delivery import Delivery, producer_properties
+from monitor.outputs.delivery import Delivery
 from monitor.outputs.metrics import Metrics
 from monitor.settings import Settings
 from monitor.web.server import Health
@@ -145,9 +145,7 @@ class Paging:
         self._routes = [Route(one, self._outbox, self, pace) for one in settings.alertmanagers]
         self._beating: asyncio.Task[None] | None = None
         self._to_write: queue.SimpleQueue[tuple[str, bytes | None]] = queue.SimpleQueue()
-        self._delivery = Delivery(
-            producer_properties(shared_properties(client, consumes=False)), on_error=on_kafka_error
-        )
+        self._delivery = Delivery(writing_properties(client), on_error=on_kafka_error)
         self._looked_at = self._forgot_at = time.monotonic()
         self._awaited: dict[str, asyncio.Future[None]] = {}
         topics = settings.topics

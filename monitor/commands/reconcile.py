@@ -20,19 +20,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from monitor.commands.common import ConfigOption, read_settings, tuning_of
+from monitor.commands.common import ConfigOption, read_settings, tuning_of, writing_properties
 from monitor.commands.stretch import UntilOption, instant_of, wrong_usage
+from monitor.core.values import epoch_ms
 from monitor.core.verdict import render_instant
 from monitor.inputs.coverage import HOUR_MS
 from monitor.inputs.owned_accounts import partition_of_key
 from monitor.inputs.places import SAY_EVERY_MS, Places
-from monitor.inputs.reader import Questions, reader_properties, shared_properties
+from monitor.inputs.reader import Questions, reader_properties
 from monitor.inputs.recordings import Recording, pages, render_listed
 from monitor.inputs.relay import Relay
 from monitor.inputs.rest_work import WRITE_S, OwnedAccount, RestWork, Topics
 from monitor.inputs.scan import Scan
 from monitor.inputs.told import Told
-from monitor.outputs.delivery import producer_properties
 from monitor.settings import Settings, kafka_client
 from monitor.twilio.accounts import Twilio, TwilioAccount
 
@@ -110,7 +110,7 @@ def reconcile(
     assert since_ms is not None
     if until_ms is not None and until_ms <= since_ms:
         raise wrong_usage("--until", "is not after --since")
-    work = _Work(settings, since_ms, until_ms, _ms(now), judge_old=judge_old, dry_run=dry_run)
+    work = _Work(settings, since_ms, until_ms, epoch_ms(now), judge_old=judge_old, dry_run=dry_run)
     with _progress() as progress:
         asyncio.run(work.run(account, progress))
     if format_ is Format.JSON:
@@ -172,7 +172,7 @@ class _Work:
         topics = Topics(self._settings.topics.events, self._settings.topics.account_settings)
         partitions = await asyncio.to_thread(self._partitions, [account.sid for account in accounts])
         relay = Relay(
-            lambda: producer_properties(shared_properties(kafka_client(self._settings), consumes=False)),
+            lambda: writing_properties(kafka_client(self._settings)),
             deliver_within_s=WRITE_S,
         )
         await relay.start()
@@ -283,7 +283,3 @@ def _progress() -> Iterator[Progress]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield progress
-
-
-def _ms(instant: datetime) -> int:
-    return round(instant.timestamp() * 1000)

@@ -18,13 +18,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from monitor.commands.common import ConfigOption, read_settings, tuning_of
+from monitor.commands.common import ConfigOption, read_settings, tuning_of, writing_properties
 from monitor.commands.stretch import SinceOption, UntilOption, instant_of, wrong_usage
 from monitor.commands.topics import names_of
-from monitor.inputs.reader import reader_properties, shared_properties
+from monitor.inputs.reader import reader_properties
 from monitor.inputs.rekey import REASONS, Copy, Report, Whereabouts, partition_of
 from monitor.inputs.topics import EVENTS_PARTITIONS, TopicAdmin
-from monitor.outputs.delivery import producer_properties
 from monitor.settings import Settings, kafka_client
 
 ACCOUNTS_SHOWN: Final = 100
@@ -83,7 +82,7 @@ def rekey(
     stopped = _stopping()
     copy = Copy(
         reader_properties(client, name),
-        None if dry_run else producer_properties(shared_properties(client, consumes=False)),
+        None if dry_run else writing_properties(client),
         name=name,
         source=source,
         target=target,

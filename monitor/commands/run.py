@@ -26,7 +26,14 @@ import typer
 from confluent_kafka import KafkaError, KafkaException
 
 from monitor import __version__
-from monitor.commands.common import ConfigOption, PolicyOption, read_policy, read_settings, tuning_of
+from monitor.commands.common import (
+    ConfigOption,
+    PolicyOption,
+    read_policy,
+    read_settings,
+    tuning_of,
+    writing_properties,
+)
 from monitor.commands.ingest import make_bridge
 from monitor.commands.pages import PagesWork
 from monitor.commands.paging import Paging, pace_of
@@ -48,7 +55,6 @@ from monitor.inputs.listing import Listing
 from monitor.inputs.owned_accounts import OwnedAccounts
 from monitor.inputs.places import SAY_EVERY_MS, Places
 from monitor.inputs.policy_file import LoadedPolicy, PolicyError, load_policy
-from monitor.inputs.reader import shared_properties
 from monitor.inputs.relay import Relay
 from monitor.inputs.rest_work import WRITE_S, Job, RestWork
 from monitor.inputs.rest_work import Topics as RestTopics
@@ -57,7 +63,7 @@ from monitor.inputs.topics import Names, TopicAdmin
 from monitor.log import configure, flush_verdicts, log_verdict
 from monitor.outputs.alerts import Pace
 from monitor.outputs.coverage_metrics import CoverageMetrics
-from monitor.outputs.delivery import Delivery, producer_properties
+from monitor.outputs.delivery import Delivery
 from monitor.outputs.metrics import Metrics
 from monitor.outputs.twilio_metrics import TwilioMetrics
 from monitor.outputs.verdict_topic import VerdictTopic
@@ -217,7 +223,7 @@ class Running:
                 self._client, self._names, window_ms=self._tuning.window_ms, age_max_ms=self._tuning.age_max_ms
             )
             self._delivery = Delivery(
-                producer_properties(self._client),
+                writing_properties(self._client),
                 on_error=lambda error: self.metrics.kafka_error(_error_kind(error)),
             )
             self._member = self._make_member(on_verdict, tick_every_s)
@@ -362,7 +368,7 @@ class Running:
         if not jobs:
             return None
         relay = Relay(
-            lambda: producer_properties(shared_properties(kafka_client(self.settings), consumes=False)),
+            lambda: writing_properties(kafka_client(self.settings)),
             deliver_within_s=WRITE_S,
             on_error=lambda error: self.metrics.kafka_error(_error_kind(error)),
         )

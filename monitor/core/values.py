@@ -15,6 +15,11 @@ Text = str | int | float | bool | None
 _Known = TypeVar("_Known")
 
 
+def epoch_ms(instant: datetime) -> int:
+    """An instant, with its time zone, as the milliseconds since 1970 that all of ours are."""
+    return round(instant.timestamp() * 1000)
+
+
 def text_of(value: Text) -> str | None:
     """A value as text; None and the empty string are not said."""
     if isinstance(value, str):

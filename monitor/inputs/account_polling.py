@@ -16,6 +16,7 @@ from monitor.audit.studio import RECORD_CALL
 from monitor.core.events import Event, FlexSetting, FlowSetting, Setting, WorkerSession
 from monitor.core.pipeline import render_setting, setting_key
 from monitor.core.readers import OWN
+from monitor.core.values import epoch_ms
 from monitor.inputs.account import FlexRead, read_flex, read_flow, read_list, read_workers
 from monitor.inputs.rest_work import OwnedAccount
 from monitor.twilio.accounts import TwilioAccount
@@ -137,7 +138,7 @@ def as_message(setting: Setting, now_ms: int) -> tuple[str, bytes]:
 
 
 def _ms(instant: datetime | None) -> int | None:
-    return None if instant is None else round(instant.timestamp() * 1000)
+    return None if instant is None else epoch_ms(instant)
 
 
 # --- Who asks ------------------------------------------------------------------------------------------------------
@@ -171,7 +172,7 @@ class _Polling:
         """There is nothing to clear."""
 
     def _now_ms(self) -> int:
-        return round(self._clock.wall().timestamp() * 1000)
+        return epoch_ms(self._clock.wall())
 
     async def _write(self, owned: OwnedAccount, settings: Iterable[Setting]) -> None:
         now_ms = self._now_ms()

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 import msgspec
 import structlog
 
-from monitor.core.values import CALLS, INSTANTS
+from monitor.core.values import CALLS, INSTANTS, epoch_ms
 from monitor.core.verdict import Verdict, render_instant
 from monitor.inputs.recordings import fetch, render_listed
 from monitor.inputs.rest_work import OwnedAccount
@@ -260,7 +260,7 @@ class Enrichment:
         return self._clock.now() + max(0.0, TOLD_AFTER_S - max(0.0, since_s))
 
     def _now_ms(self) -> int:
-        return round(self._clock.wall().timestamp() * 1000)
+        return epoch_ms(self._clock.wall())
 
 
 def _twiml_of(request: Mapping[str, Any], response: Mapping[str, Any]) -> list[tuple[str | None, str]]:
@@ -310,4 +310,4 @@ def _render(kind: str, event_id: str, data: Mapping[str, Any], now_ms: int) -> b
 
 
 def _instant(value: Any) -> str | None:
-    return None if value is None else render_instant(round(value.timestamp() * 1000))
+    return None if value is None else render_instant(epoch_ms(value))

@@ -14,12 +14,13 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final, Protocol
 
 import structlog
 
 from monitor.core.pipeline import Known
+from monitor.core.values import epoch_ms
 from monitor.inputs.coverage import Coverage, Missed, Reached, render_reached
 from monitor.inputs.recordings import Recording, fetch, pages, render_listed
 from monitor.inputs.rest_work import OwnedAccount
@@ -88,7 +89,9 @@ class Listing:
         state = self._states.get(sid)
         if state is None:
             now = self._clock.wall()
-            coverage = self._reached.coverage(sid, first_ms=_ms(now - self._backfill), oldest_ms=_ms(now - OLDEST))
+            coverage = self._reached.coverage(
+                sid, first_ms=epoch_ms(now - self._backfill), oldest_ms=epoch_ms(now - OLDEST)
+            )
             state = self._states[sid] = _State(coverage)
         while True:
             began = self._clock.now()
@@ -150,7 +153,7 @@ class Listing:
                 news.append(one)
         if not news:
             return
-        now_ms = _ms(self._clock.wall())
+        now_ms = epoch_ms(self._clock.wall())
         await owned.write_events([render_listed(owned.account.sid, one, now_ms) for one in news])
         state.found += len(news)
         for one in news:
@@ -204,13 +207,9 @@ class Listing:
         now = self._clock.now()
         if state.remembered is not None and not state.found and now - state.remembered < REMEMBER_EVERY_S:
             return
-        key, value = render_reached(owned.account.sid, state.coverage, _ms(self._clock.wall()))
+        key, value = render_reached(owned.account.sid, state.coverage, epoch_ms(self._clock.wall()))
         await owned.write_settings({key: value})
         state.remembered = now
-
-
-def _ms(instant: datetime) -> int:
-    return round(instant.timestamp() * 1000)
 
 
 class _State:

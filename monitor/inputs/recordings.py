@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from monitor.core.attribution import OVER
+from monitor.core.values import epoch_ms
 from monitor.core.verdict import render_instant
 from monitor.twilio.accounts import TwilioAccount
 
@@ -109,16 +110,12 @@ def _recording(listed: Any) -> Recording | None:
         listed.conference_sid or None,
         listed.source or None,
         listed.status or None,
-        _ms(listed.date_created),
-        None if listed.start_time is None else _ms(listed.start_time),
+        epoch_ms(listed.date_created),
+        None if listed.start_time is None else epoch_ms(listed.start_time),
         None if listed.duration is None else str(listed.duration),
         listed.channels,
         listed.error_code,
     )
-
-
-def _ms(instant: datetime) -> int:
-    return round(instant.timestamp() * 1000)
 
 
 def _day(ms: int) -> datetime:
