@@ -111,6 +111,11 @@ def test_when_nothing_runs_only_what_is_about_the_monitor_is_held_back():
     }
 
 
+def test_what_holds_others_back_is_told_after_them():
+    """Rules are judged and sent in their order: told of first, its end would let the others through."""
+    assert list(ALERTS)[-2:] == ["RecordingMonitorDown", "Watchdog"]
+
+
 # ---- in which words -------------------------------------------------------------------------------------------------
 
 
