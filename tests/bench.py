@@ -26,6 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -167,6 +168,7 @@ TARGETS: Final = {
     "paged 1000": Target(250, 100, False, "{:.1f} ms"),
     "page": Target(100, 50, False, "{:.0f} ms"),
     "page cost": Target(5, 2, False, "{:.1f} %"),
+    "shown": Target(1_000, 1_000, False, "{:.0f} ms"),
     "pause 500k": Target(50, 20, False, "{:.1f} ms"),
     "ingest": Target(2_000, 10_000, True, "{:,.0f}/s"),
     "ingest p99": Target(500, 500, False, "{:.0f} ms"),
@@ -830,6 +832,40 @@ def bench_pages(table: Table, broker: RealBroker, cores: Cores, sizes: Sizes, di
     """How long pages take with many cases, while the monitor judges; and what they take from the judging."""
     for rate, recorded in sizes.pages_at:
         bench_pages_at(rate, recorded, table, broker, cores, sizes, directory)
+    bench_actions(table, broker, cores, directory)
+
+
+def bench_actions(table: Table, broker: RealBroker, cores: Cores, directory: Path) -> None:
+    """How soon what somebody did in one process is shown by another of its group."""
+    _say("actions, from one process to another")
+    names = create_topics(broker, "bench-actions", 2)
+    producer = Producer({"bootstrap.servers": broker.bootstrap})
+    for old in _old_cases(50):
+        producer.produce(names.verdicts, encode_verdict(old), old.key)
+    producer.flush(60)
+    case = f"/cases/{recording(5)}"
+    done_ms: list[float] = []
+    shown_ms: list[float] = []
+    started = partial(MonitorProcess, broker.bootstrap, names, directory, actions=True)
+    with started(cores=cores.measured, label="one") as one, started(cores=cores.rest, label="other") as other:
+        for process in (one, other):
+            process.wait_ready()
+        for number in range(100):
+            text = f"number {number:03}"
+            began = time.perf_counter()
+            status, said = one.post(f"/api/v1{case}/actions", {"kind": "comment", "text": text})
+            if status != 201:
+                raise BenchError(f"an action was answered {status}: {said}")
+            done_ms.append(1e3 * (time.perf_counter() - began))
+            while text not in other.get(case)[1]:
+                if time.perf_counter() > began + 60:
+                    raise BenchError("an action was not shown by the other process within a minute")
+            shown_ms.append(1e3 * (time.perf_counter() - began))
+    p50, p99 = quantile(shown_ms, 0.5), quantile(shown_ms, 0.99)
+    note = (
+        f"p50 {p50:.0f} ms, max {max(shown_ms):.0f} ms; answered by the first within {quantile(done_ms, 0.99):.0f} ms"
+    )
+    table.add("an action → shown by another process, p99", p99, f"{p99:.0f} ms", target="shown", note=note)
 
 
 def bench_pages_at(
