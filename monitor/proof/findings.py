@@ -18,8 +18,6 @@ from monitor.proof.session import Listed, Missed, Picture, SeenRecording, Ticks
 TICK_GAP_MAX: Final = timedelta(seconds=60)
 """The owner of a partition writes a tick every 10 s; a takeover may take as long as six of them."""
 _TICK_GAP_MAX_MS: Final = TICK_GAP_MAX // timedelta(milliseconds=1)
-SETTLE_MS: Final = 60_000
-"""However short the wait for late events, ticks after the end and verdicts have as long as this."""
 NAMED_MAX: Final = 20
 
 REMEDIES: Final = {

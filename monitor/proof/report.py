@@ -51,7 +51,7 @@ def news(before: Picture | None, after: Picture) -> Iterator[str]:
             if conference not in known:
                 yield f"{call.name}: in conference {conference}"
         if not call.lacks and (was is None or was.lacks):
-            yield f"{call.name}: seen whole, {after.whole} now"
+            yield f"{call.name}: seen whole"
         if call.insights and (was is None or not was.insights):
             yield f"{call.name}: Voice Insights has told of its conferences"
     told = {one.name: one for one in (before.recordings if before else ())}
