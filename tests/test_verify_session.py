@@ -202,8 +202,21 @@ def test_calls_of_others_and_their_recordings_are_none_of_a_session_for_a_number
     recorded = {**RECORDED, "recording": "RE5", "call": "CA51"}
     seen = Seen([*CALL, *strangers, recorded], Scope(frozenset({NUMBER})))
     assert seen.reasons() == ()
-    assert (len(seen.picture.calls), seen.picture.others, seen.picture.recordings) == (1, 1, ())
+    assert (len(seen.picture.calls), seen.picture.others, seen.picture.recordings) == (1, 2, ())
     assert Seen([*CALL, *strangers, recorded]).names() == {"disallowed_recording"}
+
+
+def test_calls_of_others_make_room_and_the_test_call_stays():
+    strangers: list[Json] = []
+    for number in range(40):
+        phone = {"call": f"CA{number + 10}", "direction": "inbound", "from": f"+49999{number:06}", "to": "+4989654321"}
+        strangers += [{"at": number * 6, "call_event": "initiated", **phone}]
+    late_call = [{**line, "at": line["at"] + 150} for line in CALL]
+    session = Session(Scope(frozenset({NUMBER})), (0,), START_MS, members_max=25)
+    for message in messages_of([*strangers, *late_call]):
+        session.event(0, message.arrives_ms, message.value)
+    picture = session.picture(START_MS)
+    assert (picture.whole, picture.others, picture.too_much) == (1, 40, False)
 
 
 def test_an_agents_call_that_stays_up_makes_no_one_call_of_those_it_meets():

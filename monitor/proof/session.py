@@ -27,7 +27,9 @@ from monitor.core.readers import TICK
 from monitor.core.values import INSTANTS
 
 MEMBERS_MAX: Final = 200_000
-"""Calls, conferences, recordings, … of a session. Of more, nothing is known, and the session fails."""
+"""Calls, conferences, recordings, … at a time. Where no room can be made for more, the session fails."""
+QUIET_MS: Final = 120_000
+"""What was not heard of for so long, and is of no test call so far, makes room."""
 CONFERENCES_MAX: Final = Tuning().conferences_max
 """A call that was in more of them is nailed up: an agent's that stays up from one customer to the next."""
 EARLY_MS: Final = 5_000
@@ -126,7 +128,7 @@ class Ticks(msgspec.Struct, frozen=True, kw_only=True):
 class Picture(msgspec.Struct, frozen=True, kw_only=True):
     """What a session has seen so far.
 
-    ``others`` counts calls that are no test calls. ``unreadable`` are the SIDs of test calls and their recordings in
+    ``others`` counts calls that are of no test call. ``unreadable`` are the SIDs of test calls and their recordings in
     entries that nobody can read. ``too_much``: there was more than is kept.
     """
 
@@ -260,6 +262,8 @@ class Session:
         self._began: dict[Member, int] = {}
         self._tests: set[Member] = set()
         self._verdicts: dict[str, _Judged] = {}
+        self._heard: dict[Member, int] = {}
+        self._forgotten = 0
         self._events = 0
         self._unreadable: set[str] = set()
         self._too_much = False
@@ -267,7 +271,7 @@ class Session:
     # What comes in.
 
     def event(self, partition: int, arrived_ms: int, value: bytes | None, headers: Headers | None = None) -> None:
-        """Take in a message of the events topic."""
+        """Take in a message of the events topic, and when it arrived there."""
         entries = decode(value, headers)
         parts = entries_of(value) if self._tag is not None and value is not None else ()
         for number, entry in enumerate(entries):
@@ -298,11 +302,11 @@ class Session:
 
     def picture(self, now_ms: int, over_ms: int | None = None) -> Picture:
         """What was seen up to now; with ``over_ms``, what began later is none of the session."""
-        tests, others = self._test_calls(over_ms)
+        tests = self._test_calls(over_ms)
         members = set().union(*(test.members for test in tests))
         return Picture(
             calls=tuple(sorted(map(self._call, tests), key=lambda one: (one.began_ms, one.name))),
-            others=others,
+            others=self._forgotten + len(self._legs.keys() - members),
             recordings=tuple(sorted(self._recordings(members, over_ms), key=lambda one: one.name)),
             ticks=tuple(_ticks(partition, each, now_ms) for partition, each in sorted(self._ticks.items())),
             events=self._events,
@@ -312,7 +316,7 @@ class Session:
 
     def missed(self, listed: Listed, over_ms: int) -> Missed:
         """What Twilio listed of the test calls, and none of its events told of."""
-        tests, _ = self._test_calls(over_ms)
+        tests = self._test_calls(over_ms)
         calls = [
             (call.account_sid, call.call_sid)
             for call in listed.calls or ()
@@ -329,25 +333,25 @@ class Session:
                 recordings += [one.recording_sid] if taped is None or not taped.by_stream else []
         return Missed(tuple(sorted(sid for _, sid in calls)), tuple(sorted(recordings)))
 
-    def _test_calls(self, over_ms: int | None) -> tuple[list[_Group], int]:
-        """The test calls; and how many other calls there were."""
+    def _test_calls(self, over_ms: int | None) -> list[_Group]:
         tests: list[_Group] = []
-        others = 0
         for members in self._conversations():
             began_ms = min((self._began[member] for member in members if member in self._began), default=None)
-            if began_ms is None or not self._within(began_ms, over_ms):
-                continue
-            if self._scope.everything or not self._tests.isdisjoint(members):
+            if began_ms is not None and self._within(began_ms, over_ms):
                 tests.append(_Group(members, began_ms))
-            else:
-                others += 1
-        return tests, others
+        return tests
 
     def _conversations(self) -> Iterator[set[Member]]:
-        """What events connect. One that is nailed up (``core/nailed``) is in each and connects none."""
-        done = {member for member in self._legs if self._is_nailed_up(member)}
-        for member in self._near:
-            if member in done:
+        """What events connect with the calls of the scope.
+
+        A call that is nailed up (``core/nailed``) is in each that it was seen in, and connects none.
+        """
+        begin: Iterable[Member] = self._near
+        if not self._scope.everything:
+            begin = [near for member in self._tests for near in (member, *self._near[member])]
+        done: set[Member] = set()
+        for member in begin:
+            if member in done or self._is_nailed_up(member):
                 continue
             members, left = {member}, [member]
             while left:
@@ -429,12 +433,13 @@ class Session:
     def _take(self, event: Event, arrived_ms: int, *, tagged: bool) -> None:
         account, kind = event.account, event.type
         members = [(account, sid) for sid in event.members]
-        if len(self._near) >= self._members_max and not self._near.keys() >= set(members):
+        if not self._room_for(members, arrived_ms):
             self._too_much = True
             return
         self._events += 1
         occurred_ms = arrived_ms if event.occurred_ms is None else event.occurred_ms
         self._connect(members)
+        self._heard.update(dict.fromkeys(members, arrived_ms))
         if tagged:
             self._tests.update(members)
         begins = kind in _BEGINS
@@ -476,6 +481,24 @@ class Session:
         taped.conference = taped.conference or fact.conference
         taped.began_ms = min(taped.began_ms, began_ms)
         taped.by_stream |= fact.found_by != FOUND_BY_LISTING
+
+    def _room_for(self, members: list[Member], arrived_ms: int) -> bool:
+        if len(self._near) < self._members_max or self._near.keys() >= set(members):
+            return True
+        if not self._too_much:
+            self._forget(arrived_ms)
+        return len(self._near) < self._members_max
+
+    def _forget(self, arrived_ms: int) -> None:
+        """Make room: forget what is of no test call so far, and was not heard of lately."""
+        lately = {member for member, heard_ms in self._heard.items() if heard_ms >= arrived_ms - QUIET_MS}
+        keep = lately.union(*self._conversations())
+        self._forgotten += len(self._legs.keys() - keep)
+        for known in (self._near, self._legs, self._rooms, self._taped, self._began, self._heard):
+            for member in known.keys() - keep:
+                del known[member]
+        for near in self._near.values():
+            near &= keep
 
     def _connect(self, members: list[Member]) -> None:
         for member in members:
