@@ -37,6 +37,7 @@ CALL: list[Json] = [
 ]
 RECORDED: Json = {"at": 20, "recording": "RE1", "status": "in-progress", "call": "CA1", "source": "DialVerb"}
 ALLOWED: Json = {**RECORDED, "source": "StartCallRecordingAPI"}
+NOTHING_LISTED = Listed({ACCOUNT: "main"}, (), ())
 LISTED = Listed({ACCOUNT: "main"}, (ListedCall(ACCOUNT, sid("CA1"), START_MS + 1000),), ())
 
 
@@ -128,13 +129,18 @@ UNREADABLE: Json = {"at": 30, "bytes": '{"type": "com.twilio.voice.status-callba
 RE1 = ListedRecording(ACCOUNT, sid("RE1"), sid("CA1"), None, START_MS + 20_000)
 
 FAILING: Mapping[str, tuple[str, Seen, Mapping[str, Any]]] = {
-    "no call at all": ("no_test_call_seen", Seen([]), {"listed": Listed({ACCOUNT: "main"}, (), ())}),
+    "no call at all": ("no_test_call_seen", Seen([]), {"listed": NOTHING_LISTED}),
     "calls of another number": ("no_test_call_seen", Seen(CALL, Scope(frozenset({"+493099999"}))), {}),
     "calls without the tag": ("no_test_call_seen", Seen(CALL, Scope(tag="day-shift")), {}),
     "a call from before": ("no_test_call_seen", Seen(CALL, opened_s=30), {}),
     "only the end of a call": ("no_test_call_seen", Seen(CALL[4:]), {}),
     "one call where two are needed": ("too_few_test_calls", Seen(CALL), {"needs": Needs(calls=2)}),
     "no call events": ("no_call_events", Seen(without("call_event")), {}),
+    "no call of a conference": (
+        "no_call_events",
+        Seen(without("call_event", "participant")),
+        {"listed": NOTHING_LISTED},
+    ),
     "no conference events": ("no_conference_events", Seen(without("participant", "conference_event")), {}),
     "a call without an end": ("call_not_ended", Seen(without("completed")), {}),
     "a conference without an end": ("call_not_ended", Seen(without("end", "insights")), {}),
@@ -211,12 +217,19 @@ def test_calls_of_others_make_room_and_the_test_call_stays():
     for number in range(40):
         phone = {"call": f"CA{number + 10}", "direction": "inbound", "from": f"+49999{number:06}", "to": "+4989654321"}
         strangers += [{"at": number * 6, "call_event": "initiated", **phone}]
-    late_call = [{**line, "at": line["at"] + 150} for line in CALL]
-    session = Session(Scope(frozenset({NUMBER})), (0,), START_MS, members_max=25)
-    for message in messages_of([*strangers, *late_call]):
+    # A conference that stands while its first call is forgotten, and turns out to be of a test call.
+    room = {"participant": "join", "conference": "CF9", "name": "day-shift"}
+    entered = [
+        {"at": 1, **room, "call": "CA8"},
+        {"at": 89, **room, "call": "CA9"},
+        {"at": 180, **room, "participant": "hold", "call": "CA9"},
+    ]
+    proved = {"at": 241, "call_event": "ringing", "call": "CA9", "from": NUMBER, "to": "+4989654321"}
+    session = Session(Scope(frozenset({NUMBER})), (0,), START_MS, members_max=28)
+    for message in messages_of([*strangers, *CALL, *entered, proved]):
         session.event(0, message.arrives_ms, message.value)
     picture = session.picture(START_MS)
-    assert (picture.whole, picture.others, picture.too_much) == (1, 40, False)
+    assert (len(picture.calls), picture.whole, picture.others, picture.too_much) == (2, 1, 41, False)
 
 
 def test_an_agents_call_that_stays_up_makes_no_one_call_of_those_it_meets():
@@ -238,7 +251,7 @@ def test_an_agents_call_that_stays_up_makes_no_one_call_of_those_it_meets():
     recorded = [{**RECORDED, "call": "CA12"}]
     assert Seen([*story, *recorded]).picture.whole == 5
     seen = Seen([*story, *recorded], Scope(frozenset({NUMBER})))
-    assert (seen.names(listed=Listed({ACCOUNT: "main"}, (), ())), seen.picture.others) == (set(), 4)
+    assert (seen.names(listed=NOTHING_LISTED), seen.picture.others) == (set(), 4)
 
 
 def test_a_recording_of_a_call_that_nobody_knows_counts_where_every_call_does():
@@ -258,6 +271,36 @@ def test_a_recording_of_a_test_call_that_twilio_alone_knows_of_is_missed_whoever
     assert (
         Seen(CALL, Scope(tag="night-shift")).names(listed=msgspec.structs.replace(LISTED, recordings=(stray,))) == set()
     )
+
+
+def test_a_recording_that_only_the_monitors_listing_found_is_missed_even_if_it_is_allowed():
+    seen = Seen([*CALL, {"at": 20, "listed": "RE1", "call": "CA1", "source": "StartCallRecordingAPI"}])
+    assert seen.picture.recordings[0].outcome == "allowed"
+    assert seen.names(listed=msgspec.structs.replace(LISTED, recordings=(RE1,))) == {"missed_recording"}
+
+
+def test_a_recording_of_a_call_that_no_event_told_of_is_missed_with_it():
+    call = ListedCall(ACCOUNT, sid("CA9"), START_MS + 5_000)
+    listed = Listed({ACCOUNT: "main"}, (call,), (msgspec.structs.replace(RE1, call_sid=sid("CA9")),))
+    assert Seen(CALL, Scope(frozenset({NUMBER}))).names(listed=listed) == {"missed_call", "missed_recording"}
+
+
+def test_where_no_call_was_seen_twilio_has_to_be_asked_all_the_same():
+    assert Seen([]).names(listed=None) == {"no_test_call_seen", "rest_not_asked"}
+
+
+def test_what_voice_insights_says_of_a_conference_from_before_is_no_suspicion_of_the_session():
+    assert Seen([*CALL, {**CALL[-1], "conference": "CF9", "recording_enabled": True}]).reasons() == ()
+
+
+def test_what_begins_after_the_last_test_call_is_none_of_the_session():
+    later = [{**line, "call": "CA9", "at": OVER_S + 5} for line in (CALL[0], RECORDED)]
+    seen = Seen([*CALL, *later])
+    assert (seen.reasons(), len(seen.picture.calls)) == ((), 1)
+
+
+def test_to_enter_a_conference_is_a_beginning():
+    assert Seen(without("initiated", "start")).reasons() == ()
 
 
 def test_a_suspicion_that_a_recording_ends_leaves_the_verdict_on_that_recording():
@@ -285,6 +328,17 @@ def test_the_greatest_verdict_holds_and_not_the_last():
     newer = msgspec.structs.replace(verdict, at=(0, 99), outcome="allowed")
     seen.session.verdict(verdict.key, encode_verdict(newer))
     assert seen.names() == set()
+
+
+def test_more_verdicts_than_it_keeps_are_said():
+    [verdict] = [
+        one.verdict for one in play(messages_of([*CALL, RECORDED]), TUNING, read_policy(None)).told if one.verdict
+    ]
+    session = Session(Scope(), (0,), START_MS, members_max=1)
+    for key in ("RE1", "RE1", "RE2"):
+        assert not session.picture(START_MS).too_much
+        session.verdict(key, encode_verdict(verdict))
+    assert session.picture(START_MS).too_much
 
 
 def test_without_twilio_it_passes_where_voice_insights_has_told():

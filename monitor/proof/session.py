@@ -400,7 +400,7 @@ class Session:
             if not named.isdisjoint(tests) or (self._scope.everything and self._within(taped.began_ms, over_ms)):
                 found[member] = None
         for key, judged in self._verdicts.items():
-            if (judged.account_sid, key) in found or self._concerns(judged, tests, over_ms):
+            if self._concerns(judged, tests, over_ms):
                 found[judged.account_sid, key] = judged
         for member, verdict in found.items():
             yield _recording(member, self._taped.get(member), verdict)
@@ -472,7 +472,7 @@ class Session:
         elif room is not None and kind.startswith(_CONFERENCE):
             room.told = True
         elif room is not None and kind == _CONFERENCE_SUMMARY:
-            room.summarised = room.ended = True
+            room.summarised = True
 
     def _tape(self, account: str, fact: RecordingFact, occurred_ms: int) -> None:
         began_ms = occurred_ms if fact.started_ms is None else fact.started_ms
