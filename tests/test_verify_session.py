@@ -250,6 +250,7 @@ def test_an_agents_call_that_stays_up_makes_no_one_call_of_those_it_meets():
     story.insert(0, {"at": 0, "call_event": "initiated", "call": "CA2", "direction": "outbound-api", "to": "+49891"})
     recorded = [{**RECORDED, "call": "CA12"}]
     assert Seen([*story, *recorded]).picture.whole == 5
+    assert Seen(story).session.picture(START_MS, START_MS + 40_000).whole == 3
     seen = Seen([*story, *recorded], Scope(frozenset({NUMBER})))
     assert (seen.names(listed=NOTHING_LISTED), seen.picture.others) == (set(), 4)
 

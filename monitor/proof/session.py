@@ -336,7 +336,8 @@ class Session:
     def _test_calls(self, over_ms: int | None) -> list[_Group]:
         tests: list[_Group] = []
         for members in self._conversations():
-            began_ms = min((self._began[member] for member in members if member in self._began), default=None)
+            began = [self._began[each] for each in members if each in self._began and not self._is_nailed_up(each)]
+            began_ms = min(began, default=None)
             if began_ms is not None and self._within(began_ms, over_ms):
                 tests.append(_Group(members, began_ms))
         return tests
@@ -372,8 +373,8 @@ class Session:
         members = sorted(group.members, key=lambda member: (self._began.get(member, group.began_ms), member))
         legs = {member: self._legs[member] for member in members if member in self._legs}
         rooms = {member: self._rooms[member] for member in members if member in self._rooms}
-        open_ = any(room.told and not room.ended for room in rooms.values())
-        open_ = open_ or any(self._is_open(member, rooms) for member in legs)
+        open_ = [room for room in rooms.values() if room.told and not room.ended]
+        on_line = [member for member in legs if self._is_open(member, rooms)]
         return SeenCall(
             account_sid=members[0][0],
             call_sids=tuple(sid for _, sid in legs),
@@ -381,7 +382,7 @@ class Session:
             began_ms=group.began_ms,
             call_events=any(leg.told for leg in legs.values()),
             conference_events=any(room.told for room in rooms.values()),
-            ended=not open_ and (bool(legs) or bool(rooms)),
+            ended=not open_ and not on_line,
             insights=bool(rooms) and all(room.summarised for room in rooms.values()),
         )
 
