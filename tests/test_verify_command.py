@@ -19,6 +19,8 @@ from monitor.commands.common import read_settings
 from monitor.commands.verify import Pace, watching
 from monitor.proof.findings import Needs
 from monitor.proof.session import Scope
+from monitor.settings import Kafka, Settings
+from monitor.simulator.broker import EmbeddedBroker
 from tests.broker import RealBroker
 from tests.builders import START_MS, Json, build_messages, sid
 from tests.monitors import PROGRAM, Site, environment, program, until
@@ -137,6 +139,18 @@ def test_where_nobody_judges_and_twilio_refuses_each_is_a_reason(line):
     assert [reason.name for reason in report.reasons] == expected
 
 
+def test_brokers_that_go_away_are_a_reason_and_what_was_seen_is_reported():
+    with EmbeddedBroker() as broker:
+        settings = Settings(kafka=Kafka(bootstrap_servers=broker.bootstrap_servers))
+        broker.create_topics(settings.topics.events, settings.topics.verdicts)
+        pace = Pace(settle_ms=0, commit_s=0.5, ask_s=1.0)
+        with watching(settings, Scope(), Needs(rest=False), pace) as watch:
+            broker.close()
+            report = watch.run(timedelta(0), timedelta(0), ends_early=False)
+    assert "kafka_unreachable" in {reason.name for reason in report.reasons}
+    assert (report.proof.kafka or "").startswith("twilio-events: _")
+
+
 NOWHERE = "kafka: {bootstrap_servers: 127.0.0.1:1}\n"
 
 
@@ -165,6 +179,8 @@ def test_wrong_credentials_are_said_before_the_session(twilio, tmp_path, capsys)
         (["--for", "2d"], "--for: is longer than 1d"),
         (["--wait", "5h"], "--wait: is longer than 4h"),
         (["--calls", "0"], "--calls"),
+        (["--output", "nowhere/report.md"], "nowhere/report.md: No such file"),
+        (["--json", "nowhere/report.json"], "nowhere/report.json: No such file"),
     ],
 )
 def test_what_makes_no_sense_is_said_before_anything_is_asked(arguments, said, tmp_path, capsys):

@@ -50,14 +50,15 @@ _TAG: Final = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9._-]{6,64}")
 
 
 class Pace(NamedTuple):
-    """How long the monitor has, after the last test call, for what it does by itself.
+    """How long the monitor and the brokers have, after the last test call, for what they do by themselves.
 
-    ``settle_ms``: for a tick and its verdicts, however short the wait for late events is. ``commit_s``: to commit what
-    came before the end; an idle one commits every ten seconds.
+    ``settle_ms``: for a tick and verdicts, however short the wait for late events is. ``commit_s``: to commit what came
+    before the end; an idle monitor commits every ten seconds. ``ask_s``: to answer one question.
     """
 
     settle_ms: int = 60_000
     commit_s: float = 60.0
+    ask_s: float = 10.0
 
 
 def verify(
@@ -117,12 +118,15 @@ def verify(
 
       recording-monitor verify --for 1h --tag release-2026-11 --output report.md --json report.json
 
-      recording-monitor verify --for 10m --wait 0s --without-rest
+      recording-monitor verify --calls 1 --wait 1h --without-rest
     """
     settings = read_settings(config)
     scope = Scope(frozenset(_checked_number(each) for each in number or ()), _checked_tag(tag))
     needs = Needs(calls_needed or 1, rest=not without_rest)
     lasts, waits = _span("--for", for_, FOR_MAX), _span("--wait", wait, WAIT_MAX)
+    for path in (output, json_):
+        if path is not None and str(path) != "-":
+            path.touch()  # An hour later it would be too late to say that it cannot be written.
     if needs.rest:
         _try_twilio(settings, scope)
     # A service manager's stop is an interrupt like any other: it ends with a report.
@@ -170,7 +174,7 @@ def _try_twilio(settings: Settings, scope: Scope) -> None:
 def watching(settings: Settings, scope: Scope, needs: Needs, pace: Pace = Pace()) -> Iterator[Watch]:  # noqa: B008
     """A session that is open from now on. Raises OutOfReach."""
     properties = reader_properties(kafka_client(settings), settings.kafka.group_id)
-    questions, reader = Questions(properties), Reader(properties, on_error=lambda _: None)
+    questions, reader = Questions(properties, timeout_s=pace.ask_s), Reader(properties, on_error=lambda _: None)
     try:
         with _Teller() as teller:
             yield Watch(settings, scope, needs, pace, questions, reader, teller)
@@ -343,11 +347,16 @@ class Watch:
 
     def _judged(self, over_ms: int) -> Proof:
         """What the brokers know beside the messages: how far the monitor has judged, and what of the topic is gone."""
-        try:
-            behind, deleted = self._judged_to_end()
-        except OutOfReach as error:
-            return Proof(over_ms=over_ms, kafka=redact(str(error)))
-        return Proof(over_ms=over_ms, behind=behind, deleted=deleted)
+        until = time.monotonic() + self._pace.commit_s
+        while True:
+            try:
+                behind, deleted = self._judged_to_end()
+                return Proof(over_ms=over_ms, behind=behind, deleted=deleted)
+            except OutOfReach as error:
+                if time.monotonic() >= until:
+                    return Proof(over_ms=over_ms, kafka=redact(str(error)))
+                self._teller.tell(None, "waiting for the brokers")
+                self._read(LOOK_S)
 
     def _compared(self, proof: Proof) -> Proof:
         """What Twilio lists, and what of that no event told of."""

@@ -83,9 +83,8 @@ class Reason(msgspec.Struct, frozen=True):
 
 def awaited(picture: Picture, over_ms: int) -> Iterator[str]:
     """What has to come: a tick of each partition after the end of watching, and a verdict on each recording."""
-    for ticks in picture.ticks:
-        if not _ticked_after(ticks, over_ms):
-            yield f"a tick in partition {ticks.partition}"
+    if silent := [f"{ticks.partition}" for ticks in picture.ticks if not _ticked_after(ticks, over_ms)]:
+        yield f"a tick in partition {', '.join(silent)}"
     for recording in picture.recordings:
         if recording.outcome is None:
             yield f"the verdict on {recording.name}"
@@ -150,7 +149,8 @@ def _ticking(picture: Picture, proof: Proof) -> Iterator[Reason]:
 
 def _calls(picture: Picture, needs: Needs) -> Iterator[Reason]:
     if not picture.calls:
-        yield _reason("no_test_call_seen", "No test call was seen from its beginning")
+        others = f"; {picture.others} calls that are none were" if picture.others else ""
+        yield _reason("no_test_call_seen", f"No test call was seen from its beginning{others}")
     elif picture.whole < needs.calls:
         whole = f"{picture.whole} of {needs.calls} test calls {'was' if picture.whole == 1 else 'were'} seen whole"
         yield _reason("too_few_test_calls", whole)
