@@ -286,6 +286,12 @@ def test_a_recording_of_a_call_that_no_event_told_of_is_missed_with_it():
     assert Seen(CALL, Scope(frozenset({NUMBER}))).names(listed=listed) == {"missed_call", "missed_recording"}
 
 
+def test_what_twilio_made_just_before_the_session_may_have_been_told_of_before_it():
+    call = ListedCall(ACCOUNT, sid("CA9"), START_MS - 1)
+    listed = Listed({ACCOUNT: "main"}, (call,), (ListedRecording(ACCOUNT, sid("RE9"), sid("CA9"), None, START_MS - 1),))
+    assert Seen(CALL).reasons(listed=listed) == ()
+
+
 def test_where_no_call_was_seen_twilio_has_to_be_asked_all_the_same():
     assert Seen([]).names(listed=None) == {"no_test_call_seen", "rest_not_asked"}
 

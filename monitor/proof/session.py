@@ -253,7 +253,7 @@ class Session:
         self._scope = scope
         self._members_max = members_max
         self._tag = scope.tag.encode() if scope.tag is not None else None
-        self._since_ms = opened_ms - EARLY_MS
+        self._opened_ms = opened_ms
         self._ticks = {partition: _Ticking(opened_ms) for partition in partitions}
         self._near: dict[Member, set[Member]] = {}  # What events name together.
         self._legs: dict[Member, _Leg] = {}
@@ -315,19 +315,22 @@ class Session:
         )
 
     def missed(self, listed: Listed, over_ms: int) -> Missed:
-        """What Twilio listed of the test calls, and none of its events told of."""
+        """What Twilio listed of the test calls, and none of its events told of.
+
+        What began just before the session may have been told of before it, so that it is not asked for.
+        """
         tests = self._test_calls(over_ms)
         calls = [
             (call.account_sid, call.call_sid)
             for call in listed.calls or ()
-            if self._within(call.created_ms, over_ms) and (call.account_sid, call.call_sid) not in self._near
+            if self._opened_ms <= call.created_ms <= over_ms and (call.account_sid, call.call_sid) not in self._near
         ]
         known = set(calls).union(*(test.members for test in tests))
         recordings = []
         for one in listed.recordings:
             taped = self._taped.get((one.account_sid, one.recording_sid))
             names = (one.recording_sid, one.call_sid, one.conference_sid)
-            if (self._scope.everything and self._within(one.created_ms, over_ms)) or any(
+            if (self._scope.everything and self._opened_ms <= one.created_ms <= over_ms) or any(
                 name is not None and (one.account_sid, name) in known for name in names
             ):
                 recordings += [one.recording_sid] if taped is None or not taped.by_stream else []
@@ -367,7 +370,7 @@ class Session:
         return leg is not None and len(leg.inside) > CONFERENCES_MAX
 
     def _within(self, ms: int, over_ms: int | None) -> bool:
-        return self._since_ms <= ms and (over_ms is None or ms <= over_ms)
+        return self._opened_ms - EARLY_MS <= ms and (over_ms is None or ms <= over_ms)
 
     def _call(self, group: _Group) -> SeenCall:
         members = sorted(group.members, key=lambda member: (self._began.get(member, group.began_ms), member))
