@@ -35,6 +35,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "export": "Write events of the topic into a file for replay.",
     "reconcile": "List recordings from Twilio and say what the stream missed; have it judged.",
     "audit": "What in the accounts can start a recording, judged by the policy.",
+    "verify": "Watch test calls, and prove that they are not recorded.",
     "bundle": "Pack what Twilio's support asks for about some recordings.",
     "rekey": "Copy a topic of events into one that is keyed by account.",
     "forget": "Take back what is stored about some recordings.",
