@@ -109,6 +109,17 @@ def test_what_was_taken_back_does_not_count():
     assert [case.sid for case in fold.report(GIVEN).cases] == [recording(2)]
 
 
+def test_what_others_wrote_into_the_topic_is_passed_over():
+    strange = [
+        verdict(1, started_at="2026-11-21T08 or so"),
+        msgspec.structs.replace(verdict(2), at=(-1, 1 << 70)),
+        verdict(3, outcome="perhaps"),
+        verdict(4, disallowed_since="never"),
+        verdict(5, decided_at="never"),
+    ]
+    assert [case.sid for case in made(*strange, verdict(6)).cases] == [recording(6)]
+
+
 def test_only_the_accounts_that_were_asked_for_count():
     fold = ReportFold(SINCE, UNTIL, frozenset({ACCOUNT}))
     for number, account in enumerate((ACCOUNT, OTHER)):

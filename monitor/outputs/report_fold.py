@@ -10,7 +10,7 @@ import re
 import struct
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from heapq import nlargest, nsmallest
 from typing import Final, NamedTuple
 
@@ -130,8 +130,8 @@ class ReportFold:
         self._entries: dict[str, bytes] = {}
         self._cases: dict[str, tuple[_Place, bytes]] = {}
         self._groups: dict[_Group, int] = {}
-        self._newest_ms = 0  # The last that was written into the verdict topic, and when the first verdict was decided.
-        self._first_decided: str | None = None
+        self._newest_ms = 0  # When the last message was written into the verdict topic.
+        self._first_ms: int | None = None  # When the earliest verdict was decided.
         self._told: dict[tuple[str, str | None], str] = {}
         self._actions: dict[str, dict[str, CaseAction]] = {}  # Of each case: by the key of the message.
         self._aside: dict[str, list[int]] = {}  # Of each reason: how many, first and last.
@@ -150,26 +150,24 @@ class ReportFold:
         if verdict is None:
             self._drop(key)
             return
-        decided_at = verdict.history[0].decided_at if verdict.history else verdict.decided_at
-        if self._first_decided is None or decided_at < self._first_decided:
-            self._first_decided = decided_at
         packed = self._entries.get(key)
         if packed is not None and _ENTRY.unpack(packed)[:3] > (*verdict.at, verdict.final):
             return
-        # Instants of one spelling: they compare as they stand.
-        if not self._since <= _start(verdict) < self._until or (
-            self._accounts is not None and verdict.account_sid not in self._accounts
-        ):
-            self._drop(key)
-            return
-        self._entries[key] = _ENTRY.pack(*self._entry(verdict))
-        if is_case(verdict) or verdict.kind == "suspicion":
-            case = _case(verdict)
-            self._cases[key] = (_place(case), _pack(case))
+        try:
+            first_ms = read_instant(verdict.history[0].decided_at if verdict.history else verdict.decided_at)
+            entry = _ENTRY.pack(*self._entry(verdict)) if self._is_asked_for(verdict) else None
+            case = _case(verdict) if entry is not None and is_case(verdict) else None
+            packed_case = None if case is None else (_place(case), _pack(case))
+        except (ValueError, OverflowError, struct.error):
+            return  # Anybody may write into a topic: this is no verdict of ours.
+        self._first_ms = first_ms if self._first_ms is None else min(first_ms, self._first_ms)
+        self._drop(key)
+        if entry is not None:
+            self._entries[key] = entry
+        if packed_case is not None:
+            self._cases[key] = packed_case
             if len(self._cases) > 2 * LISTED_MAX:
                 self._cases = dict(_first(self._cases))
-        else:
-            self._cases.pop(key, None)
 
     def take_action(self, key: str, action: CaseAction | None) -> None:
         """A message of the topic of case actions, under its key; None is a tombstone."""
@@ -218,25 +216,28 @@ class ReportFold:
 
     # What comes of it.
 
-    def accounts(self) -> set[str]:
-        """The SIDs of the accounts that have recordings in the stretch."""
-        return {group.account_sid for group in self._groups}
-
     def report(self, given: Given) -> Report:
         """The report; nothing is to be told after it."""
         for partition in self._ticks:
             self._silent(partition, min(self._until_ms, max(self._newest_event_ms, self._since_ms)))
         groups = list(self._groups)
-        entries = [_Entry._make(_ENTRY.unpack(packed)) for packed in self._entries.values()]
         counts: Counter[_Group] = Counter()
-        for number, count in Counter(entry.group for entry in entries).items():
+        for number, count in Counter(entry.group for entry in self._all()).items():
             counts[groups[number]] = count
         cases = [self._finish(key, packed, given.aliases) for key, (_, packed) in _first(self._cases)]
-        limits = _Limits(self, given, counts)
-        totals, unseen = self._totals(entries, groups, counts), self._unseen(counts, given)
+        totals, unseen = self._totals(groups, counts), self._unseen(counts, given)
         left_out = sum(count for group, count in counts.items() if group.state != ALLOWED) - len(cases)
         accounts = self._accounts if self._accounts is not None else {*given.aliases, *(g.account_sid for g in counts)}
         coverage = tuple(_coverage(sid, counts, given) for sid in sorted(accounts))
+        limits = _Limits(
+            given,
+            counts,
+            since=self._since,
+            until_ms=self._until_ms,
+            newest_ms=self._newest_ms,
+            first_ms=self._first_ms,
+            events_read=self._events_read,
+        )
         return Report(
             made_at=render_instant(given.made_ms),
             since=self._since,
@@ -244,7 +245,7 @@ class ReportFold:
             accounts=tuple(AccountAsked(given.aliases.get(sid, sid), sid) for sid in sorted(accounts)),
             all_accounts=self._accounts is None,
             limits=tuple(limits.all(totals, unseen, coverage, left_out)),
-            policies=tuple(_policies(entries, groups, given.policies)),
+            policies=tuple(_policies(self._all(), groups, given.policies)),
             totals=totals,
             by_cause=_tallies(counts, lambda group: group.cause or NOT_KNOWN),
             by_account=_tallies(counts, lambda group: given.aliases.get(group.account_sid, group.account_sid)),
@@ -259,6 +260,15 @@ class ReportFold:
             exceptions=Exceptions(tuple(_rules_used(counts, given.policies)), tuple(self._accepted(cases))),
             topics=tuple(given.topics),
         )
+
+    def _is_asked_for(self, verdict: Verdict) -> bool:
+        """Whether it is of an account that was asked for, and began in the stretch."""
+        if self._accounts is not None and verdict.account_sid not in self._accounts:
+            return False
+        return self._since <= _start(verdict) < self._until  # Instants of one spelling: they compare as they stand.
+
+    def _all(self) -> Iterator[_Entry]:
+        return map(_Entry._make, map(_ENTRY.unpack, self._entries.values()))
 
     def _drop(self, key: str) -> None:
         self._entries.pop(key, None)
@@ -312,12 +322,12 @@ class ReportFold:
         """From when on every allowed verdict is still there; on the brokers' clock, so that it is in the topic."""
         return min(self._until_ms, max(self._since_ms, self._newest_ms - ALLOWED_KEPT_MS))
 
-    def _totals(self, entries: Sequence[_Entry], groups: Sequence[_Group], counts: Counter[_Group]) -> Totals:
+    def _totals(self, groups: Sequence[_Group], counts: Counter[_Group]) -> Totals:
         states: Counter[str] = Counter()
         for group, count in counts.items():
             states[group.state] += count
         since_ms = self._allowed_since_ms()
-        lately = Counter(groups[entry.group].state for entry in entries if entry.started_ms >= since_ms)
+        lately = Counter(groups[entry.group].state for entry in self._all() if entry.started_ms >= since_ms)
         lately[SUSPECTED] = 0
         as_expected = lately[ALLOWED] + lately[CLEARED]
         allowed = states[ALLOWED] + states[CLEARED]
@@ -404,10 +414,24 @@ class ReportFold:
 class _Limits:
     """What the report cannot say, in the order in which it matters."""
 
-    def __init__(self, fold: ReportFold, given: Given, counts: Mapping[_Group, int]) -> None:
-        self._fold = fold
+    def __init__(
+        self,
+        given: Given,
+        counts: Mapping[_Group, int],
+        *,
+        since: str,
+        until_ms: int,
+        newest_ms: int,
+        first_ms: int | None,
+        events_read: bool,
+    ) -> None:
         self._given = given
         self._counts = counts
+        self._since = since
+        self._until_ms = until_ms
+        self._newest_ms = newest_ms
+        self._first_ms = first_ms
+        self._events_read = events_read
 
     def all(self, totals: Totals, unseen: Unseen, coverage: Sequence[Coverage], left_out: int) -> Iterable[Limit]:
         """One after the other."""
@@ -438,32 +462,30 @@ class _Limits:
             )
 
     def _of_verdicts(self, totals: Totals) -> Iterable[Limit]:
-        fold = self._fold
         if not self._counts:
             yield Limit("no_recordings", "No recording of this time is known. That none was made does not follow.")
-        kept_since = render_instant(max(0, fold._newest_ms - self._given.verdicts_kept_ms))
-        if fold._since < kept_since:
+        kept_since = render_instant(max(0, self._newest_ms - self._given.verdicts_kept_ms))
+        if self._since < kept_since:
             days = self._given.verdicts_kept_ms // 86_400_000
             yield Limit(
                 "verdicts_forgotten",
                 f"Verdicts are kept for {days} days after they were final: of what was before {kept_since} disallowed "
                 "recordings may be gone as well.",
             )
-        if totals.allowed_since > fold._since:
+        if totals.allowed_since > self._since:
             yield Limit(
                 "allowed_forgotten",
                 f"Allowed recordings are forgotten 7 days after their verdict was final: before {totals.allowed_since} "
                 "their number is at least what is said here, and the share as expected is of the time since. What was "
                 "not allowed is whole. For a whole count, make the report at least every 7 days.",
             )
-        first = fold._first_decided
-        if first is None:
+        if self._first_ms is None:
             yield Limit("no_verdicts", "The verdict topic holds no verdict at all: nothing shows that anybody judged.")
-        elif read_instant(first) > fold._since_ms + 86_400_000:
+        elif self._first_ms > read_instant(self._since) + 86_400_000:
             yield Limit(
                 "nothing_before",
-                f"The earliest verdict that the topic holds was decided at {first}: nothing that is left shows that "
-                "anybody judged before.",
+                f"The earliest verdict that the topic holds was decided at {render_instant(self._first_ms)}: nothing "
+                "that is left shows that anybody judged before.",
             )
         if totals.open:
             yield Limit(
@@ -471,7 +493,7 @@ class _Limits:
                 f"Verdicts that what is still to come may change: {totals.open}. A verdict is final when its "
                 "conversation has been silent for the window.",
             )
-        if self._given.made_ms < fold._until_ms:
+        if self._given.made_ms < self._until_ms:
             yield Limit("not_over", "The time asked for was not over when this was made.")
 
     def _of_judging(self) -> Iterable[Limit]:
@@ -482,7 +504,7 @@ class _Limits:
                     f"Nobody has ever judged what is in partition {each.partition} of the events: the group "
                     "kafka.group_id of the settings has committed nothing there.",
                 )
-            elif each.to is not None and read_instant(each.to) < self._fold._until_ms - SILENT_MS:
+            elif each.to is not None and read_instant(each.to) < self._until_ms - SILENT_MS:
                 yield Limit(
                     "judging_behind",
                     f"Partition {each.partition} of the events is judged up to {each.to}. Recordings in what waits "
@@ -503,21 +525,21 @@ class _Limits:
 
     def _of_events(self) -> Iterable[Limit]:
         held = {topic.topic: topic.held_since for topic in self._given.topics}
-        if not self._fold._events_read:
+        if not self._events_read:
             yield Limit(
                 "events_not_read",
                 "The events were not read (--no-events): which types came, and when nothing was watched, is not known.",
             )
         else:
             since = held.get(self._given.events_topic)
-            if since is not None and since > self._fold._since:
+            if since is not None and since > self._since:
                 yield Limit(
                     "events_gone",
                     f"Of the events themselves those before {since} are gone. For that time this rests on verdicts "
                     "alone; which types came, and when nothing was watched, is not known.",
                 )
         since = held.get(self._given.quarantine_topic)
-        if since is not None and since > self._fold._since:
+        if since is not None and since > self._since:
             yield Limit(
                 "quarantine_gone", f"What was set aside before {since} is gone, so that it is not counted here."
             )
