@@ -103,6 +103,11 @@ def test_of_several_verdicts_the_greatest_holds_whatever_the_order():
         assert (totals.disallowed, totals.cleared) == (0, 1)
 
 
+def test_what_is_found_to_have_begun_before_the_stretch_does_not_count():
+    earlier = verdict(1, at=2, started_at=render_instant(SINCE - SECOND))
+    assert made(verdict(1), earlier).totals.recordings == 0
+
+
 def test_what_was_taken_back_does_not_count():
     fold = folded(verdict(1), verdict(2))
     fold.take_verdict(recording(1), None, T0)
@@ -320,6 +325,7 @@ policy: moving
 rules:
   - {name: for-now, outcome: allowed, when: {cause: dial_verb}, expires: 2026-12-31}
   - {name: for-good, outcome: allowed, when: {cause: record_verb}}
+  - {name: not-now, outcome: disallowed, when: {cause: sip_trunk}, expires: 2026-12-31}
 """
     path = tmp_path / "policy.yaml"
     path.write_text(text)
@@ -345,6 +351,7 @@ def test_how_soon_is_told_in_ranks_that_were_measured():
     assert msgspec.structs.astuple(timing.unseen) == (100, 50.0, 99.0, 100.0)
     assert msgspec.structs.astuple(timing.detected) == (100, 1.0, 1.0, 1.0)
     assert (timing.told.count, timing.told.max_s, timing.not_told) == (1, 5.0, 99)
+    assert made(verdict(1, mode="observe")).timing.not_told == 0  # Nobody was to be told.
 
 
 def test_what_a_studio_flow_or_a_starter_started_is_counted_by_it():
