@@ -311,12 +311,13 @@ def test_what_people_did_is_told_in_categories_and_numbers_and_their_names_only_
 
 
 def test_a_reopened_case_is_not_explained_any_more_and_an_action_that_was_taken_back_is_none():
-    fold = folded(verdict(1), verdict(2))
+    fold = folded(verdict(1), verdict(2), verdict(3))
+    fold.take_action(*said(EXPLAIN, 3, T0, by="hopper", category="+4930123456"))  # None that we write.
     for number in (1, 2):
         fold.take_action(*said(EXPLAIN, number, T0, by="hopper", category="testing"))
     fold.take_action(*said(REOPEN, 1, T0 + 1, by="hopper"))
     fold.take_action(said(EXPLAIN, 2, T0)[0], None)
-    assert [case.handling.explained for case in fold.report(GIVEN).cases] == [None, None]
+    assert [case.handling.explained for case in fold.report(GIVEN).cases] == [None, None, None]
 
 
 def test_rules_that_expire_are_told_with_how_many_recordings_they_allowed(tmp_path: Path):

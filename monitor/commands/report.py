@@ -125,7 +125,7 @@ def report(
             events_topic=settings.topics.events,
             quarantine_topic=settings.topics.quarantine,
             judged=topics.judged,
-            blind_intervals=topics.blind_intervals,
+            blind_intervals=list(topics.blind_intervals.values()),
             counted=topics.counted,
             listed=listed,
             verdicts_kept_ms=settings.cases.retention // timedelta(milliseconds=1),
@@ -153,7 +153,7 @@ class _Topics:
     def __init__(self, settings: Settings, since_ms: int, until_ms: int, now_ms: int, progress: Progress) -> None:
         self.topics: list[TopicRead] = []
         self.judged: list[Judged] = []
-        self.blind_intervals: list[BlindInterval] = []
+        self.blind_intervals: dict[str, BlindInterval] = {}
         self.counted: dict[str, Counted] = {}
         self._settings = settings
         self._since_ms = since_ms
@@ -193,16 +193,14 @@ class _Topics:
             key = raw.decode(errors="replace") if isinstance(raw, bytes) else ""
             found = read_blind(key, message.value())
             if found is not None:
-                self.blind_intervals.append(
-                    BlindInterval(
-                        topic=found.topic,
-                        partition=found.partition,
-                        since=found.since,
-                        until=found.until,
-                        messages=found.end - found.first,
-                        unjudged=found.unjudged,
-                        found_at=found.found_at,
-                    )
+                self.blind_intervals[key] = BlindInterval(
+                    topic=found.topic,
+                    partition=found.partition,
+                    since=found.since,
+                    until=found.until,
+                    messages=found.end - found.first,
+                    unjudged=found.unjudged,
+                    found_at=found.found_at,
                 )
             elif reached.hear(key, message.value()):
                 accounts.add(key.partition("/")[0])

@@ -33,7 +33,7 @@ class Limit(msgspec.Struct, frozen=True):
 
 
 class AccountAsked(msgspec.Struct, frozen=True):
-    """An account the report is about; ``alias`` is its SID where the settings give it none."""
+    """An account the report is about: ``account`` is its alias, or its SID where the settings give it none."""
 
     account: str
     account_sid: str

@@ -18,7 +18,7 @@ import msgspec
 
 from monitor.core.policy import ALLOWED, DISALLOWED, OBSERVE, SHADOW, UNDETERMINED, Policy
 from monitor.core.verdict import Verdict, read_instant, render_instant
-from monitor.outputs.cases import ACCEPTED, ACKNOWLEDGE, CLOSE, EXPLAIN, REOPEN, TOLD, CaseAction, is_case
+from monitor.outputs.cases import ACCEPTED, ACKNOWLEDGE, CATEGORIES, CLOSE, EXPLAIN, REOPEN, TOLD, CaseAction, is_case
 from monitor.outputs.report import (
     CLEARED,
     LISTED_MAX,
@@ -111,6 +111,7 @@ class _Entry(NamedTuple):
 _ENTRY: Final = struct.Struct("<Iq?Iqqq")
 _OF_WIDGET: Final = re.compile(r"Studio execution (FN[0-9a-f]{32}) (?:left|entered) recording widget (.+)").fullmatch
 _OF_STARTER: Final = re.compile(r"Its callback address is that of starter '(.+)'").fullmatch
+_IS_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}").fullmatch
 _pack: Final = msgspec.msgpack.Encoder().encode
 _read_case: Final = msgspec.msgpack.Decoder(ReportedCase).decode
 _Place = tuple[int, str, str]
@@ -406,9 +407,11 @@ class ReportFold:
     def _accepted(self, cases: Iterable[ReportedCase]) -> Iterable[AcceptedCase]:
         for case in cases:
             if case.handling.explained == ACCEPTED:
-                last = [one for one in self._actions_of(case.sid) if one.kind == EXPLAIN][-1]
+                last = [one for one in self._actions_of(case.sid) if one.category == ACCEPTED][-1]
                 by = last.by if self._names else None
-                yield AcceptedCase(sid=case.sid, account=case.account, until=last.until, at=last.at, by=by)
+                yield AcceptedCase(
+                    sid=case.sid, account=case.account, until=case.handling.accepted_until, at=last.at, by=by
+                )
 
 
 class _Limits:
@@ -638,8 +641,8 @@ def _handling(actions: Sequence[CaseAction], *, names: bool) -> Handling:
     for action in actions:
         if action.kind == ACKNOWLEDGE:
             done = msgspec.structs.replace(done, acknowledged_at=done.acknowledged_at or action.at)
-        elif action.kind == EXPLAIN:
-            done = msgspec.structs.replace(done, explained=action.category, accepted_until=action.until)
+        elif action.kind == EXPLAIN and action.category in CATEGORIES:  # What else may stand there is not for a report.
+            done = msgspec.structs.replace(done, explained=action.category, accepted_until=_day(action.until))
         elif action.kind == CLOSE:
             done = msgspec.structs.replace(done, closed_at=action.at)
         elif action.kind == REOPEN:
@@ -651,6 +654,10 @@ def _handling(actions: Sequence[CaseAction], *, names: bool) -> Handling:
         people=len(people),
         by=tuple(people[:PEOPLE_MAX]) if names else (),
     )
+
+
+def _day(text: str | None) -> str | None:
+    return text if text is not None and _IS_DAY(text) else None
 
 
 def _tallies(counts: Mapping[_Group, int], name_of: Callable[[_Group], str]) -> tuple[Tally, ...]:
