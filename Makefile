@@ -103,6 +103,10 @@ soak: setup ## Half an hour at 2,000 events/s with random restarts, and what gro
 reconcile-load: setup ## `reconcile` over a million listed recordings: how long, and how much memory.
 	@$(BIN)/python -m tests.reconcile_load $(BENCH_ARGS)
 
+.PHONY: report-load
+report-load: setup ## `report` over a million verdicts: how long, and how much memory.
+	@$(BIN)/python -m tests.report_load $(BENCH_ARGS)
+
 .PHONY: torture
 torture: setup ## The long run: many more generated histories, kills and rebalances than `test`.
 	@$(BIN)/python -m tests.torture

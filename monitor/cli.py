@@ -34,6 +34,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "replay": "Judge events from files or the topic, through the same core; no side effects.",
     "export": "Write events of the topic into a file for replay.",
     "reconcile": "List recordings from Twilio and say what the stream missed; have it judged.",
+    "report": "What was recorded in a stretch of time, what was not allowed, and what nobody could see.",
     "audit": "What in the accounts can start a recording, judged by the policy.",
     "verify": "Watch test calls, and prove that they are not recorded.",
     "bundle": "Pack what Twilio's support asks for about some recordings.",

@@ -46,7 +46,8 @@ from monitor.core.policy import Policy
 from monitor.core.verdict import Ledger, Verdict, decode_verdict, render_instant
 from monitor.errors import OutOfReach, OutputUnavailable
 from monitor.inputs.account_polling import FlexPolling, FlowPolling, Observed, WorkerPolling
-from monitor.inputs.checkpoint import Resume, StartAt
+from monitor.inputs.blind import render_blind
+from monitor.inputs.checkpoint import Blind, Resume, StartAt
 from monitor.inputs.coverage import Reached
 from monitor.inputs.daily_audit import DailyAudit
 from monitor.inputs.enrichment import Enrichment, Wanted
@@ -410,6 +411,7 @@ class Running:
             self._collector.restored,
             self._places,
             self._say_place,
+            self._say_blind,
             self._owned,
             self._enrich,
         )
@@ -514,6 +516,12 @@ class Running:
         except OutputUnavailable:
             done(None)  # Whatever is in the way is in the way of verdicts too, which say so.
 
+    def _say_blind(self, partition: int, blind: Blind) -> None:
+        key, value = render_blind(self.settings.topics.events, partition, blind, time.time_ns() // 1_000_000)
+        # What is in its way is in the way of verdicts too: nothing is committed then, and the next owner finds it out.
+        with contextlib.suppress(OutputUnavailable):
+            self._delivery.send(self.settings.topics.account_settings, value, key=key, done=lambda _: None)
+
     def _take_setting(self, key: str, value: bytes | None) -> Iterable[str]:
         """One message of the account settings. A setting is never taken back, so a tombstone says nothing."""
         if self._places.hear(key, value, time.time_ns() // 1_000_000) or self._reached.hear(key, value):
@@ -606,6 +614,7 @@ class _Listener:
         restored: Callable[[], None],
         places: Places,
         say_place: Callable[[int, str, str, bytes], None],
+        say_blind: Callable[[int, Blind], None],
         owned: OwnedAccounts,
         enrich: Callable[[Verdict], None],
     ) -> None:
@@ -620,6 +629,7 @@ class _Listener:
         self._pipelines: dict[int, Pipeline] = {}
         self._places = places
         self._say_place = say_place
+        self._say_blind = say_blind
         self._owned = owned
         self._enrich = enrich
         self._splits_after = 0.0
@@ -713,11 +723,12 @@ class _Listener:
         self._places.leave(partition)
         self._owned.lost(partition)
 
-    def taken_over(self, partition: int, resumed: Resume) -> None:  # noqa: ARG002 - logged where it happens.
+    def taken_over(self, partition: int, resumed: Resume) -> None:
         if resumed.foreign is not None:
             self._metrics.foreign_checkpoint(resumed.foreign)
         if resumed.blind is not None:
             self._metrics.blind_interval()
+            self._say_blind(partition, resumed.blind)
 
     def restored(self, partition: int, seconds: float) -> None:
         self._metrics.restored(seconds)
