@@ -64,7 +64,7 @@ from monitor.log import configure, flush_verdicts, log_verdict
 from monitor.outputs.alerts import Pace
 from monitor.outputs.coverage_metrics import CoverageMetrics
 from monitor.outputs.delivery import Delivery
-from monitor.outputs.metrics import Metrics
+from monitor.outputs.metrics import Metrics, this_build
 from monitor.outputs.twilio_metrics import TwilioMetrics
 from monitor.outputs.verdict_topic import VerdictTopic
 from monitor.settings import Address, Problem, Settings, SettingsError, kafka_client
@@ -447,11 +447,12 @@ class Running:
         wanted = self.settings.snapshots
         if wanted.directory is None:
             return None
+        build = this_build()
         return Snapshots(
             wanted.directory,
             every_s=wanted.every.total_seconds(),
             kept_s=self._tuning.window_ms / 1000,
-            version=__version__,
+            version=f"{build.version}+{build.revision}",
         )
 
     def _between_batches(self, idle: bool) -> None:  # noqa: FBT001 - the reading calls it so.
@@ -623,6 +624,7 @@ class _Listener:
         self._owned = owned
         self._enrich = enrich
         self._splits_after = 0.0
+        self._not_read: set[int] = set()
 
     def polled(self) -> None:
         now = time.monotonic()
@@ -682,10 +684,17 @@ class _Listener:
             try:
                 verdict = decode_verdict(value)
             except (ValueError, UnicodeDecodeError):
-                return  # No verdict of ours; the ledger passes over it too.
+                self._say_not_read(partition)
+                return  # The ledger passes over it too.
         self._metrics.follow(partition, key, verdict)
         if verdict is not None:
             self._enrich(verdict)
+
+    def _say_not_read(self, partition: int) -> None:
+        """Once a takeover: a whole topic may be so."""
+        if partition not in self._not_read:
+            self._not_read.add(partition)
+            log.warning("verdict_not_read", partition=partition, why="a newer version wrote it, or none of ours")
 
     def committed(self, result: str) -> None:
         self._metrics.commit(result, time.time())
@@ -710,6 +719,7 @@ class _Listener:
     def forgotten(self, partition: int) -> None:
         self._metrics.partition_gone(partition)
         self._pipelines.pop(partition, None)
+        self._not_read.discard(partition)
         self._places.leave(partition)
         self._owned.lost(partition)
 
