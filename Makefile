@@ -107,6 +107,10 @@ reconcile-load: setup ## `reconcile` over a million listed recordings: how long,
 torture: setup ## The long run: many more generated histories, kills and rebalances than `test`.
 	@$(BIN)/python -m tests.torture
 
+.PHONY: upgrade
+upgrade: setup ## Another version and this one by turns on one broker. UPGRADE_ARGS="--from COMMIT" names it.
+	@$(BIN)/python -m tests.upgrade try $(UPGRADE_ARGS)
+
 .PHONY: screenshots
 screenshots: setup ## Take the pictures of the pages under docs/pages anew, in a real Chromium.
 	@$(BIN)/python -m tests.screenshots
