@@ -230,7 +230,7 @@ class Running:
             self._rest = self._make_rest_work()
         self._paging: Paging | None = None
         self._pages = Pages()
-        self._pages_work = PagesWork(settings, self._client)
+        self._pages_work = PagesWork(settings, self._client, self._reached)
         self._web = WebServer(settings.web.listen, self.metrics.registry, self.health, self._pages)
         # Its health is its own: a bridge that turns must not vouch for reading that does not.
         bridging = Health(time.monotonic(), ())
