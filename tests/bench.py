@@ -26,6 +26,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -85,7 +86,10 @@ class Sizes(msgspec.Struct, frozen=True, kw_only=True):
     takeover_events: int
     stage_events: int
     pauses_at: tuple[int, ...]
-    latency_rates: tuple[int, ...]
+    latency_at: tuple[tuple[int, float], ...]
+    """Events a second, and which share of the calls is recorded."""
+    pages_at: tuple[tuple[int, float], ...]
+    """The same, while pages are asked for."""
     latency_s: float
     scrape_s: float
     ingest_events: int
@@ -101,7 +105,8 @@ FULL: Final = Sizes(
     takeover_events=1_000_000,
     stage_events=100_000,
     pauses_at=(150_000, 500_000),
-    latency_rates=(1_000, 10_000),
+    latency_at=((1_000, 1.0), (10_000, 0.1), (10_000, 1.0)),
+    pages_at=((1_000, 1.0), (10_000, 0.1)),
     latency_s=60.0,
     scrape_s=15.0,
     ingest_events=60_000,
@@ -115,7 +120,8 @@ QUICK: Final = Sizes(
     takeover_events=50_000,
     stage_events=20_000,
     pauses_at=(2_000, 4_000),
-    latency_rates=(1_000,),
+    latency_at=((1_000, 1.0),),
+    pages_at=((1_000, 1.0),),
     latency_s=10.0,
     scrape_s=0.5,
     ingest_events=6_000,
@@ -162,6 +168,7 @@ TARGETS: Final = {
     "paged 1000": Target(250, 100, False, "{:.1f} ms"),
     "page": Target(100, 50, False, "{:.0f} ms"),
     "page cost": Target(5, 2, False, "{:.1f} %"),
+    "shown": Target(1_000, 1_000, False, "{:.0f} ms"),
     "pause 500k": Target(50, 20, False, "{:.1f} ms"),
     "ingest": Target(2_000, 10_000, True, "{:,.0f}/s"),
     "ingest p99": Target(500, 500, False, "{:.0f} ms"),
@@ -534,26 +541,25 @@ def _takeover(
 
 def bench_latency(table: Table, broker: RealBroker, cores: Cores, sizes: Sizes, directory: Path) -> None:
     """How long after the message that decides it was sent a verdict can be read, at steady rates."""
-    for rate in sizes.latency_rates:
-        names = create_topics(broker, f"bench-latency-{rate}", 1)
-        _say(f"latency at {rate:,} events/s")
+    for rate, recorded in sizes.latency_at:
+        at = _load(rate, recorded)
+        names = create_topics(broker, f"bench-latency-{rate}-{recorded}", 1)
+        _say(f"latency at {at}")
         with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured) as monitor:
             monitor.wait_ready()
-            told = measure_latency(broker.bootstrap, names, rate, sizes)
+            told = measure_latency(broker.bootstrap, names, rate, sizes, recorded)
         lags = told["ms"]
         if len(lags) < 20:
-            raise BenchError(f"only {len(lags)} verdicts at {rate:,} events/s: nothing can be said of a p99")
+            raise BenchError(f"only {len(lags)} verdicts at {at}: nothing can be said of a p99")
         p50, p99, longest = (quantile(lags, share) for share in (0.5, 0.99, 1.0))
         note = f"{len(lags):,} verdicts; sent {told['per_s']:,.0f}/s, {told['behind_ms']:.0f} ms behind plan at most"
-        at = f"produce → verdict read, {rate:,} events/s"
-        table.add(f"{at}, p50", p50, f"{p50:.1f} ms", note=note)
-        table.add(f"{at}, p99", p99, f"{p99:.1f} ms", target="p99 1000" if rate == 1_000 else None)
-        table.add(f"{at}, max", longest, f"{longest:.1f} ms")
+        read = f"produce → verdict read, {at}"
+        table.add(f"{read}, p50", p50, f"{p50:.1f} ms", note=note)
+        table.add(f"{read}, p99", p99, f"{p99:.1f} ms", target="p99 1000" if rate == 1_000 else None)
+        table.add(f"{read}, max", longest, f"{longest:.1f} ms")
         p50, p99 = (quantile(told["acknowledged_ms"], share) for share in (0.5, 0.99))
         note = "the broker alone, for comparison"
-        table.add(
-            f"produce → acknowledged, {rate:,} events/s, p99", p99, f"{p99:.1f} ms", note=f"p50 {p50:.1f} ms; {note}"
-        )
+        table.add(f"produce → acknowledged, {at}, p99", p99, f"{p99:.1f} ms", note=f"p50 {p50:.1f} ms; {note}")
 
 
 class _VerdictReader:
@@ -602,35 +608,42 @@ class _At(msgspec.Struct):
 
 
 LEAD_S: Final = 30.0
+WARM_S: Final = 5.0
 
 
-def latency_knobs(rate: int, sizes: Sizes) -> Knobs:
+def _load(rate: int, recorded: float) -> str:
+    return f"{rate:,} events/s, {'every call' if recorded == 1.0 else f'{recorded:.0%}'} recorded"
+
+
+def latency_knobs(rate: int, sizes: Sizes, recorded: float = 1.0) -> Knobs:
     """The traffic of ``measure_latency``."""
     return Knobs(
         seed=9,
         rate=rate,
-        duration_s=LEAD_S + sizes.latency_s,
+        duration_s=LEAD_S + WARM_S + sizes.latency_s,
         tempo=20.0,
         accounts=sizes.accounts,
-        recorded=1.0,
+        recorded=recorded,
         start_ms=int((time.time() - LEAD_S) * 1000),
     )
 
 
-def measure_latency(bootstrap: str, names: Names, rate: int, sizes: Sizes) -> dict[str, Any]:
+def measure_latency(bootstrap: str, names: Names, rate: int, sizes: Sizes, recorded: float = 1.0) -> dict[str, Any]:
     """Send traffic at a rate and time the verdicts. Life runs 20 times faster, so that calls come to an end soon.
 
-    What stands before the measured stretch is sent as fast as it goes: from it come the calls under way.
+    What stands before is sent as fast as it goes: from it come the calls under way. The first seconds at the rate count
+    for nothing: a producer's first messages wait for its connections, and a broker's for its compiler.
     """
-    lead_s = LEAD_S
-    knobs = latency_knobs(rate, sizes)
-    entries = [entry for entry in _entries(knobs) if entry.due_ms < knobs.start_ms + (lead_s + sizes.latency_s) * 1000]
+    knobs = latency_knobs(rate, sizes, recorded)
+    entries = [
+        entry for entry in _entries(knobs) if entry.due_ms < knobs.start_ms + (LEAD_S + WARM_S + sizes.latency_s) * 1000
+    ]
     sent: dict[int, float] = {}
     acknowledged: list[float] = []
 
     def sent_at(at: float) -> Callable[[KafkaError | None, Message], None]:
         def delivered(error: KafkaError | None, message: Message) -> None:
-            if error is None and (offset := message.offset()) is not None:
+            if error is None and at >= counted_from and (offset := message.offset()) is not None:
                 sent[offset] = at
                 acknowledged.append(1e3 * (time.perf_counter() - at))
 
@@ -646,7 +659,7 @@ def measure_latency(bootstrap: str, names: Names, rate: int, sizes: Sizes) -> di
         }
     )
     reader = _VerdictReader(bootstrap, names.verdicts)
-    lead = [entry for entry in entries if entry.due_ms < knobs.start_ms + lead_s * 1000]
+    lead = [entry for entry in entries if entry.due_ms < knobs.start_ms + LEAD_S * 1000]
     fill(bootstrap, names.events, lead)
     positions = Positions(bootstrap, names)
     until = time.monotonic() + 120
@@ -655,6 +668,7 @@ def measure_latency(bootstrap: str, names: Names, rate: int, sizes: Sizes) -> di
     positions.close()
     live = entries[len(lead) :]
     began, behind_s = time.perf_counter(), 0.0
+    counted_from = began + WARM_S
     for number, entry in enumerate(live):
         due = began + number / rate
         if (ahead_s := due - time.perf_counter()) > 0:
@@ -816,14 +830,51 @@ def _old_cases(count: int) -> Iterator[Verdict]:
 
 def bench_pages(table: Table, broker: RealBroker, cores: Cores, sizes: Sizes, directory: Path) -> None:
     """How long pages take with many cases, while the monitor judges; and what they take from the judging."""
-    for rate in sizes.latency_rates:
-        bench_pages_at(rate, table, broker, cores, sizes, directory)
+    for rate, recorded in sizes.pages_at:
+        bench_pages_at(rate, recorded, table, broker, cores, sizes, directory)
+    bench_actions(table, broker, cores, directory)
 
 
-def bench_pages_at(rate: int, table: Table, broker: RealBroker, cores: Cores, sizes: Sizes, directory: Path) -> None:
+def bench_actions(table: Table, broker: RealBroker, cores: Cores, directory: Path) -> None:
+    """How soon what somebody did in one process is shown by another of its group."""
+    _say("actions, from one process to another")
+    names = create_topics(broker, "bench-actions", 2)
+    producer = Producer({"bootstrap.servers": broker.bootstrap})
+    for old in _old_cases(50):
+        producer.produce(names.verdicts, encode_verdict(old), old.key)
+    producer.flush(60)
+    case = f"/cases/{recording(5)}"
+    done_ms: list[float] = []
+    shown_ms: list[float] = []
+    started = partial(MonitorProcess, broker.bootstrap, names, directory, actions=True)
+    with started(cores=cores.measured, label="one") as one, started(cores=cores.rest, label="other") as other:
+        for process in (one, other):
+            process.wait_ready()
+        for number in range(100):
+            text = f"number {number:03}"
+            began = time.perf_counter()
+            status, said = one.post(f"/api/v1{case}/actions", {"kind": "comment", "text": text})
+            if status != 201:
+                raise BenchError(f"an action was answered {status}: {said}")
+            done_ms.append(1e3 * (time.perf_counter() - began))
+            while text not in other.get(case)[1]:
+                if time.perf_counter() > began + 60:
+                    raise BenchError("an action was not shown by the other process within a minute")
+            shown_ms.append(1e3 * (time.perf_counter() - began))
+    p50, p99 = quantile(shown_ms, 0.5), quantile(shown_ms, 0.99)
+    note = (
+        f"p50 {p50:.0f} ms, max {max(shown_ms):.0f} ms; answered by the first within {quantile(done_ms, 0.99):.0f} ms"
+    )
+    table.add("an action → shown by another process, p99", p99, f"{p99:.0f} ms", target="shown", note=note)
+
+
+def bench_pages_at(
+    rate: int, recorded: float, table: Table, broker: RealBroker, cores: Cores, sizes: Sizes, directory: Path
+) -> None:
     """The same at one rate."""
-    names = create_topics(broker, f"bench-pages-{rate}", 1)
-    _say(f"pages with {sizes.cases:,} cases at {rate:,} events/s")
+    names = create_topics(broker, f"bench-pages-{rate}-{recorded}", 1)
+    load = _load(rate, recorded)
+    _say(f"pages with {sizes.cases:,} cases at {load}")
     producer = Producer({"bootstrap.servers": broker.bootstrap, "linger.ms": 50})
     for old in _old_cases(sizes.cases):
         producer.produce(names.verdicts, encode_verdict(old), old.key)
@@ -844,7 +895,7 @@ def bench_pages_at(rate: int, table: Table, broker: RealBroker, cores: Cores, si
     with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured, label="pages") as monitor:
         monitor.wait_ready()
         visitor = _Visitor(monitor, paths)
-        told = measure_latency(broker.bootstrap, names, rate, sizes)
+        told = measure_latency(broker.bootstrap, names, rate, sizes, recorded)
         visitor.close()
         while any(lag for name, lag in monitor.metrics().items() if name.startswith("kafka_lag_messages")):
             time.sleep(0.5)
@@ -854,7 +905,7 @@ def bench_pages_at(rate: int, table: Table, broker: RealBroker, cores: Cores, si
         page_ms = 1e3 * (cpu_s(monitor.pid) - before_s) / count
     all_ms = sorted(itertools.chain.from_iterable(visitor.ms.values()))
     worst = max(visitor.ms, key=lambda path: quantile(visitor.ms[path], 0.5))
-    at = f"a page, {sizes.cases:,} cases, {rate:,} events/s"
+    at = f"a page, {sizes.cases:,} cases, {load}"
     p50, p99 = quantile(all_ms, 0.5), quantile(all_ms, 0.99)
     note = f"p50 {p50:.0f} ms; {len(all_ms)} pages, slowest {worst.partition('?')[0]}; sent {told['per_s']:,.0f}/s"
     table.add(f"{at}, p99", p99, f"{p99:.0f} ms", target="page", note=note)
@@ -862,7 +913,7 @@ def bench_pages_at(rate: int, table: Table, broker: RealBroker, cores: Cores, si
     share = page_ms * PAGES_PER_S / 10
     note = f"{page_ms:.1f} ms of processor time a page; verdicts came within {verdict_ms:.0f} ms (p99) meanwhile"
     table.add(
-        f"{PAGES_PER_S} pages/s take of one core, {rate:,} events/s",
+        f"{PAGES_PER_S} pages/s take of one core, {load}",
         share,
         f"{share:.1f} %",
         target="page cost",

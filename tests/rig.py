@@ -240,6 +240,7 @@ class MonitorProcess:
         *,
         cores: Sequence[int] | None = None,
         settings: Mapping[str, object] | None = None,
+        actions: bool = False,
         label: str = "monitor",
     ) -> None:
         self.port = free_ports(1)[0]
@@ -248,7 +249,7 @@ class MonitorProcess:
         chosen: dict[str, object] = {
             "kafka": {"bootstrap_servers": bootstrap, "group_id": names.group, "start_at": "earliest"},
             "topics": {name: getattr(names, name) for name in names._fields if name != "group"},
-            "web": {"listen": f"127.0.0.1:{self.port}"},
+            "web": {"listen": f"127.0.0.1:{self.port}", "actions": actions},
             "cases": {"database": str(directory / f"{label}-{self.port}.sqlite3")},
             "starters": [{"callback_url": f"{PLUGIN_CALLBACK}*", "cause": "flex_plugin", "name": "plugin"}],
             "log": {"format": "json"},
@@ -273,9 +274,18 @@ class MonitorProcess:
 
     def get(self, path: str) -> tuple[int, str]:
         """Ask its web server; (0, "") while nobody answers."""
+        return self._ask("GET", path)
+
+    def post(self, path: str, value: object) -> tuple[int, str]:
+        """Send its web server JSON; (0, "") while nobody answers."""
+        return self._ask("POST", path, msgspec.json.encode(value), {"Content-Type": "application/json"})
+
+    def _ask(
+        self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, str]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         try:
-            connection.request("GET", path)
+            connection.request(method, path, body, headers or {})
             response = connection.getresponse()
             return response.status, response.read().decode()
         except OSError:

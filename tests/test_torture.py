@@ -174,6 +174,20 @@ def test_what_a_superseded_owner_writes_late_is_counted_apart(act, told):
     assert (tally.superseded, tally.repeated) == (1, [])
 
 
+def test_an_owner_stopped_before_its_first_verdict_is_known_by_the_one_that_goes_on(act, told):
+    half = len(told.messages) // 2
+    before, after = told.messages[:half], told.messages[half:]
+    at = msgspec.json.decode(before[-1].value or b"")["at"][1]
+    commit = Commit(0, at + 1, metadata(), before[-1].timestamp_ms - 1)
+    late = before[-1]._replace(headers={"by": b"stopped"}, offset=len(told.messages))
+
+    tally = judged(act, [*before, late, *after], [commit])
+    assert (tally.superseded, tally.repeated) == (1, [])
+
+    tally = judged(act, [*before, late], [commit])
+    assert (tally.superseded, len(tally.repeated)) == (0, 1)
+
+
 def test_an_owner_that_puts_its_verdict_over_a_late_one_repeats_nothing(act, told):
     last, at = repeated(told, by=b"two")
     commit = Commit(0, at + 1, metadata(), last.timestamp_ms + 100_000)

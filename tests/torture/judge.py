@@ -211,13 +211,13 @@ def _count_repeats(
     messages: Sequence[Message], repeats: Sequence[Message], commits: Sequence[Commit], tally: Tally
 ) -> None:
     """Tell apart what was told again because nobody could know, out of time, and against a commit taken before."""
-    order: dict[tuple[int, bytes], int] = {}  # Of each takeover: how many there had been in its partition before.
+    order = _takeovers(messages)
     latest: dict[int, int] = {}
     unanswered: dict[tuple[int, str | None], int] = {}  # Of a key: verdicts of somebody superseded, not written over.
     excused = set()
     for message in messages:
         partition, key = message.partition, (message.partition, message.key)
-        number = order.setdefault((partition, message.headers.get(BY, b"")), latest.get(partition, -1) + 1)
+        number = order[_takeover(message)]
         if number < latest.get(partition, -1):
             tally.superseded += 1
             excused.add((partition, message.offset))
@@ -249,6 +249,29 @@ def _count_repeats(
             tally.repeated.append(f"{where}: decided at {verdict['at'][1]}, told again when {covered} was committed")
         else:
             tally.again += 1
+
+
+def _takeover(message: Message) -> tuple[int, bytes]:
+    return message.partition, message.headers.get(BY, b"")
+
+
+def _takeovers(messages: Sequence[Message]) -> dict[tuple[int, bytes], int]:
+    """Number the takeovers of each partition in their order: by their first words, but for whom these came too late.
+
+    Who was stopped between taking a partition and its first verdict writes that when another has long taken it. It has
+    decided nothing that the other has not come past, and the other goes on.
+    """
+    told: dict[tuple[int, bytes], list[tuple[int, tuple[int, int]]]] = {}
+    for number, message in enumerate(messages):
+        verdict = verdict_of(message)
+        told.setdefault(_takeover(message), []).append((number, (0, 0) if verdict is None else place(verdict)[0]))
+    order: dict[int, list[tuple[int, bytes]]] = {}
+    for takeover, all_of_it in told.items():
+        earlier = order.setdefault(takeover[0], [])
+        (first, _), reached = all_of_it[0], max(at for _, at in all_of_it)
+        outlived = bool(earlier) and any(number > first and at > reached for number, at in told[earlier[-1]])
+        earlier.insert(len(earlier) - outlived, takeover)
+    return {takeover: number for takeovers in order.values() for number, takeover in enumerate(takeovers)}
 
 
 def live_again(messages: Sequence[Message], commits: Sequence[Commit], mark: Mark) -> float | None:
