@@ -56,7 +56,6 @@ def test_what_a_version_left_is_taken_up_where_it_stood_and_what_is_written_then
         ) as stage,
     ):
         versions.put_back(left, stage)
-        before = len(stage.site.written())
         stage.site.send([b'{"kind": "recording", "of": "a day to come"}'], 0, stage.site.verdict_topic, key=UNREADABLE)
         monitor = versions.start(stage).ready(versions.PARTITIONS)
         versions.send_later(left, stage)
@@ -110,14 +109,15 @@ def test_what_a_version_left_is_taken_up_where_it_stood_and_what_is_written_then
 
         # And back: all that was written is what that version reads.
         reads = {kind: jsonschema.Draft202012Validator(schema) for kind, schema in left.formats.reads.items()}
+        places = {(message.partition, message.offset) for message in left.topics["verdicts"]}
         new: dict[str, list[Any]] = {
-            "verdict": [message.value for message in ours[before:]],
+            "verdict": [message.value for message in ours if (message.partition, message.offset) not in places],
             "case_action": [message.value for message in versions.topic(stage, "case_actions")],
             "checkpoint": [commit.metadata for commit in stage.commits()[len(left.commits) :]],
         }
         for kind, values in new.items():
             assert values
-            for value in values:
+            for value in filter(None, values):
                 reads[kind].validate(msgspec.json.decode(value))
 
 
@@ -164,9 +164,9 @@ def test_a_snapshot_that_does_not_even_begin_like_ours_is_not_read():
         about(msgspec.msgpack.encode(["begins", {"layout": LAYOUT}]))
 
 
-def grown(value: bytes, **more: object) -> bytes:
+def grown(value: bytes) -> bytes:
     """A document as a later version may write it, with fields that nobody knows yet."""
-    return msgspec.json.encode(msgspec.json.decode(value) | {"known_later": {"some": ["thing"]}} | more)
+    return msgspec.json.encode(msgspec.json.decode(value) | {"known_later": {"some": ["thing"]}})
 
 
 @pytest.mark.parametrize("name", KEPT)

@@ -179,7 +179,7 @@ def read(name: str) -> Kept:
         name=name,
         formats=msgspec.convert(about["formats"], Formats),
         fingerprint=about["fingerprint"],
-        topics={topic_: _read_lines(directory / f"{topic_}.jsonl") for topic_ in TOPICS},
+        topics={each: _read_lines(directory / f"{each}.jsonl") for each in TOPICS},
         commits=[(one["partition"], one["offset"], one["metadata"]) for one in about["commits"]],
         later=_read_lines(directory / "later.jsonl"),
         truth=list(read_truth((directory / "truth.jsonl").read_bytes().splitlines())),
