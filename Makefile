@@ -111,6 +111,10 @@ report-load: setup ## `report` over a million verdicts: how long, and how much m
 torture: setup ## The long run: many more generated histories, kills and rebalances than `test`.
 	@$(BIN)/python -m tests.torture
 
+.PHONY: upgrade
+upgrade: setup ## Another version and this one by turns on one broker. UPGRADE_ARGS="--from COMMIT" names it.
+	@$(BIN)/python -m tests.upgrade try $(UPGRADE_ARGS)
+
 .PHONY: screenshots
 screenshots: setup ## Take the pictures of the pages under docs/pages anew, in a real Chromium.
 	@$(BIN)/python -m tests.screenshots

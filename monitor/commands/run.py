@@ -65,7 +65,7 @@ from monitor.log import configure, flush_verdicts, log_verdict
 from monitor.outputs.alerts import Pace
 from monitor.outputs.coverage_metrics import CoverageMetrics
 from monitor.outputs.delivery import Delivery
-from monitor.outputs.metrics import Metrics
+from monitor.outputs.metrics import Metrics, this_build
 from monitor.outputs.twilio_metrics import TwilioMetrics
 from monitor.outputs.verdict_topic import VerdictTopic
 from monitor.settings import Address, Problem, Settings, SettingsError, kafka_client
@@ -231,7 +231,7 @@ class Running:
             self._rest = self._make_rest_work()
         self._paging: Paging | None = None
         self._pages = Pages()
-        self._pages_work = PagesWork(settings, self._client)
+        self._pages_work = PagesWork(settings, self._client, self._reached)
         self._web = WebServer(settings.web.listen, self.metrics.registry, self.health, self._pages)
         # Its health is its own: a bridge that turns must not vouch for reading that does not.
         bridging = Health(time.monotonic(), ())
@@ -449,11 +449,12 @@ class Running:
         wanted = self.settings.snapshots
         if wanted.directory is None:
             return None
+        build = this_build()
         return Snapshots(
             wanted.directory,
             every_s=wanted.every.total_seconds(),
             kept_s=self._tuning.window_ms / 1000,
-            version=__version__,
+            version=f"{build.version}+{build.revision}",
         )
 
     def _between_batches(self, idle: bool) -> None:  # noqa: FBT001 - the reading calls it so.
@@ -633,6 +634,7 @@ class _Listener:
         self._owned = owned
         self._enrich = enrich
         self._splits_after = 0.0
+        self._not_read: set[int] = set()
 
     def polled(self) -> None:
         now = time.monotonic()
@@ -692,10 +694,17 @@ class _Listener:
             try:
                 verdict = decode_verdict(value)
             except (ValueError, UnicodeDecodeError):
-                return  # No verdict of ours; the ledger passes over it too.
+                self._say_not_read(partition)
+                return  # The ledger passes over it too.
         self._metrics.follow(partition, key, verdict)
         if verdict is not None:
             self._enrich(verdict)
+
+    def _say_not_read(self, partition: int) -> None:
+        """Once a takeover: a whole topic may be so."""
+        if partition not in self._not_read:
+            self._not_read.add(partition)
+            log.warning("verdict_not_read", partition=partition, why="a newer version wrote it, or none of ours")
 
     def committed(self, result: str) -> None:
         self._metrics.commit(result, time.time())
@@ -720,6 +729,7 @@ class _Listener:
     def forgotten(self, partition: int) -> None:
         self._metrics.partition_gone(partition)
         self._pipelines.pop(partition, None)
+        self._not_read.discard(partition)
         self._places.leave(partition)
         self._owned.lost(partition)
 
