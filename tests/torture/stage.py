@@ -264,7 +264,7 @@ class Stage:
         return Feed(self, act.entries, for_s)
 
     def close_windows(self, past_ms: int = PAST_WINDOW_MS) -> None:
-        """Move log time past every window (or by ``past_ms``), in all partitions: what was sent so far becomes final."""
+        """Move log time past every window, or so far, in all partitions: what has been sent becomes final."""
         if self.stamped_by_broker:
             time.sleep(past_ms / 1000)
         else:
