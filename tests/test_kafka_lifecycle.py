@@ -288,6 +288,20 @@ def test_messages_that_retention_took_unread_are_a_blind_interval(broker: RealBr
     assert msgspec.json.decode(desk.committed().metadata or "")["x"][0] == stopped_at
 
 
+def test_a_group_that_starts_at_an_instant_reads_what_is_left_where_records_were_deleted(broker: RealBroker):
+    # For minutes their segment is still there: the broker looks for the first message since an instant in that alone.
+    desk = Desk.on(broker, 1, segment_ms=1_000)
+    at_ms = now_ms() - 60_000
+    desk.send([recording_event(1)], timestamp=at_ms + 10_000)
+    desk.send([recording_event(2)], timestamp=at_ms + 20_000)
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    for future in admin.delete_records([TopicPartition(desk.topics.events, 0, 1)]).values():
+        future.result(30)
+    with Running(desk, start_at=at_ms) as running:
+        running.ready(1)
+        until(lambda: [v.recording_sid for v in running.verdicts_told()] == [recording_sid(2)])
+
+
 class Waiting:
     """The pipeline, held up by one message until it is let go."""
 

@@ -463,7 +463,11 @@ class _Log:
 
     def first_at(self, timestamp_ms: int) -> int | None:
         found = self._questions.first_at(*self._where, timestamp_ms)
-        return self.high if found is not None and found < 0 else found
+        if found is None or found >= 0:
+            return found
+        # None; or the broker looked in a segment of which all was deleted (DeleteRecords), and it is still there.
+        stamp = self.stamp(self.low) if self.low < self.high else None
+        return self.low if stamp is not None and stamp >= timestamp_ms else self.high
 
     def stamp(self, offset: int) -> int | None:
         message = self._questions.at_or_after(*self._where, offset)
