@@ -25,7 +25,7 @@ import msgspec
 import structlog
 
 from monitor.core.policy import ALLOWED, OUTCOMES
-from monitor.core.verdict import Verdict, decode_verdict, read_instant, render_instant
+from monitor.core.verdict import Rejudged, Verdict, decode_verdict, read_instant, render_instant
 
 log = structlog.get_logger(__name__)
 
@@ -200,9 +200,16 @@ def timeline(case: Case) -> list[Line]:
         if at is not None
     ]
     lines += [Line(at=told.decided_at, what=told.outcome, says=told.cause) for told in verdict.history]
+    if verdict.rejudged is not None:
+        lines.append(Line(at=verdict.rejudged.at, what="rejudged", says=was_before(verdict.rejudged)))
     lines.append(Line(at=verdict.decided_at, what=verdict.outcome, says=verdict.reason))
     lines += [Line(at=action.at, what=action.kind, by=action.by, says=_action_says(action)) for action in case.actions]
     return sorted(lines, key=lambda line: read_instant(line.at))
+
+
+def was_before(rejudged: Rejudged) -> str:
+    """What a verdict was before it was judged again, in words."""
+    return f"was {rejudged.was_outcome} by rule {rejudged.was_rule}, under policy {rejudged.was_policy}"
 
 
 def _action_says(action: CaseAction) -> str | None:
