@@ -1,4 +1,7 @@
-"""Judging again: which final verdicts may change, and to what, over generated histories and one by one."""
+"""Judging again: which final verdicts may change, and to what, over generated histories and one by one.
+
+What a whole monitor and the command make of it: tests/test_rejudge_run.py.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from monitor.cli import run
 from monitor.core.account_settings import AccountSettings
 from monitor.core.policy import Policy
 from monitor.core.rejudging import LOOK_BACK_WINDOWS, Refold, Settled, Standing, Why, left_alone, read_standing, weigh
@@ -367,3 +371,23 @@ def test_its_case_says_when_it_was_rejudged_and_what_it_was(tmp_path):
         assert "is allowed after all" in text
 
     ask(cases, questions)
+
+
+# --------------------------------------------------------------------------- the command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "--since: is needed, or name recordings"),
+        (("--since", "7d", "--apply"), "--apply: asks before it writes, and there is nobody to ask. Add --yes"),
+        (("--since", "7d", "--outcome", "fine"), "--outcome: is one of allowed, disallowed, undetermined"),
+        (("--since", "7d", "--cause", "gremlins"), "--cause: is none"),
+        (("--since", "1d", "--until", "2d"), "--until: is not after --since"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_read(arguments, says, tmp_path, capsys):
+    config = tmp_path / "monitor.yaml"
+    config.write_text("kafka: {bootstrap_servers: '127.0.0.1:1'}\n")
+    assert run(["rejudge", "--config", str(config), *arguments]) == 2
+    assert says in capsys.readouterr().err
