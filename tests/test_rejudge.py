@@ -13,7 +13,7 @@ import pytest
 from monitor.cli import run
 from monitor.core.account_settings import AccountSettings
 from monitor.core.policy import Policy
-from monitor.core.rejudging import LOOK_BACK_WINDOWS, Refold, Settled, Standing, Why, left_alone, read_standing, weigh
+from monitor.core.rejudging import Refold, Settled, Standing, Why, left_alone, look_backs_ms, read_standing, weigh
 from monitor.core.verdict import (
     RESTS_ON_LOST,
     AlertLabels,
@@ -31,9 +31,9 @@ from monitor.outputs.alert_text import Links, render_alert
 from monitor.outputs.alerts import BACKLOG
 from tests.history import (
     AS_BUILT,
+    FAR_AHEAD_MS,
     POLICIES,
     SIDS,
-    WINDOW_MS,
     Broker,
     Feature,
     History,
@@ -62,22 +62,30 @@ def again(history: History, standing: dict[str, Standing], policy: Policy, low: 
     tried = {key: standing[key] for key, why in said.items() if why is None}
     if not tried:
         return {key: why for key, why in said.items() if why is not None}
+    tuning = history.tuning()
     stamp = broker.stamp(min(one.rests_from for one in tried.values()))
     assert stamp is not None
-    tuning = history.tuning()
-    checkpoint = resume(
-        None,
-        broker,
-        fingerprint="",
-        start_at=stamp - LOOK_BACK_WINDOWS * WINDOW_MS,
-        window_ms=tuning.window_ms,
-        age_max_ms=tuning.age_max_ms,
-        now_ms=0,
-    ).checkpoint
-    checkpoint = msgspec.structs.replace(checkpoint, generation=1)
-    refold = Refold(tuning, policy, AccountSettings(), partition=None, checkpoint=checkpoint, standings=tried)
-    for offset in range(checkpoint.offset, refold.end):
-        said.update(refold.feed(offset, *broker.log[offset]))
+
+    def fold(look_back_ms: int) -> Refold:
+        checkpoint = resume(
+            None,
+            broker,
+            fingerprint="",
+            start_at=stamp - look_back_ms,
+            window_ms=tuning.window_ms,
+            age_max_ms=tuning.age_max_ms,
+            now_ms=0,
+        ).checkpoint
+        checkpoint = msgspec.structs.replace(checkpoint, generation=1)
+        refold = Refold(tuning, policy, AccountSettings(), partition=None, checkpoint=checkpoint, standings=tried)
+        for offset in range(checkpoint.offset, refold.end):
+            said.update(refold.feed(offset, *broker.log[offset]))
+        return refold
+
+    near_ms, far_ms = look_backs_ms(tuning)
+    refold = fold(near_ms)
+    if refold.falls_short:
+        refold = fold(far_ms)
     said.update(refold.finish())
     assert not refold.failures
     return {key: answer for key, answer in said.items() if answer is not None}
@@ -98,9 +106,19 @@ def test_the_same_policy_changes_nothing_whatever_happened_to_those_who_judged()
     judged = 0
     for history in filter(without_settings, map(promise.example, range(EXAMPLES))):
         standing = finals(Interrupted(history).topic)
-        assert again(history, standing, policy_of(AS_BUILT, history.policy)) == {}, history
+        answers = again(history, standing, policy_of(AS_BUILT, history.policy))
+        assert all(isinstance(answer, Why) for answer in answers.values()), (history, answers)
+        # What is stamped in the future dates what follows it, as far as it is seen.
+        assert not answers or any(stamp >= FAR_AHEAD_MS for stamp, _ in history.messages), (history, answers)
         judged += len(standing)
     assert judged > 100
+
+
+def test_where_something_is_open_for_long_the_fold_begins_as_early_as_it_takes():
+    history = History(messages=(*((at, f"join(b,d)#{at}") for at in range(0, 60, 8)), (60, "rec(r,c)")), age_max_ms=100)
+    standing = finals(Straight(history).topic)
+    assert standing.keys() == {SIDS["r"]}
+    assert again(history, standing, policy_of(AS_BUILT, history.policy)) == {}
 
 
 def test_what_is_no_longer_all_there_stays_as_it_is():
@@ -193,6 +211,7 @@ def test_a_verdict_is_left_alone_while_anybody_may_come_back_to_it_or_its_events
         ({}, 11, Why.PARTLY_GONE),
         ({"rests_from": 11}, 0, Why.PARTLY_GONE),
         ({"rests_from": 9}, 10, Why.PARTLY_GONE),
+        ({"first_seen_at": NOW}, 0, Why.UNTIMED),
         ({"missing": ("judgement",)}, 0, Why.FAILED),
     ],
 )
@@ -342,7 +361,7 @@ def test_an_alert_that_still_fires_is_resolved_and_says_that_it_was_judged_again
     assert resolved(alerts) == [(recording(1), T0 + MINUTE, "cleared")]
     [alert] = alerts.values()
     said = render_alert(alert, stage.cases[recording(1)], count=1, links=Links(web="https://m"))
-    assert said["annotations"]["reason"].startswith("Cleared by judging it again, under another policy: it is allowed")
+    assert said["annotations"]["reason"].startswith("Cleared by judging it again: it is allowed now.")
 
 
 def test_what_becomes_disallowed_is_told_once_in_a_summary_and_pages_nobody_singly():

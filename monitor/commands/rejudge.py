@@ -35,13 +35,13 @@ from monitor.core.events import Event
 from monitor.core.pipeline import Checkpoint
 from monitor.core.policy import OUTCOMES
 from monitor.core.rejudging import (
-    LOOK_BACK_WINDOWS,
     Answer,
     Refold,
     Settled,
     Standing,
     Why,
     left_alone,
+    look_backs_ms,
     read_standing,
 )
 from monitor.core.values import epoch_ms
@@ -164,7 +164,7 @@ class Rejudging:
                     else:
                         tried[_sid(one)] = one
                 if tried and settled is not None:
-                    self._judge(questions, partition, settled.generation, known, tried, plan, progress)
+                    self._judge(questions, partition, settled, known, tried, plan, progress)
         finally:
             questions.close()
         return plan
@@ -257,52 +257,68 @@ class Rejudging:
         self,
         questions: Questions,
         partition: int,
-        generation: int,
+        settled: Settled,
         known: AccountSettings,
         tried: Mapping[str, Placed],
         plan: Plan,
         progress: Progress,
     ) -> None:
         """Fold one partition, from before all that the verdicts rest on to where the last of them was decided."""
-        begin = self._begin(questions, partition, min(one.standing.rests_from for one in tried.values()))
-        checkpoint = msgspec.structs.replace(begin, generation=generation)
         standings = {key: one.standing for key, one in tried.items()}
-        refold = Refold(
-            self._tuning,
-            self._loaded.policy,
-            known,
-            partition=partition,
-            checkpoint=checkpoint,
-            standings=standings,
-        )
-        stretch = (checkpoint.offset, refold.end)
-        task = progress.add_task(f"partition {partition}", total=refold.end - checkpoint.offset)
-        scan = Scan(self._client, self._group_id, self._settings.topics.events, offsets={partition: stretch})
+        floor = min(standing.rests_from for standing in standings.values())
+        look_backs = look_backs_ms(self._tuning)
+        for look_back_ms in look_backs:
+            begin = self._begin(questions, partition, floor, look_back_ms)
+            checkpoint = msgspec.structs.replace(begin, generation=settled.generation)
+            policy, tuning = self._loaded.policy, self._tuning
+            refold = Refold(tuning, policy, known, partition=partition, checkpoint=checkpoint, standings=standings)
+            earliest = begin.offset <= settled.low or look_back_ms == look_backs[-1]
+            if self._fold(refold, partition, begin.offset, tried, plan, progress, earliest=earliest):
+                break
+
+    def _fold(
+        self,
+        refold: Refold,
+        partition: int,
+        first: int,
+        tried: Mapping[str, Placed],
+        plan: Plan,
+        progress: Progress,
+        *,
+        earliest: bool,
+    ) -> bool:
+        """Feed a partition from an offset on, and take the answers; False: it falls short, and none has come yet."""
+        task = progress.add_task(f"partition {partition}", total=refold.end - first)
+        stretch = {partition: (first, refold.end)}
+        scan = Scan(self._client, self._group_id, self._settings.topics.events, offsets=stretch)
         try:
             for message in scan.read():
                 offset = message.offset() or 0
                 answers = refold.feed(offset, message.timestamp()[1], message.value(), headers_of(message))
+                if refold.falls_short and not earliest:
+                    return False
                 _take(answers, tried, plan)
-                progress.update(task, completed=offset + 1 - checkpoint.offset)
+                progress.update(task, completed=offset + 1 - first)
         finally:
             scan.close()
+            progress.remove_task(task)
         _take(refold.finish(), tried, plan)
         for failure in refold.failures:
             say_not_judged(failure)
+        return True
 
-    def _begin(self, questions: Questions, partition: int, floor: int) -> Checkpoint:
-        """Where to begin: as whoever began to monitor a few windows before the offset ``floor``, if that is left."""
+    def _begin(self, questions: Questions, partition: int, floor: int, look_back_ms: int) -> Checkpoint:
+        """Where to begin: as whoever began to monitor so long before the offset ``floor``, or as early as may be."""
         log = AskedLog(questions, self._settings.topics.events, partition)
         stamp_ms = log.stamp(floor)
         if stamp_ms is None:
             raise OutOfReach(f"{self._settings.topics.events}[{partition}] holds nothing at {floor} any more")
-        window_ms = self._tuning.window_ms
         return resume(
             None,
             log,
             fingerprint="",
-            start_at=stamp_ms - LOOK_BACK_WINDOWS * window_ms,
-            window_ms=window_ms,
+            start_at=stamp_ms - look_back_ms,
+            window_ms=self._tuning.window_ms,
             age_max_ms=self._tuning.age_max_ms,
             now_ms=self._now_ms,
         ).checkpoint
@@ -481,7 +497,9 @@ def _document(plan: Plan, loaded: LoadedPolicy, written: int | None, left: list[
         "changes": changes,
         "unchanged": plan.unchanged,
         "not_final": plan.not_final,
-        "left": [one._asdict() for one in sorted([*plan.left, *left])],
+        "left": [
+            {"recording_sid": sid, "why": why.name.lower(), "says": why} for sid, why in sorted([*plan.left, *left])
+        ],
         "written": written,
     }
 

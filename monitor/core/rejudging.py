@@ -19,8 +19,17 @@ from monitor.core.policy import Policy
 from monitor.core.verdict import Ledger, Rejudged, Verdict, read_instant
 
 LOOK_BACK_WINDOWS: Final = 3
-"""How many windows before the first event in question a fold begins. What is born within the first of them may lack
-what came before; what names connect, and where calls were, lies within two."""
+
+
+def look_backs_ms(tuning: Tuning) -> tuple[int, int]:
+    """How long before the first event in question a fold begins: the second, where the first falls short.
+
+    What is born within the first window may lack what came before it; what names connect, and where calls were, lies
+    within two. That falls short where what was born so early is still open at that event: how old it is, and so when
+    the age bound closes all there is, cannot be told. By the age bound earlier it has been closed, and all is whole.
+    """
+    near_ms = LOOK_BACK_WINDOWS * tuning.window_ms
+    return near_ms, near_ms + tuning.age_max_ms
 
 
 class Why(StrEnum):
@@ -33,6 +42,7 @@ class Why(StrEnum):
     )
     GONE = "its events are no longer in the topic"
     PARTLY_GONE = "events that it rests on, or may have been connected with, are no longer in the topic"
+    UNTIMED = "its events arrive at other times than they did: what set the time before them is not seen any more"
     NOT_FOUND = "its events lead to no final verdict any more"
     FAILED = "judging it failed, which is a bug; please report it"
     CHANGED = "it, or the policy, changed after it was shown. Run this again"
@@ -102,6 +112,8 @@ def weigh(standing: Standing, found: Verdict, whole_from: int) -> Verdict | Why 
         return Why.FAILED
     if found.rests_from > standing.rests_from or min(found.rests_from, standing.rests_from) < whole_from:
         return Why.PARTLY_GONE
+    if found.first_seen_at != standing.first_seen_at:
+        return Why.UNTIMED
     if _says(found) == _says(standing):
         return None
     return found
@@ -132,10 +144,16 @@ class Refold:
         # No longer than what is open: the first final verdict of a recording is the one, and it has been taken by then.
         self._pipeline.open(Ledger(allowed_kept_ms=tuning.window_ms, others_kept_ms=tuning.window_ms))
         self._open = dict(standings)
-        self._cut = checkpoint.cut
         self._whole_from = 0 if checkpoint.cut is None else None
+        self._floor = min((standing.rests_from for standing in standings.values()), default=0)
         self.end = 1 + max((standing.at[1] for standing in standings.values()), default=-1)
         self.failures: list[NotJudged] = []
+
+    @property
+    def falls_short(self) -> bool:
+        """Whether the first event in question was reached before all was whole: then begin earlier, if that's there."""
+        reached = self._pipeline.next_offset > self._floor
+        return reached and (self._whole_from is None or self._whole_from > self._floor)
 
     def feed(
         self, offset: int, timestamp_ms: int, value: bytes | None, headers: Sequence[tuple[str, bytes]] | None = None
@@ -143,10 +161,8 @@ class Refold:
         """Fold one message; the answers that come of it."""
         answers: list[Answer] = []
         told = self._pipeline.feed(offset, timestamp_ms, value, headers)
-        if self._whole_from is None and self._cut is not None:
-            log_time_ms = self._pipeline.log_time_ms
-            if log_time_ms is not None and log_time_ms >= self._cut.until_ms:
-                self._whole_from = offset
+        if self._whole_from is None and self._pipeline.window.cut is None:
+            self._whole_from = offset
         for each in told:
             if isinstance(each, NotJudged):
                 self.failures.append(each)
