@@ -417,7 +417,7 @@ def rejudge(
         plan = rejudging.plan(progress)
     if format_ is Format.TABLE:
         _print_plan(plan, loaded)
-    written, left = None, []
+    written, left = 0 if apply else None, []
     if apply and plan.changes:
         if not yes and not typer.confirm(f"Write {len(plan.changes)} verdicts?", err=True):
             raise typer.Exit(EXIT_NO)
