@@ -103,9 +103,17 @@ soak: setup ## Half an hour at 2,000 events/s with random restarts, and what gro
 reconcile-load: setup ## `reconcile` over a million listed recordings: how long, and how much memory.
 	@$(BIN)/python -m tests.reconcile_load $(BENCH_ARGS)
 
+.PHONY: report-load
+report-load: setup ## `report` over a million verdicts: how long, and how much memory.
+	@$(BIN)/python -m tests.report_load $(BENCH_ARGS)
+
 .PHONY: torture
 torture: setup ## The long run: many more generated histories, kills and rebalances than `test`.
 	@$(BIN)/python -m tests.torture
+
+.PHONY: upgrade
+upgrade: setup ## Another version and this one by turns on one broker. UPGRADE_ARGS="--from COMMIT" names it.
+	@$(BIN)/python -m tests.upgrade try $(UPGRADE_ARGS)
 
 .PHONY: screenshots
 screenshots: setup ## Take the pictures of the pages under docs/pages anew, in a real Chromium.

@@ -182,7 +182,12 @@ class Desk:
     def fill(self, topic: str, messages: Iterable[tuple[str, bytes | None]], partition: int = 0) -> None:
         """Write messages with keys into a partition of any topic; returns once they are there."""
         for key, value in messages:
-            self._producer.produce(topic, value, key, partition=partition)
+            while True:
+                try:
+                    self._producer.produce(topic, value, key, partition=partition)
+                    break
+                except BufferError:
+                    self._producer.poll(0.1)
             self._producer.poll(0)
         assert self._producer.flush(WAIT_S) == 0
 

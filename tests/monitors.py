@@ -53,12 +53,12 @@ def environment(**more: str) -> dict[str, str]:
     return {**clean, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200", **more}
 
 
-def program(*arguments: str, cwd: Path, **more: Any) -> subprocess.CompletedProcess[bytes]:
-    """Run one command of the program to its end."""
+def program(*arguments: str, cwd: Path, tree: Path = ROOT, **more: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run one command of the program to its end, of the code in ``tree``."""
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, *arguments],
         cwd=cwd,
-        env=environment(),
+        env=environment(PYTHONPATH=str(tree)),
         capture_output=True,
         timeout=180,
         check=False,
@@ -116,13 +116,18 @@ class Metrics:
 
 
 class Monitor:
-    """One ``run`` process. Leaving the ``with`` kills what still runs."""
+    """One ``run`` process, of the code in ``tree``. Leaving the ``with`` kills what still runs."""
 
-    def __init__(self, command: list[str], log: Path) -> None:
+    def __init__(self, command: list[str], log: Path, tree: Path = ROOT) -> None:
         self.log = log
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                command, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL, stdout=out, stderr=out
+                command,
+                cwd=tree,
+                env=environment(PYTHONPATH=str(tree)),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
             )
 
     def __enter__(self) -> Self:
@@ -270,20 +275,24 @@ class Site:
         path.write_text(yaml.safe_dump(whole))
         return path
 
-    def start(self, *arguments: str, client: Mapping[str, str | None] | None = None, **settings: Any) -> Monitor:
-        """Start ``recording-monitor run``."""
+    def start(
+        self, *arguments: str, client: Mapping[str, str | None] | None = None, tree: Path = ROOT, **settings: Any
+    ) -> Monitor:
+        """Start ``recording-monitor run``, of the code in ``tree``."""
         config = self.config(client, **settings)
         command = [sys.executable, "-c", PROGRAM, "run", "--config", str(config), *arguments]
-        return Monitor(command, config.with_suffix(".log"))
+        return Monitor(command, config.with_suffix(".log"), tree)
 
-    def start_quick(self, *, window: timedelta, tick_every: timedelta, pace: Any = None, **settings: Any) -> Monitor:
+    def start_quick(
+        self, *, window: timedelta, tick_every: timedelta, pace: Any = None, tree: Path = ROOT, **settings: Any
+    ) -> Monitor:
         """Start the same monitor with a window shorter and ticks more frequent than the settings allow.
 
         ``pace`` are fields of ``Pace`` (of the alerts), in milliseconds, over what the settings say.
         """
         config = self.config(**settings)
         given = (str(window.total_seconds()), str(tick_every.total_seconds()), json.dumps(pace or {}))
-        return Monitor([sys.executable, "-c", _QUICK, str(config), *given], config.with_suffix(".log"))
+        return Monitor([sys.executable, "-c", _QUICK, str(config), *given], config.with_suffix(".log"), tree)
 
     def run(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess[bytes]:
         """Run another command of the program on this site."""

@@ -23,7 +23,7 @@ from monitor.outputs.cases import ActionSeen, Case, CaseAction, CaseView, Verdic
 from monitor.outputs.metrics import Metrics
 from monitor.settings import Address, Settings, load_settings
 from monitor.simulator.traffic import Knobs, header, traffic
-from monitor.web.desk import Desk
+from monitor.web.desk import Covered, Desk
 from monitor.web.pages import Pages
 from monitor.web.server import Health, WebServer
 from tests.test_alerts import T0
@@ -50,6 +50,7 @@ class Cases:
         self.events = RawEvents()
         self.traffic: list[RawEvent] = []
         self.unseen: tuple[str, ...] = ()
+        self.coverage: tuple[Covered, ...] = ()
         self.acted: list[CaseAction] = []
         self.reached = True
         self.view = CaseView(
@@ -85,6 +86,7 @@ class Cases:
             view=self.view,
             policy=lambda: self.policy,
             unseen=lambda: self.unseen,
+            coverage=lambda: self.coverage,
             read_events=self.read_events,
             act=self.act,
             make_bundle=self.make_bundle,

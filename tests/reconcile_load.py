@@ -56,7 +56,7 @@ def reconcile(broker: RealBroker, directory: Path, count: int) -> Taken:
         command = ["reconcile", "--since", f"{count + 3600}s", "--dry-run", "--format", "json"]
         began = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-c", _MEASURED + PROGRAM, *command, "--config", str(site.config())],
+            [sys.executable, "-c", MEASURED + PROGRAM, *command, "--config", str(site.config())],
             env=environment(),
             capture_output=True,
             check=False,
@@ -67,7 +67,7 @@ def reconcile(broker: RealBroker, directory: Path, count: int) -> Taken:
 
 
 # It says on stderr, last of all, the most memory it had.
-_MEASURED: Final = (
+MEASURED: Final = (
     "import atexit, resource, sys\n"
     "atexit.register(lambda: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr))\n"
 )

@@ -83,12 +83,15 @@ MAY_IMPORT: Final[dict[str, frozenset[str]]] = {
     "core": frozenset({"core"}),
     ".": frozenset({".", "core"}),
     "audit": frozenset({"audit", "core", "."}),
+    "proof": frozenset({"proof", "audit", "core", "."}),
     "twilio": frozenset({"twilio", "core", "."}),
     "inputs": frozenset({"inputs", "audit", "twilio", "core", "."}),
     "outputs": frozenset({"outputs", "core", "."}),
     "web": frozenset({"web", "outputs", "core", "."}),
     "simulator": frozenset({"simulator", "."}),
-    "commands": frozenset({"commands", "audit", "inputs", "outputs", "web", "simulator", "twilio", "core", "."}),
+    "commands": frozenset(
+        {"commands", "audit", "proof", "inputs", "outputs", "web", "simulator", "twilio", "core", "."}
+    ),
     "cli": frozenset({"commands", "."}),
 }
 

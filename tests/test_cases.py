@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -35,6 +36,7 @@ from monitor.outputs.cases import (
     render_action,
     succeed,
     ulid,
+    version_of,
 )
 from tests.test_alerts import HOUR, MINUTE, T0, ended, recording, verdict
 
@@ -288,6 +290,11 @@ def test_another_version_or_other_topics_are_read_anew(path):
     database.close()
     view = opened(path)
     assert (view.trouble, view.offsets("verdicts"), list(view.cases())) == (None, {}, [])
+
+
+def test_where_a_version_stores_one_field_more_its_file_is_of_another_version():
+    grown = msgspec.defstruct("CaseAction", [("asked_by", str | None, None)], bases=(CaseAction,))
+    assert version_of(Verdict, grown) != version_of(Verdict, CaseAction) == version_of(Verdict, CaseAction)
 
 
 def test_a_bit_that_flips_while_nobody_looks_loses_nothing_unnoticed(path):

@@ -8,8 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitor.core.pipeline import Checkpoint
+from monitor.core.verdict import render_instant
 from monitor.core.window import Cut
+from monitor.inputs.blind import read_blind, render_blind
 from monitor.inputs.checkpoint import (
+    Blind,
     Committed,
     Resume,
     StartAt,
@@ -100,7 +103,7 @@ def test_metadata_is_spelled_as_the_design_says():
 
 @given(st.text() | st.binary().map(lambda data: data.decode("latin-1")))
 def test_no_metadata_makes_the_decoding_raise(text: str):
-    assert decode_checkpoint(Committed(5, text), HERE) in ("no_metadata", "unreadable")
+    assert decode_checkpoint(Committed(5, text), HERE) in ("no_metadata", "unreadable", "other_version")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +112,9 @@ def test_no_metadata_makes_the_decoding_raise(text: str):
         (None, "no_metadata"),
         ("", "no_metadata"),
         ("reset by a tool", "unreadable"),
-        ('{"v":2,"g":1,"r":5,"w":7,"x":null,"t":"%s"}', "unreadable"),
+        ('{"v":2,"g":1,"r":5,"w":7,"x":null,"t":"%s"}', "other_version"),
+        ('{"v":2,"g":"first","places":[5,7]}', "other_version"),
+        ('{"v":"1","g":1,"r":5,"w":7,"x":null,"t":"%s"}', "unreadable"),
         ('{"v":1,"g":1,"r":-5,"w":7,"x":null,"t":"%s"}', "unreadable"),
         ('{"v":1,"g":1,"r":5,"w":7,"x":[1],"t":"%s"}', "unreadable"),
         ('{"v":1,"g":1,"r":5,"x":null,"t":"%s"}', "unreadable"),
@@ -224,6 +229,18 @@ def test_a_foreign_position_is_folded_from_the_first_message_where_time_cannot_b
 def test_a_foreign_position_at_the_end_is_measured_from_the_last_message():
     found = resumed(Committed(200, ""), Stamps(5, 200))
     assert (found.checkpoint.offset, found.checkpoint.replay_from) == (200, 199 - 52)
+
+
+def test_a_blind_interval_is_read_back_as_it_was_found():
+    blind = Blind(first=10, end=20, unjudged=5, since_ms=Stamps.at(10), until_ms=None)
+    key, value = render_blind("events", 3, blind, Stamps.at(30))
+    read = read_blind(key, value)
+    assert read is not None
+    assert (read.topic, read.partition, read.first, read.end, read.unjudged) == ("events", 3, 10, 20, 5)
+    assert (read.since, read.until) == (render_instant(Stamps.at(10)), None)
+    assert read.found_at == render_instant(Stamps.at(30))
+    assert read_blind("AC1/listing/recordings", value) is None
+    assert read_blind(key, b"{}") is None
 
 
 def test_a_foreign_position_below_the_log_begins_at_the_first_message_and_is_blind():

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,16 @@ def test_the_version_is_that_of_the_package(shell):
     done = shell("--version")
 
     assert (done.returncode, done.stdout) == (0, f"recording-monitor {__version__}\n")
+
+
+def test_the_version_stands_in_one_place():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["hatch"]["version"] == {"path": "monitor/__init__.py"}
+    # Manifests name an image, which nobody can compute: `tests/test_kubernetes.py` holds them to it.
+    code = [path for path in (ROOT / "monitor").rglob("*.py") if f'"{__version__}"' in path.read_text()]
+    assert code == [ROOT / "monitor" / "__init__.py"]
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])

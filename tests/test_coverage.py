@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from monitor.core.verdict import render_instant
 from monitor.inputs.coverage import (
     COUNTED_MS,
     ENTRIES_MAX,
@@ -16,6 +17,7 @@ from monitor.inputs.coverage import (
     SETTLE_S,
     Coverage,
     Reached,
+    Settled,
     Tally,
     render_reached,
 )
@@ -143,6 +145,13 @@ def test_messages_of_other_kinds_are_left_to_others():
     assert reached.hear(f"{ACCOUNT}/listing/recordings", b"no JSON")
     assert reached.hear(f"{ACCOUNT}/listing/recordings", None)
     assert reached.coverage(ACCOUNT, first_ms=5, oldest_ms=9).floor_ms == 5
+
+
+def test_what_is_settled_is_told_by_the_hour_with_when_it_was_said():
+    reached = Reached()
+    hour_ms = BEGIN_MS - BEGIN_MS % HOUR_MS
+    reached.hear(*render_reached(ACCOUNT, Coverage(BEGIN_MS, {hour_ms: Tally(12, 9)}), BEGIN_MS + 1))
+    assert reached.settled() == [Settled(ACCOUNT, BEGIN_MS, render_instant(BEGIN_MS + 1), ((hour_ms, Tally(12, 9)),))]
 
 
 def test_a_position_from_long_ago_is_not_gone_back_to():

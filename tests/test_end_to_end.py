@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 import pytest
@@ -205,10 +205,10 @@ def first_verdicts(messages: Iterable[Message]) -> dict[str, Verdict]:
 # ---------------------------------------------------------------------------------------- members that come and go
 
 
-QUICKLY = {"window": timedelta(seconds=10), "tick_every": timedelta(seconds=1)}
+QUICKLY: dict[str, Any] = {"window": timedelta(seconds=10), "tick_every": timedelta(seconds=1)}
 """Windows that end within a test. What a call tells, ``CROWD`` sends within five seconds."""
 
-TICKING = {"window": timedelta(hours=4), "tick_every": timedelta(seconds=0.5)}
+TICKING: dict[str, Any] = {"window": timedelta(hours=4), "tick_every": timedelta(seconds=0.5)}
 """As in life, but for ticks that end a short grace at once."""
 
 CROWD = Knobs(events=30_000, tempo=30.0, accounts=8, recorded=0.5)
@@ -516,7 +516,7 @@ def test_poison_is_set_aside_with_what_is_needed_to_look_into_it_and_what_follow
 
 def test_in_silence_ticks_end_the_grace_and_the_window(broker: RealBroker, tmp_path: Path) -> None:
     site = Site(broker, tmp_path, partitions=2, grace="1s")
-    spans = {"window": timedelta(seconds=4), "tick_every": timedelta(seconds=0.5)}
+    spans: dict[str, Any] = {"window": timedelta(seconds=4), "tick_every": timedelta(seconds=0.5)}
     with site.start_quick(**spans) as monitor:
         monitor.ready(2)
         site.send([recording_event(1, source="Conference")])

@@ -8,22 +8,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
+import msgspec
 import pytest
+import yaml
 
 from monitor.commands.common import read_policy, read_settings
 from monitor.commands.run import Running, start_monitor
 from monitor.inputs.enrichment import WANTED_MAX, Enrichment, Wanted
-from monitor.twilio.transport import Clock
+from monitor.settings import load_settings
+from monitor.twilio.accounts import Twilio, TwilioAccount
+from monitor.twilio.transport import Clock, Limits
 from tests.broker import RealBroker
 from tests.monitors import until
 from tests.test_listing import Shop
 from tests.twilio_recordings import put_call_event, put_conference
 from tests.twilio_server import TwilioServer
 
+T = TypeVar("T")
+WAIT_S = 60.0  # What a starved machine may need; costs time only where something is wrong.
 FAST = 60.0
 HURRIED = Clock(now=lambda: time.monotonic() * FAST, sleep=lambda seconds: asyncio.sleep(seconds / FAST))
 CONFERENCE, CALL = f"CF{1:032x}", f"CA{77:032x}"
@@ -98,6 +106,75 @@ def test_an_account_that_may_not_read_conferences_has_its_recordings_judged_all_
         until(lambda: shop.judged() >= set(first))
         then = shop.record()
         until(lambda: shop.judged() >= set(then))
+
+
+class Open:
+    """Partitions whose conversations are all open, and into which nothing has come by asking."""
+
+    def held(self, *_: object) -> Future[set[str]]:
+        return _answered(set())
+
+    def company(self, _partition: int, _account: str, member: str) -> Future[list[str]]:
+        return _answered([member])
+
+
+class Owned:
+    """An account that is ours, and the ids of what was written about it."""
+
+    partition = 0
+
+    def __init__(self, account: TwilioAccount) -> None:
+        self.account = account
+        self.written: list[str] = []
+        self._news = asyncio.Event()
+
+    async def write_events(self, values: Sequence[bytes]) -> None:
+        self.written += [msgspec.json.decode(value)["id"] for value in values]
+        self._news.set()
+
+    async def has_written(self, count: int) -> list[str]:
+        """Wait until so many were written; a test that waits in vain fails here."""
+        async with asyncio.timeout(WAIT_S):
+            while len(self.written) < count:
+                await self._news.wait()
+                self._news.clear()
+        return self.written
+
+
+def _answered(answer: T) -> Future[T]:
+    future: Future[T] = Future()
+    future.set_result(answer)
+    return future
+
+
+def test_a_recording_that_twilio_does_not_answer_about_holds_up_no_other_and_is_asked_about_again(twilio, tmp_path):
+    account = twilio.account()
+    first, *others = [f"CF{number:032x}" for number in range(1, 5)]
+    for conference in (first, *others):
+        put_conference(twilio, account.sid, conference, "room", datetime.now(UTC))
+    twilio.fail(f"/.*/Conferences/{first}.json", hang=True, times=None)
+    (tmp_path / "monitor.yaml").write_text(yaml.safe_dump(twilio.settings(tmp_path, account)))
+
+    async def asked() -> None:
+        impatient = Limits(total_s=1.0, attempt_s=0.3)
+        async with Twilio(load_settings(tmp_path / "monitor.yaml", {}), limits=impatient) as connected:
+            [found] = await connected.accounts()
+            owned = Owned(found)
+            clock = Clock(now=lambda: time.monotonic() * 600, sleep=lambda seconds: asyncio.sleep(seconds / 600))
+            job = Enrichment(Open(), lambda _: None, clock)
+            for number, conference in enumerate((first, *others)):
+                job.take(found.sid, Wanted(f"RE{number:032x}", None, conference, "Conference", False, None))
+            working = asyncio.create_task(job.work(owned))  # type: ignore[arg-type]  # It keeps what is written.
+            try:
+                told = [f"conference:{conference}" for conference in others]
+                assert await owned.has_written(len(others)) == told
+                assert twilio.failed  # It was asked about first.
+                twilio.faults.clear()
+                assert await owned.has_written(len(others) + 1) == [*told, f"conference:{first}"]
+            finally:
+                working.cancel()
+
+    asyncio.run(asked())
 
 
 def test_beyond_the_bound_the_oldest_is_let_go_and_counted():

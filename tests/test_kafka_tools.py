@@ -7,15 +7,18 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 import pytest
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from monitor.inputs.files import Files
+from monitor.inputs.scan import Scan
 from monitor.inputs.topics import Finding, Names, TopicAdmin, acls
 from tests.broker import RealBroker, unique_name
 from tests.member import Desk, Running, account_sid, recording_event, recording_sid, until
@@ -167,6 +170,27 @@ def test_topics_check_exits_with_1_where_run_would_not_start(broker: RealBroker,
 
 
 # ------------------------------------------------------------------------------------------------- quarantine, export
+
+
+def test_a_stretch_holds_what_is_left_where_records_were_deleted(broker: RealBroker):
+    # For minutes their segment is still there: the broker looks for the first message since an instant in that alone.
+    desk = Desk.on(broker, 1, segment_ms=1_000)
+    at_ms = time.time_ns() // 1_000_000 - 60_000
+    desk.send([b"1"], timestamp=at_ms + 10_000)
+    desk.send([b"2", b"3"], timestamp=at_ms + 20_000)
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    for future in admin.delete_records([TopicPartition(desk.topics.events, 0, 1)]).values():
+        future.result(30)
+
+    def read(since_ms: int) -> list[bytes | None]:
+        scan = Scan({"bootstrap.servers": broker.bootstrap}, desk.group, desk.topics.events, since_ms=since_ms)
+        try:
+            return [message.value() for message in scan.read()]
+        finally:
+            scan.close()
+
+    assert read(at_ms) == [b"2", b"3"]
+    assert read(at_ms + 20_001) == []
 
 
 def test_what_was_set_aside_can_be_listed_shown_and_exported(broker: RealBroker, tmp_path: Path):

@@ -73,6 +73,12 @@ def site_with(twilio: TwilioServer, broker: RealBroker, directory: Path, *accoun
     return Site(broker, directory, grace="1s", reconcile={"every": "2s", "overlap": "1m", **reconcile}, **settings)
 
 
+def covered(monitor: Monitor) -> list[dict[str, Any]]:
+    """What it says of how much of each account the stream told of."""
+    accounts: list[dict[str, Any]] = msgspec.json.decode(monitor.get("/api/v1/coverage")[1])["accounts"]
+    return accounts
+
+
 @pytest.mark.parametrize("loss", [0.0, 0.001, 0.05])
 def test_every_recording_of_a_day_is_judged_once_whatever_the_stream_lost(broker, twilio, tmp_path, loss):
     day = Day(twilio, calls=150, loss=loss, seed=7)
@@ -83,6 +89,8 @@ def test_every_recording_of_a_day_is_judged_once_whatever_the_stream_lost(broker
         monitor.ready()
         until(lambda: day.recordings.keys() <= site.verdicts().keys())
         until(monitor.caught_up)
+        until(lambda: all(one["said_at"] for one in covered(monitor)))
+        assert {one["account_sid"] for one in covered(monitor)} == {account.sid for account in day.accounts}
     verdicts = site.verdicts()
     for sid in day.unmentioned:
         assert verdicts[sid]["found_by"] == "listing"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import platform
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from prometheus_client import generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from monitor import __version__
 from monitor.core.pipeline import Counts, EventAges, Publish
 from monitor.core.policy import PolicyDocument, RuleDocument, built_in_policy, compile_policy
 from monitor.core.verdict import AlertLabels, Revision, Verdict, read_instant, render_instant
@@ -677,8 +679,10 @@ def test_reading_while_others_write_never_fails():
     assert failed == []
 
 
-def test_the_build_says_its_version():
-    assert re.fullmatch(r"\d+\.\d+\.\d+.*", this_build().version)
+def test_the_build_says_its_version_and_python():
+    build = this_build()
+    said = value(Metrics(aliases={}), "build_info", version=__version__, revision=build.revision, python=build.python)
+    assert (build.version, build.python, said) == (__version__, platform.python_version(), 1)
 
 
 def test_types_that_nobody_knows_are_counted_by_name_unless_the_name_may_be_anything():

@@ -13,8 +13,10 @@ import aiohttp
 import msgspec
 import pytest
 
+from monitor.commands.pages import coverage_of, missed_of
 from monitor.core.policy import PolicyDocument, RuleDocument, compile_policy
 from monitor.core.verdict import RuledOut, Shown, render_instant
+from monitor.inputs.coverage import Settled, Tally
 from monitor.outputs.alert_text import CAUSES, Links
 from monitor.outputs.case_events import RawEvent, RawEvents
 from monitor.outputs.cases import CATEGORIES, PAGE_MAX
@@ -23,7 +25,7 @@ from monitor.outputs.steps import ARTICLE, STEPS, article_steps
 from monitor.settings import Address
 from monitor.web.server import Health, WebServer
 from tests.pages import ACCOUNT, Cases
-from tests.test_alerts import MINUTE, T0, ended, recording, verdict
+from tests.test_alerts import HOUR, MINUTE, T0, ended, recording, verdict
 
 FLOW = "FW" + "7" * 32
 HOSTILE = "<script>alert(1)</script>\u202e\u2066" + "\U0001f399" * 10 + "x" * 10_000
@@ -427,6 +429,38 @@ def test_the_api_says_what_the_pages_say(cases):
         await client.get(f"/api/v1/cases/{recording(9)}", 404)
 
     ask(cases, questions)
+
+
+def test_the_api_says_what_the_stream_missed(cases):
+    hours = ((T0 - 2 * HOUR, Tally(10, 10)), (T0 - HOUR, Tally(12, 9)))
+    said = [Settled(ACCOUNT, T0, render_instant(T0), hours), Settled("AC" + "8" * 32, T0, "rubbish", hours)]
+    cases.coverage = coverage_of(said, {ACCOUNT: "main", "AC" + "9" * 32: "never listed"}, T0 + 20 * MINUTE)
+
+    async def questions(client: Asking) -> None:
+        main, unknown, never = msgspec.json.decode(await client.get("/api/v1/coverage"))["accounts"]
+        assert main == {
+            "account_sid": ACCOUNT,
+            "alias": "main",
+            "known": 22,
+            "seen": 19,
+            "ratio": 19 / 22,
+            "settled_to": render_instant(T0),
+            "said_at": render_instant(T0),
+            "gaps": [{"hour": render_instant(T0 - HOUR), "known": 12, "missed": 3}],
+        }
+        assert (unknown["alias"], unknown["known"], unknown["ratio"], unknown["gaps"]) == (
+            None,
+            None,
+            None,
+            main["gaps"],
+        )
+        assert (never["alias"], never["ratio"], never["settled_to"], never["gaps"]) == ("never listed", None, None, [])
+
+    ask(cases, questions)
+    [late, *_] = coverage_of(said, {}, T0 + 31 * MINUTE)
+    assert (late.known, late.ratio) == (None, None)  # Nobody could ask: that is no 100 %.
+    assert list(missed_of([late])) == []
+    assert list(missed_of(cases.coverage)) == ["The stream did not tell of 3 of 22 recordings of main in the last day."]
 
 
 def test_the_api_lists_every_case_once_over_its_pages(cases):

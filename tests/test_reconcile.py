@@ -96,6 +96,11 @@ def test_it_says_what_the_stream_missed_by_hour_and_source_and_has_it_judged(sho
 
         code, _ = reconciled(shop.site, "--since", "9d", "--judge-old")
         until(lambda: shop.judged() == {*told, *missed, *fresh, *old}, why=monitor.tail)
+    # A report that asks Twilio says the same; of what is judged by now, nothing is called old.
+    done = shop.site.run("report", "--since", "9d", "--ask-twilio", "--no-events", "--format", "json")
+    [coverage] = json.loads(done.stdout)["coverage"]
+    assert coverage["listed"] == {"listed": 7, "seen": 3, "missed": 3, "fresh": 1, "old": 0}
+    assert (coverage["account"], coverage["ratio"], coverage["found_by_listing"]) == ("a0", 3 / 6, 4)
     assert {message.partition for message in shop.site.written()} == {1}
 
 

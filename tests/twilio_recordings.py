@@ -128,6 +128,32 @@ def put_conference(
         )
 
 
+def put_call(server: TwilioServer, account_sid: str, sid: str, created: datetime, *, from_: str, to: str) -> None:
+    """Put a call into an account: https://www.twilio.com/docs/voice/api/call-resource."""
+    server.put(
+        account_sid,
+        "calls",
+        {
+            "sid": sid,
+            "account_sid": account_sid,
+            "api_version": "2010-04-01",
+            "parent_call_sid": None,
+            "from": from_,
+            "to": to,
+            "direction": "inbound",
+            "status": "completed",
+            "date_created": rfc2822(created),
+            "date_updated": rfc2822(created),
+            "start_time": rfc2822(created),
+            "end_time": rfc2822(created),
+            "duration": "60",
+            "subresource_uris": {},
+            "uri": f"/2010-04-01/Accounts/{account_sid}/Calls/{sid}.json",
+            CREATED: created,
+        },
+    )
+
+
 def put_call_event(server: TwilioServer, account_sid: str, call_sid: str, twiml: str, at: datetime) -> None:
     """Put TwiML that a call ran into its history."""
     event = {
@@ -171,6 +197,18 @@ def list_recordings(server: TwilioServer, asked: Asked) -> Answer:
         there = [each for each in there if each["status"] != "deleted"]
     newest = sorted(there, key=itemgetter(CREATED), reverse=True)
     return page(server, asked, "recordings", [_shown(each) for each in newest])
+
+
+@endpoint("GET", "api", "/2010-04-01/Accounts/{AccountSid}/Calls.json")
+def list_calls(server: TwilioServer, asked: Asked) -> Answer:
+    """The newest first, from or to a number where one is asked for."""
+    there = [
+        each
+        for each in server.things(_own(asked).sid, "calls").values()
+        if all(each[key.lower()] == asked.query[key] for key in ("From", "To") if key in asked.query)
+    ]
+    newest = sorted(there, key=itemgetter(CREATED), reverse=True)
+    return page(server, asked, "calls", [_shown(each) for each in newest])
 
 
 @endpoint("GET", "api", "/2010-04-01/Accounts/{AccountSid}/Recordings/{Sid}.json")

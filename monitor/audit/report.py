@@ -117,15 +117,18 @@ def _plain(change: Change) -> dict[str, Any]:
 def as_markdown(audit: Audit, changed: Sequence[Change] | None) -> str:
     """The same as a page for a ticket or a repository."""
     lines = [f"# What can start a recording, {audit.read_at}", "", summary(audit), ""]
-    lines += _markdown(("outcome", "cause", "where", "reached from"), rows(audit))
+    lines += markdown_table(("outcome", "cause", "where", "reached from"), rows(audit))
     if changed is not None:
         lines += ["## What changed", ""]
-        lines += _markdown(("change", "where", "before", "now"), change_rows(changed)) if changed else ["Nothing.", ""]
+        lines += (
+            markdown_table(("change", "where", "before", "now"), change_rows(changed)) if changed else ["Nothing.", ""]
+        )
     lines += ["## What no audit can read", "", *(f"- {line}" for line in BEYOND)]
     return "\n".join(lines) + "\n"
 
 
-def _markdown(head: tuple[str, ...], found: Iterable[tuple[str, ...]]) -> list[str]:
+def markdown_table(head: tuple[str, ...], found: Iterable[tuple[str, ...]]) -> list[str]:
+    """The lines of a table, and an empty one behind it."""
     table = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in (head, *found)]
     return [f"| {table[0]} |", "|" + " --- |" * len(head), *(f"| {row} |" for row in table[1:]), ""]
 

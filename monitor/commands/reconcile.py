@@ -110,7 +110,7 @@ def reconcile(
     assert since_ms is not None
     if until_ms is not None and until_ms <= since_ms:
         raise wrong_usage("--until", "is not after --since")
-    work = _Work(settings, since_ms, until_ms, epoch_ms(now), judge_old=judge_old, dry_run=dry_run)
+    work = Comparison(settings, since_ms, until_ms, epoch_ms(now), judge_old=judge_old, dry_run=dry_run)
     with _progress() as progress:
         asyncio.run(work.run(account, progress))
     if format_ is Format.JSON:
@@ -121,7 +121,9 @@ def reconcile(
         raise typer.Exit(1)
 
 
-class _Work:
+class Comparison:
+    """Twilio's list of a stretch of time, against the verdicts: what the stream missed; and has that judged."""
+
     def __init__(
         self, settings: Settings, since_ms: int, until_ms: int | None, now_ms: int, *, judge_old: bool, dry_run: bool
     ) -> None:
@@ -251,7 +253,7 @@ class _Work:
         return by_stream is None
 
 
-def _print(work: _Work) -> None:
+def _print(work: Comparison) -> None:
     console = Console(highlight=False, markup=False)
     report = work.report()
     if report["gaps"]:

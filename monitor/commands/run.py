@@ -46,7 +46,8 @@ from monitor.core.policy import Policy
 from monitor.core.verdict import Ledger, Verdict, decode_verdict, render_instant
 from monitor.errors import OutOfReach, OutputUnavailable
 from monitor.inputs.account_polling import FlexPolling, FlowPolling, Observed, WorkerPolling
-from monitor.inputs.checkpoint import Resume, StartAt
+from monitor.inputs.blind import render_blind
+from monitor.inputs.checkpoint import Blind, Resume, StartAt
 from monitor.inputs.coverage import Reached
 from monitor.inputs.daily_audit import DailyAudit
 from monitor.inputs.enrichment import Enrichment, Wanted
@@ -64,7 +65,7 @@ from monitor.log import configure, flush_verdicts, log_verdict
 from monitor.outputs.alerts import Pace
 from monitor.outputs.coverage_metrics import CoverageMetrics
 from monitor.outputs.delivery import Delivery
-from monitor.outputs.metrics import Metrics
+from monitor.outputs.metrics import Metrics, this_build
 from monitor.outputs.twilio_metrics import TwilioMetrics
 from monitor.outputs.verdict_topic import VerdictTopic
 from monitor.settings import Address, Problem, Settings, SettingsError, kafka_client
@@ -230,7 +231,7 @@ class Running:
             self._rest = self._make_rest_work()
         self._paging: Paging | None = None
         self._pages = Pages()
-        self._pages_work = PagesWork(settings, self._client)
+        self._pages_work = PagesWork(settings, self._client, self._reached)
         self._web = WebServer(settings.web.listen, self.metrics.registry, self.health, self._pages)
         # Its health is its own: a bridge that turns must not vouch for reading that does not.
         bridging = Health(time.monotonic(), ())
@@ -410,6 +411,7 @@ class Running:
             self._collector.restored,
             self._places,
             self._say_place,
+            self._say_blind,
             self._owned,
             self._enrich,
         )
@@ -447,11 +449,12 @@ class Running:
         wanted = self.settings.snapshots
         if wanted.directory is None:
             return None
+        build = this_build()
         return Snapshots(
             wanted.directory,
             every_s=wanted.every.total_seconds(),
             kept_s=self._tuning.window_ms / 1000,
-            version=__version__,
+            version=f"{build.version}+{build.revision}",
         )
 
     def _between_batches(self, idle: bool) -> None:  # noqa: FBT001 - the reading calls it so.
@@ -513,6 +516,12 @@ class Running:
             self._delivery.send(self.settings.topics.account_settings, value, key=key, done=done)
         except OutputUnavailable:
             done(None)  # Whatever is in the way is in the way of verdicts too, which say so.
+
+    def _say_blind(self, partition: int, blind: Blind) -> None:
+        key, value = render_blind(self.settings.topics.events, partition, blind, time.time_ns() // 1_000_000)
+        # What is in its way is in the way of verdicts too: nothing is committed then, and the next owner finds it out.
+        with contextlib.suppress(OutputUnavailable):
+            self._delivery.send(self.settings.topics.account_settings, value, key=key, done=lambda _: None)
 
     def _take_setting(self, key: str, value: bytes | None) -> Iterable[str]:
         """One message of the account settings. A setting is never taken back, so a tombstone says nothing."""
@@ -606,6 +615,7 @@ class _Listener:
         restored: Callable[[], None],
         places: Places,
         say_place: Callable[[int, str, str, bytes], None],
+        say_blind: Callable[[int, Blind], None],
         owned: OwnedAccounts,
         enrich: Callable[[Verdict], None],
     ) -> None:
@@ -620,9 +630,11 @@ class _Listener:
         self._pipelines: dict[int, Pipeline] = {}
         self._places = places
         self._say_place = say_place
+        self._say_blind = say_blind
         self._owned = owned
         self._enrich = enrich
         self._splits_after = 0.0
+        self._not_read: set[int] = set()
 
     def polled(self) -> None:
         now = time.monotonic()
@@ -682,10 +694,17 @@ class _Listener:
             try:
                 verdict = decode_verdict(value)
             except (ValueError, UnicodeDecodeError):
-                return  # No verdict of ours; the ledger passes over it too.
+                self._say_not_read(partition)
+                return  # The ledger passes over it too.
         self._metrics.follow(partition, key, verdict)
         if verdict is not None:
             self._enrich(verdict)
+
+    def _say_not_read(self, partition: int) -> None:
+        """Once a takeover: a whole topic may be so."""
+        if partition not in self._not_read:
+            self._not_read.add(partition)
+            log.warning("verdict_not_read", partition=partition, why="a newer version wrote it, or none of ours")
 
     def committed(self, result: str) -> None:
         self._metrics.commit(result, time.time())
@@ -710,14 +729,16 @@ class _Listener:
     def forgotten(self, partition: int) -> None:
         self._metrics.partition_gone(partition)
         self._pipelines.pop(partition, None)
+        self._not_read.discard(partition)
         self._places.leave(partition)
         self._owned.lost(partition)
 
-    def taken_over(self, partition: int, resumed: Resume) -> None:  # noqa: ARG002 - logged where it happens.
+    def taken_over(self, partition: int, resumed: Resume) -> None:
         if resumed.foreign is not None:
             self._metrics.foreign_checkpoint(resumed.foreign)
         if resumed.blind is not None:
             self._metrics.blind_interval()
+            self._say_blind(partition, resumed.blind)
 
     def restored(self, partition: int, seconds: float) -> None:
         self._metrics.restored(seconds)

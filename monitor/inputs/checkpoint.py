@@ -20,7 +20,9 @@ VERSION: Final = 1
 
 _Offset = Annotated[int, msgspec.Meta(ge=0)]
 
-ForeignReason = Literal["no_metadata", "unreadable", "other_topic", "replay_after_commit", "beyond_end"]
+ForeignReason = Literal[
+    "no_metadata", "unreadable", "other_version", "other_topic", "replay_after_commit", "beyond_end"
+]
 """Why a commit is not taken as it stands; a closed set, so it may be a metric's label."""
 
 StartAt = int | Literal["earliest", "latest"]
@@ -39,7 +41,14 @@ class _Metadata(msgspec.Struct, frozen=True, omit_defaults=True):
     b: _Offset | None = None
 
 
-_decoder: Final = msgspec.json.Decoder(_Metadata)
+class _Versioned(msgspec.Struct, frozen=True):
+    """What metadata of any version begins with."""
+
+    v: int
+
+
+_decode: Final = msgspec.json.Decoder(_Metadata).decode
+_decode_version: Final = msgspec.json.Decoder(_Versioned).decode
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -126,14 +135,17 @@ def encode_metadata(checkpoint: Checkpoint, fingerprint: str) -> str:
 
 
 def decode_checkpoint(committed: Committed, fingerprint: str) -> Checkpoint | ForeignReason:
-    """Read a commit back, or say why it is none of ours for this very log."""
+    """Read a commit back, or say why it is none of ours for this very log.
+
+    A field that is not known says nothing; where fields mean something else, the version is another.
+    """
     if not committed.metadata:
         return "no_metadata"
     try:
-        read = _decoder.decode(committed.metadata)
+        if _decode_version(committed.metadata).v != VERSION:
+            return "other_version"
+        read = _decode(committed.metadata)
     except (msgspec.DecodeError, UnicodeError):
-        return "unreadable"
-    if read.v != VERSION:
         return "unreadable"
     if read.t != fingerprint:
         return "other_topic"

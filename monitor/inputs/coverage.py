@@ -158,9 +158,22 @@ class _Data(msgspec.Struct):
 
 class _Event(msgspec.Struct):
     data: _Data
+    time: str | None = None
 
 
 _decode: Final = msgspec.json.Decoder(_Event).decode
+
+
+class Settled(NamedTuple):
+    """What is settled of an account's recordings of the last day, by the hour in which they were created.
+
+    Of what was created at ``to_ms`` or later more may come. ``said_at``: when whoever lists the account last said so.
+    """
+
+    account: str
+    to_ms: int
+    said_at: str | None
+    hours: tuple[tuple[int, Tally], ...]
 
 
 class Reached:
@@ -170,24 +183,37 @@ class Reached:
     """
 
     def __init__(self) -> None:
-        self._data: dict[str, _Data] = {}
+        self._events: dict[str, _Event] = {}
 
     def hear(self, key: str, value: bytes | None) -> bool:
         """Take in a message of the account settings, if it is one of these; whether it is."""
         if not key.endswith(_KEY):
             return False
         try:
-            data = _decode(value or b"").data
+            event = _decode(value or b"")
         except (msgspec.DecodeError, UnicodeDecodeError):
             return True
-        self._data[data.account_sid] = data
+        self._events[event.data.account_sid] = event
         return True
+
+    def settled(self) -> list[Settled]:
+        """What is settled, of each account that was ever listed."""
+        return [
+            Settled(
+                account,
+                event.data.listed_from_ms,
+                event.time,
+                tuple((one.hour_ms, Tally(one.known, one.seen)) for one in event.data.hours),
+            )
+            for account, event in sorted(self._events.items())
+        ]
 
     def coverage(self, account: str, *, first_ms: int, oldest_ms: int) -> Coverage:
         """Where to go on with an account: where it was left (not before ``oldest_ms``), else ``first_ms``."""
-        data = self._data.get(account)
-        if data is None:
+        event = self._events.get(account)
+        if event is None:
             return Coverage(first_ms)
+        data = event.data
         hours = {one.hour_ms: Tally(one.known, one.seen) for one in data.hours}
         return Coverage(max(data.listed_from_ms, oldest_ms), hours)
 

@@ -795,6 +795,22 @@ class Member:
         self._watch.rebalanced("assigned", numbers)
         self._watch.owned(len(self._held))
 
+    def _start_fetching(self, partition: int) -> None:
+        """Have the client fetch a partition again whose position it had to give up: until then it refuses another."""
+
+        def stand(held: _Held) -> TopicPartition:
+            live = held.stage is _Stage.LIVE and held.partition != partition
+            return TopicPartition(self._topics.events, held.partition, held.next_offset if live else OFFSET_BEGINNING)
+
+        if self._incremental:
+            where = [stand(self._held[partition])]
+            self._consumer.incremental_unassign(where)
+            self._consumer.incremental_assign(where)
+        else:  # All or none of it: the others go on where they are.
+            where = [stand(held) for held in self._held.values()]
+            self._consumer.assign(where)
+        self._consumer.pause([at for at in where if at.offset == OFFSET_BEGINNING])
+
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Finish what was begun and commit it, while the partitions are still ours."""
         self._finish([tp.partition for tp in partitions], self._commit_and_wait)
@@ -1165,17 +1181,11 @@ class Member:
         if error.fatal() or code == KafkaError._FATAL:
             raise KafkaException(error)
         self._client_error(error)
-        if (
-            held is not None
-            and held.stage is _Stage.LIVE
-            and code
-            in (
-                KafkaError._AUTO_OFFSET_RESET,
-                KafkaError.OFFSET_OUT_OF_RANGE,
-            )
-        ):
+        if held is not None and code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             # Retention has passed us by, or the topic was made anew: the takeover finds out which.
-            self._drop(held, error.name(), at_once=True)
+            self._start_fetching(held.partition)
+            if held.stage is _Stage.LIVE:
+                self._drop(held, error.name(), at_once=True)
 
     def _client_error(self, error: KafkaError) -> None:
         """From any of our clients, on this thread: the broker is away, refuses us, or misses a topic.

@@ -49,8 +49,8 @@ async def pages(account: TwilioAccount, since_ms: int, until_ms: int | None = No
     """
     page = await account.client.recordings.page_async(
         # Days are all that Twilio promises to tell apart, and one more costs nothing: what is older ends the reading.
-        date_created_after=_day(since_ms) - timedelta(days=1),
-        **({} if until_ms is None else {"date_created_before": _day(until_ms) + timedelta(days=2)}),
+        date_created_after=day_of(since_ms) - timedelta(days=1),
+        **({} if until_ms is None else {"date_created_before": day_of(until_ms) + timedelta(days=2)}),
         include_soft_deleted=True,
         page_size=PAGE,
     )
@@ -118,5 +118,6 @@ def _recording(listed: Any) -> Recording | None:
     )
 
 
-def _day(ms: int) -> datetime:
+def day_of(ms: int) -> datetime:
+    """The beginning of the day, in UTC, that an instant in milliseconds lies in."""
     return datetime.fromtimestamp(ms / 1000, UTC).replace(hour=0, minute=0, second=0, microsecond=0)

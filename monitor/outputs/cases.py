@@ -25,11 +25,20 @@ import msgspec
 import structlog
 
 from monitor.core.policy import ALLOWED, OUTCOMES
-from monitor.core.verdict import Rejudged, Verdict, decode_verdict, read_instant, render_instant
+from monitor.core.verdict import (
+    AlertLabels,
+    Rejudged,
+    Revision,
+    RuledOut,
+    Shown,
+    Verdict,
+    decode_verdict,
+    read_instant,
+    render_instant,
+)
 
 log = structlog.get_logger(__name__)
 
-VERSION: Final = 2
 MEMORY_CASES_MAX: Final = 20_000
 """Cases kept while there is no disk, the newest; beyond it the oldest goes. Some 40 MB."""
 ACTION_BYTES_MAX: Final = 64 * 1024
@@ -317,7 +326,7 @@ _find_sids: Final = re.compile(rb"(?!AC)[A-Z]{2}[0-9a-f]{32}").findall
 
 _COLUMNS: Final = ", ".join(Listed.__struct_fields__)
 _PLACES: Final = ", ".join("?" * (len(Listed.__struct_fields__) + 1))
-_SCHEMA: Final = f"""
+_TABLES: Final = f"""
 CREATE TABLE offsets (one INTEGER PRIMARY KEY CHECK (one = 1), body BLOB NOT NULL);
 CREATE TABLE cases (
     live INTEGER NOT NULL, changed_ms INTEGER NOT NULL, key TEXT PRIMARY KEY, closes_ms INTEGER NOT NULL,
@@ -338,8 +347,18 @@ CREATE TABLE shares (
     hour TEXT PRIMARY KEY, allowed INTEGER NOT NULL, disallowed INTEGER NOT NULL, undetermined INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE actions (key TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
-PRAGMA user_version = {VERSION};
 """
+_STORED: Final = (_Row, Verdict, Shown, RuledOut, Revision, AlertLabels, Rejudged, CaseAction)
+
+
+def version_of(*types: type[msgspec.Struct]) -> int:
+    """The version of a file that holds these: where a field was added, rows written before would lack it unnoticed."""
+    told = [(kind.__name__, kind.__annotations__) for kind in types]
+    return zlib.crc32(repr((_TABLES, told)).encode()) & 0x7FFF_FFFF  # SQLite keeps it with a sign.
+
+
+VERSION: Final = version_of(*_STORED)
+_SCHEMA: Final = f"{_TABLES}PRAGMA user_version = {VERSION};"
 
 
 class ViewLost(Exception):
@@ -687,7 +706,7 @@ class CaseView:
         if version == 0 and tables == 0:
             self._db.executescript(_SCHEMA)
         elif version != VERSION:
-            raise _Broken(f"it is of version {version}, not {VERSION}")
+            raise _Broken("another version of the monitor wrote it")
         with self._db:  # Whoever may not write is told now, not with the first verdict.
             self._db.execute(f"PRAGMA user_version = {VERSION}")
         found = self._path.stat()

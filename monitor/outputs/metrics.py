@@ -75,7 +75,14 @@ REBALANCES: Final = ("assigned", "revoked", "lost")
 COMMITS: Final = ("ok", "refused", "failed")
 LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 CASE_TROUBLES: Final = ("rebuilt", "memory")
-FOREIGN_REASONS: Final = ("no_metadata", "unreadable", "other_topic", "replay_after_commit", "beyond_end")
+FOREIGN_REASONS: Final = (
+    "no_metadata",
+    "unreadable",
+    "other_version",
+    "other_topic",
+    "replay_after_commit",
+    "beyond_end",
+)
 
 _TASKS: Final = "com.twilio.taskrouter.task"
 _RESERVATIONS: Final = "com.twilio.taskrouter.reservation"

@@ -17,18 +17,44 @@ from monitor.settings import Settings
 BY_MAX = 100
 
 
+class Gap(msgspec.Struct, frozen=True, kw_only=True):
+    """An hour in which the stream did not tell of ``missed`` of the ``known`` recordings that Twilio lists."""
+
+    hour: str
+    known: int
+    missed: int
+
+
+class Covered(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of an account's recordings of the last day the stream told of, as far as that is settled.
+
+    ``known``, ``seen`` and ``ratio`` are None where nobody could ask Twilio of late. Of what was created at
+    ``settled_to`` or later more may come; ``said_at`` is when whoever lists the account last said all this.
+    """
+
+    account_sid: str
+    alias: str | None
+    known: int | None
+    seen: int | None
+    ratio: float | None
+    settled_to: str | None
+    said_at: str | None
+    gaps: tuple[Gap, ...]
+
+
 class Desk(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of a monitor that its pages show.
 
-    ``unseen`` says what the monitor can't see at the moment, a sentence each. ``read_events`` reads Twilio's events
-    about a verdict, masked. ``act`` writes an action and returns whether it came round within a moment. ``make_bundle``
-    packs what Twilio's support asks for.
+    ``unseen`` says what the monitor can't see at the moment, a sentence each; ``coverage``, what the stream missed of
+    each account. ``read_events`` reads Twilio's events about a verdict, masked. ``act`` writes an action and returns
+    whether it came round within a moment. ``make_bundle`` packs what Twilio's support asks for.
     """
 
     settings: Settings
     view: CaseView
     policy: Callable[[], Policy]
     unseen: Callable[[], tuple[str, ...]]
+    coverage: Callable[[], tuple[Covered, ...]]
     read_events: Callable[[Verdict], Awaitable[RawEvents]]
     act: Callable[[CaseAction], Awaitable[bool]]
     make_bundle: Callable[[Case], Awaitable[bytes]]

@@ -109,6 +109,7 @@ class Pages:
             web.get("/policy", self._page(self._policy)),
             web.get("/static/{name:[a-z.]{1,32}}", self._static),
             web.get("/api/v1/cases", self._json(self._api_cases)),
+            web.get("/api/v1/coverage", self._json(self._api_coverage)),
             web.get(f"/api/v1{case}", self._json(self._api_case)),
             web.post(f"/api/v1{case}/actions", self._api_act),
         ]
@@ -333,6 +334,9 @@ class Pages:
 
     def _api_case(self, desk: Desk, request: web.Request) -> object:
         return case_document(_known(desk, request), desk.view.closes_ms, self._now_ms())
+
+    def _api_coverage(self, desk: Desk, _request: web.Request) -> object:
+        return {"accounts": desk.coverage()}
 
     async def _api_act(self, request: web.Request) -> web.StreamResponse:
         desk = self._there()

@@ -156,7 +156,7 @@ def judge(
     known = {key for line in [*strict, *weak] for key in _keys(line)}
     tally.lost += [f"{key}: not final" for key, verdict in holds.items() if key in known and not verdict["final"]]
     if straight is not None:
-        tally.different += _unlike_straight(holds, straight)
+        tally.different += unlike_straight(holds, straight)
     _count_repeats(messages, findings.repeats, commits, tally)
     tally.harm = len(marks)
     tally.live_s = [live_again(messages, commits, mark) for mark in marks]
@@ -190,7 +190,7 @@ def _judge_weak(line: RecordingTruth, holds: Mapping[str, Verdict], tally: Tally
         tally.different.append(f"{key} ({line.scene}): {verdict['outcome']} on less evidence, truly {line.outcome}")
 
 
-def _unlike_straight(holds: Mapping[str, Verdict], straight: Mapping[str, Verdict]) -> list[str]:
+def unlike_straight(holds: Mapping[str, Verdict], straight: Mapping[str, Verdict]) -> list[str]:
     """Where an uninterrupted run over the very same messages ends otherwise; places in the log included."""
     unlike = []
     for key in sorted(holds.keys() | straight.keys()):

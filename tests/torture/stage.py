@@ -64,9 +64,9 @@ class Entry(NamedTuple):
 
 
 class Act:
-    """Some minutes of a contact centre, sent in seconds: what is sent, and what is true of it."""
+    """Some minutes of a contact centre, sent in seconds: what is sent, and what is true of it. Ends ``ago_ms`` ago."""
 
-    def __init__(self, seed: int, events: int, *, accounts: int = 12, **knobs: Any) -> None:
+    def __init__(self, seed: int, events: int, *, accounts: int = 12, ago_ms: int = 0, **knobs: Any) -> None:
         mixed: dict[str, Any] = {
             "tempo": 30.0,
             "recorded": 0.9,
@@ -81,7 +81,7 @@ class Act:
         made = Knobs(seed=seed, events=events, rate=100.0, accounts=accounts, **mixed)
         *_, (last_ms, _, _) = traffic(made)
         # It ends about now, so that nothing is from the future or old.
-        made = msgspec.structs.replace(made, start_ms=time.time_ns() // 1_000_000 - (last_ms - made.start_ms))
+        made = msgspec.structs.replace(made, start_ms=now_ms() - ago_ms - (last_ms - made.start_ms))
         self.truth: list[Line] = list(truth(made))
         self.entries = [Entry(account, value) for _, account, value in traffic(made)]
 
@@ -223,7 +223,7 @@ class Stage:
         }
 
     def join(self, *, kafka: dict[str, Any] | None = None, **settings: Any) -> Monitor:
-        """Start one more member; not waited for."""
+        """Start one more member; not waited for. ``settings`` are those of ``Site.start``, its tree too."""
         member = self.site.start(kafka=kafka or self.kafka(), **settings)
         self.members.append(member)
         return member
@@ -363,7 +363,7 @@ class Stage:
             unfinished=unfinished,
             others=others,
         )
-        tally.faults += self.notes + self._unwell()
+        tally.faults += self.notes + self.unwell()
         if not tally.passed:
             self._leave_evidence(messages, commits, events, tally)
         return tally
@@ -393,7 +393,7 @@ class Stage:
                     told[each.key] = msgspec.json.decode(encode_verdict(each.verdict))
         return told
 
-    def _unwell(self) -> list[str]:
+    def unwell(self) -> list[str]:
         """What the members' logs say that no history should make them say."""
         found = []
         for member in self.members:
