@@ -49,10 +49,10 @@ _WORDS: Mapping[str, frozenset[object]] = {
     "backlog": frozenset({True, False}),
 }
 _SID = {
-    "recording_sid": re.compile("RE[0-9a-f]{32}"),
-    "account_sid": re.compile("AC[0-9a-f]{32}"),
-    "call_sid": re.compile("CA[0-9a-f]{32}"),
-    "conference_sid": re.compile("CF[0-9a-f]{32}"),
+    "recording_sid": re.compile("RE[0-9A-Za-z]{32}"),
+    "account_sid": re.compile("AC[0-9A-Za-z]{32}"),
+    "call_sid": re.compile("CA[0-9A-Za-z]{32}"),
+    "conference_sid": re.compile("CF[0-9A-Za-z]{32}"),
 }
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{3})?Z")
 _INSTANTS = ("started_at", "ended_at", "first_seen_at", "decided_at", "disallowed_since")

@@ -28,7 +28,7 @@ from tests.torture.brokers import Cluster, ProxiedBroker
 from tests.torture.fuzz import Mutator, through_core
 from tests.torture.judge import COMMITS_TOPIC, Tally
 from tests.torture.nailed import Endless, Shift
-from tests.torture.stage import GRACE_S, Act, Entry, Feed, Stage, moments, now_ms, until
+from tests.torture.stage import GRACE_S, PAST_GRACE_MS, PAST_WINDOW_MS, Act, Entry, Feed, Stage, moments, now_ms, until
 
 
 class Bench:
@@ -373,8 +373,8 @@ def made_anew(history: History) -> Tally:
         first = Act(history.seed, int(bench.size(4_000, 10_000)))
         stage.play(first, bench.size(10, 20)).wait()
         closed = stage.chance.random() < 0.5
-        if closed:
-            stage.close_windows()
+        # Of what is lost before its grace was over nothing is ever said.
+        stage.close_windows(PAST_WINDOW_MS if closed else PAST_GRACE_MS)
         stage.rest()
         running = stage.chance.random() < 0.5
         if not running:

@@ -41,6 +41,7 @@ REST_S = 120.0  # How long a history may take to come to rest after its last fau
 ENDS_S = 30.0
 # What stamps are moved by so that a window, and the grace in it, is over for certain.
 PAST_WINDOW_MS = (WINDOW_S + GRACE_S + 20) * 1000
+PAST_GRACE_MS = (GRACE_S + 3) * 1000
 # A group's members are given up after this; in production 15 s, the default, come in its place.
 SESSION_S = 3.0
 
@@ -263,7 +264,7 @@ class Stage:
         return Feed(self, act.entries, for_s)
 
     def close_windows(self, past_ms: int = PAST_WINDOW_MS) -> None:
-        """Move log time past every window, in all partitions: what has been sent so far becomes final."""
+        """Move log time past every window, or so far, in all partitions: what has been sent becomes final."""
         if self.stamped_by_broker:
             time.sleep(past_ms / 1000)
         else:
