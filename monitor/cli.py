@@ -33,6 +33,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "demo": "The monitor on an embedded broker with simulated traffic.",
     "replay": "Judge events from files or the topic, through the same core; no side effects.",
     "export": "Write events of the topic into a file for replay.",
+    "rejudge": "Judge final verdicts again under today's policy; written only with --apply.",
     "reconcile": "List recordings from Twilio and say what the stream missed; have it judged.",
     "report": "What was recorded in a stretch of time, what was not allowed, and what nobody could see.",
     "audit": "What in the accounts can start a recording, judged by the policy.",

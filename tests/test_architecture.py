@@ -36,6 +36,7 @@ CORE_ORDER: Final = (
     "policy",
     "judging",
     "pipeline",
+    "rejudging",
 )
 
 # What the core may take from outside: types and pure functions over values. None: all of the module. No clock,

@@ -33,6 +33,8 @@ FIELDS = frozenset(
 )
 # Two verdicts that differ in nothing but these say the same.
 OF_THE_PUBLISHER = frozenset({"revision", "at", "decided_at", "backlog", "history"})
+# Only of one that was judged again; what it says of the verdict before is true of that one.
+REJUDGED = "rejudged"
 # What a final verdict may still learn; its evidence and its reason may then name the event that brought it.
 LATE = frozenset({"recording_status", "ended_at", "found_by", "severity", "reason", "evidence"})
 
@@ -181,7 +183,7 @@ def verify_verdicts(messages: Sequence[Message]) -> Findings:
 
 def _faults_of(message: Message, verdict: Verdict) -> Iterable[str]:
     """What is wrong with one verdict by itself."""
-    if verdict.keys() != FIELDS:
+    if verdict.keys() - {REJUDGED} != FIELDS:
         yield f"fields missing: {sorted(FIELDS - verdict.keys())}, superfluous: {sorted(verdict.keys() - FIELDS)}"
         return
     for name, words in _WORDS.items():
@@ -247,7 +249,12 @@ def _faults_of_history(verdict: Verdict) -> Iterable[str]:
 
 def _faults_of_succession(before: Verdict, after: Verdict) -> Iterable[str]:
     """What is wrong with a verdict, given the one that held until then."""
-    if before["final"]:
+    rejudged = after.get(REJUDGED)
+    if rejudged != before.get(REJUDGED):
+        was = (rejudged["was_outcome"], rejudged["was_rule"], rejudged["was_policy"]) if rejudged else None
+        if was != (before["outcome"], before["rule"], before["policy"]) or place(before) != place(after):
+            yield f"rejudged as {was}, which it was not"
+    elif before["final"]:
         changed = {name for name in FIELDS if content(before).get(name) != content(after).get(name)} - LATE
         if changed:
             yield f"final, and changed in {sorted(changed)}"

@@ -693,9 +693,14 @@ class Pipeline:
         return drafts
 
     def _listen(self) -> None:
-        """Somebody else has written a verdict over ours: judge its account again, or end it if it is nobody's."""
+        """Somebody else has written a verdict over ours: judge its account again, or end it if it is nobody's.
+
+        Of what has no open conversation nothing can be judged: a rejudgement of a day does not stop the judging.
+        """
         for account, key in self.ledger.take_heard():
-            self._dirty_accounts.add(account)
+            found = self.window.accounts.get(account)
+            if found is not None and key in found.index:
+                self._dirty_accounts.add(account)
             self._unsettled.append(key)
 
     def _end_orphans(self, offset: int, log_time_ms: int) -> list[Told]:

@@ -62,7 +62,19 @@ class AlertLabels(msgspec.Struct, frozen=True):
     start_source: str | None = None
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class Rejudged(msgspec.Struct, frozen=True):
+    """That somebody had a final verdict judged again: when, and what it said before, by which rule of which policy.
+
+    What it says since, and by which policy, stands in the verdict's own fields.
+    """
+
+    at: str
+    was_outcome: str
+    was_rule: str
+    was_policy: str
+
+
+class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is published about one recording (or one suspicion); the fields are those of the verdict topic."""
 
     kind: str
@@ -96,6 +108,7 @@ class Verdict(msgspec.Struct, frozen=True):
     ruled_out: tuple[RuledOut, ...]
     missing: tuple[str, ...]
     history: tuple[Revision, ...]
+    rejudged: Rejudged | None = None  # Left out of the JSON of all the others.
 
     @property
     def key(self) -> str:
@@ -360,6 +373,31 @@ def orphaned(published: Verdict, at: tuple[int, int], decided_at: str) -> Verdic
     )
 
 
+def rejudged(published: Verdict, found: Verdict, now: str) -> Verdict:
+    """What a final verdict says from ``now`` on: what was ``found`` when its conversation was judged again.
+
+    It keeps its place in the order. Of two final verdicts with one place readers take the later; one that has been
+    changed meanwhile has a greater place, and stands. It is of the backlog: nobody is paged singly for the past.
+    """
+    team, account = (None, "") if found.alert is None else (found.alert.team, found.alert.account)
+    found = msgspec.structs.replace(found, decided_at=now)
+    last = remember(published)
+    since, alert = _dated(last, Finding(found, found.rests_from, team, account))
+    new = msgspec.structs.replace(
+        found,
+        revision=published.revision + 1,
+        at=published.at,
+        rests_from=min(published.rests_from, found.rests_from),
+        first_seen_at=published.first_seen_at,
+        backlog=True,
+        disallowed_since=since,
+        alert=alert,
+        history=_with_history(last),
+        rejudged=Rejudged(now, published.outcome, published.rule, published.policy),
+    )
+    return _amended(new, published, final=True)
+
+
 # --------------------------------------------------------------------------- what is published in one partition
 
 
@@ -383,6 +421,7 @@ class _Head(NamedTuple):
 
 _FINAL: Final = 1
 _SUSPICION: Final = 2
+_REJUDGED: Final = 4
 _NO_PLACE: Final = -1
 _HEAD: Final = struct.Struct("<qqqIB")
 _FINDING: Final = struct.Struct("<q")
@@ -561,10 +600,28 @@ class Ledger:
     def ended(self, log_time_ms: int) -> Iterator[str]:
         """Yield, withdrawn, the final verdicts that have been kept long enough."""
         for key in self._ends.until(log_time_ms):
-            if self.is_final(key):
+            if self.is_final(key) and not self._goes_on(key, log_time_ms):
                 self.withdraw(key)
                 yield key
         self.next_end_ms = self._ends.next_ms
+
+    def _goes_on(self, key: str, log_time_ms: int) -> bool:
+        """Whether a verdict is kept for longer, since it was rejudged after its end had been set down."""
+        entry = self._entry(key)
+        if entry is None or not entry[_FLAGS_AT] & _REJUDGED:
+            return False
+        verdict = self.published(key)
+        assert verdict is not None
+        end_ms = self._end_ms(verdict)
+        if end_ms <= log_time_ms:
+            return False
+        self._ends.add(end_ms, key)
+        return True
+
+    def _end_ms(self, verdict: Verdict) -> int:
+        """Until when a final verdict is kept; one that was rejudged as long as any, for it tells that it was."""
+        short = verdict.outcome == "allowed" and verdict.rejudged is None
+        return read_instant(verdict.decided_at) + (self._allowed_kept_ms if short else self._others_kept_ms)
 
     def greatest_offset(self, generation: int) -> int | None:
         """The greatest offset at which a verdict of ``generation`` was decided."""
@@ -600,8 +657,7 @@ class Ledger:
         self._entries[key] = entry
         self._whole[key] = verdict if self._fetch is not None else encode_verdict(verdict)
         if verdict.final and (known is None or not known.final):
-            kept_ms = self._allowed_kept_ms if verdict.outcome == "allowed" else self._others_kept_ms
-            self._ends.add(read_instant(verdict.decided_at) + kept_ms, key)
+            self._ends.add(self._end_ms(verdict), key)
             self.next_end_ms = self._ends.next_ms
 
     def _lies_at(self, key: str, entry: bytes, place: int) -> None:
@@ -629,7 +685,8 @@ class Ledger:
 
 
 def _flags_of(verdict: Verdict) -> int:
-    return (_FINAL if verdict.final else 0) | (_SUSPICION if verdict.kind == "suspicion" else 0)
+    flags = (_FINAL if verdict.final else 0) | (_SUSPICION if verdict.kind == "suspicion" else 0)
+    return flags if verdict.rejudged is None else flags | _REJUDGED
 
 
 _is_usual = re.compile("(?:RE|CF)[0-9a-f]{32}").fullmatch

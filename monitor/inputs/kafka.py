@@ -49,6 +49,7 @@ from monitor.inputs.checkpoint import (
 )
 from monitor.inputs.reader import (
     BEGINNING,
+    AskedLog,
     Questions,
     Reader,
     headers_of,
@@ -451,27 +452,6 @@ class _Settings:
 
     def failed(self, error: KafkaError) -> None:
         self._member._settings_failed(error)
-
-
-class _Log:
-    """The `checkpoint.Log` of one partition, asked of the broker. Used on the asking thread."""
-
-    def __init__(self, questions: Questions, topic: str, partition: int) -> None:
-        self._questions = questions
-        self._where = (topic, partition)
-        self.low, self.high = questions.bounds(topic, partition)
-
-    def first_at(self, timestamp_ms: int) -> int | None:
-        found = self._questions.first_at(*self._where, timestamp_ms)
-        if found is None or found >= 0:
-            return found
-        # None; or the broker looked in a segment of which all was deleted (DeleteRecords), and it is still there.
-        stamp = self.stamp(self.low) if self.low < self.high else None
-        return self.low if stamp is not None and stamp >= timestamp_ms else self.high
-
-    def stamp(self, offset: int) -> int | None:
-        message = self._questions.at_or_after(*self._where, offset)
-        return message.timestamp()[1] if message is not None else None
 
 
 class Member:
@@ -913,7 +893,7 @@ class Member:
         found = self._questions.committed(events, partition)
         return resume(
             Committed(*found) if found is not None else None,
-            _Log(self._questions, events, partition),
+            AskedLog(self._questions, events, partition),
             fingerprint=self._fingerprint,
             start_at=self._times.start_at,
             window_ms=self._times.window_ms,

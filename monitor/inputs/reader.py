@@ -348,3 +348,26 @@ class Questions:
             if self._consumer is not None:
                 self._consumer.close()
                 self._consumer = None
+
+
+class AskedLog:
+    """The ``checkpoint.Log`` of one partition, each question a round trip to the broker. Raises OutOfReach."""
+
+    def __init__(self, questions: Questions, topic: str, partition: int) -> None:
+        self._questions = questions
+        self._where = (topic, partition)
+        self.low, self.high = questions.bounds(topic, partition)
+
+    def first_at(self, timestamp_ms: int) -> int | None:
+        """The first offset stamped at or after this instant, ``high`` if there is none; None: it can't be asked."""
+        found = self._questions.first_at(*self._where, timestamp_ms)
+        if found is None or found >= 0:
+            return found
+        # None; or the broker looked in a segment of which all was deleted (DeleteRecords), and it is still there.
+        stamp = self.stamp(self.low) if self.low < self.high else None
+        return self.low if stamp is not None and stamp >= timestamp_ms else self.high
+
+    def stamp(self, offset: int) -> int | None:
+        """The Kafka timestamp of the first message at or after ``offset``; None where there is no such message."""
+        message = self._questions.at_or_after(*self._where, offset)
+        return message.timestamp()[1] if message is not None else None

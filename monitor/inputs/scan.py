@@ -21,7 +21,8 @@ class Scan:
     """One topic as it stands when the scan is made: what comes later is not read.
 
     ``since_ms`` and ``until_ms`` bound the Kafka timestamps; where the broker can't look up offsets by time, all is
-    read and passed over. Raises OutOfReach when nobody answers or the topic is not there.
+    read and passed over. ``offsets`` names partitions with their first offset and the one to stop before, instead.
+    Raises OutOfReach when nobody answers or the topic is not there.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Scan:
         since_ms: int | None = None,
         until_ms: int | None = None,
         partitions: Sequence[int] | None = None,
+        offsets: Mapping[int, tuple[int, int]] | None = None,
     ) -> None:
         properties: dict[str, Any] = {**reader_properties(client, group_id), "fetch.wait.max.ms": 10}
         self._consumer = Consumer(properties, logger=logger)
@@ -40,12 +42,15 @@ class Scan:
         self._since_ms = since_ms
         self._until_ms = until_ms
         try:
-            self._bounds = self._ask(partitions)
+            self._bounds = self._ask(partitions if offsets is None else list(offsets))
         except KafkaException as failure:
             self._consumer.close()
             name = _name(failure)
             silent = name in ("_TRANSPORT", "_TIMED_OUT", "_ALL_BROKERS_DOWN")
             raise OutOfReach(f"{topic}: {'no broker answers: ' if silent else ''}{name}") from failure
+        for partition, (first, end) in (offsets or {}).items():
+            low, high = self._bounds[partition]
+            self._bounds[partition] = (max(first, low), min(end, high))
 
     @property
     def messages(self) -> int:

@@ -228,7 +228,8 @@ def _reason(alert: Alert, verdict: Verdict) -> str:
     if alert.resolved_ms is None and first != verdict.rule:
         said.append(f"It fired by rule {first}; it is rule {verdict.rule} by now.")
     if alert.why == "cleared":
-        said = [f"Cleared by later evidence: it is {verdict.outcome} now. {verdict.reason}"]
+        by = "later evidence" if verdict.rejudged is None else "judging it again"
+        said = [f"Cleared by {by}: it is {verdict.outcome} now. {verdict.reason}"]
     elif alert.why == "closed":
         said.append("Closed by a person.")
     elif alert.why == "graver":

@@ -397,7 +397,8 @@ class Board:
             del self._counts[before.counted]
         why = "ended"
         if standing.over_ms is not None:
-            why = "closed" if standing.group == before.group and standing.at == before.at else "cleared"
+            same = (standing.group, standing.at, standing.revision) == (before.group, before.at, before.revision)
+            why = "closed" if same else "cleared"
         self._leave(before, at_ms, why)
 
     def _leave(self, standing: Standing, at_ms: int, why: str) -> None:

@@ -27,6 +27,7 @@ import structlog
 from monitor.core.policy import ALLOWED, OUTCOMES
 from monitor.core.verdict import (
     AlertLabels,
+    Rejudged,
     Revision,
     RuledOut,
     Shown,
@@ -208,9 +209,16 @@ def timeline(case: Case) -> list[Line]:
         if at is not None
     ]
     lines += [Line(at=told.decided_at, what=told.outcome, says=told.cause) for told in verdict.history]
+    if verdict.rejudged is not None:
+        lines.append(Line(at=verdict.rejudged.at, what="rejudged", says=was_before(verdict.rejudged)))
     lines.append(Line(at=verdict.decided_at, what=verdict.outcome, says=verdict.reason))
     lines += [Line(at=action.at, what=action.kind, by=action.by, says=_action_says(action)) for action in case.actions]
     return sorted(lines, key=lambda line: read_instant(line.at))
+
+
+def was_before(rejudged: Rejudged) -> str:
+    """What a verdict was before it was judged again, in words."""
+    return f"was {rejudged.was_outcome} by rule {rejudged.was_rule}, under policy {rejudged.was_policy}"
 
 
 def _action_says(action: CaseAction) -> str | None:
@@ -340,7 +348,7 @@ CREATE TABLE shares (
 ) WITHOUT ROWID;
 CREATE TABLE actions (key TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
 """
-_STORED: Final = (_Row, Verdict, Shown, RuledOut, Revision, AlertLabels, CaseAction)
+_STORED: Final = (_Row, Verdict, Shown, RuledOut, Revision, AlertLabels, Rejudged, CaseAction)
 
 
 def version_of(*types: type[msgspec.Struct]) -> int:

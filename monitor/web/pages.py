@@ -32,6 +32,7 @@ from monitor.outputs.cases import (
     goes_on,
     handled,
     timeline,
+    was_before,
 )
 from monitor.outputs.policy_text import answers, describe
 from monitor.outputs.steps import ARTICLE_URL, article_steps, steps_of
@@ -206,6 +207,7 @@ class Pages:
             live=goes_on(case),
             handled=handled(case),
             lines=timeline(case),
+            was=None if verdict.rejudged is None else was_before(verdict.rejudged),
             links=links,
             policy=policy,
             answers=shown,
