@@ -334,7 +334,7 @@ CREATE TABLE cases (
     start_source TEXT NOT NULL, started_at TEXT NOT NULL, handled TEXT NOT NULL, body BLOB NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX cases_by_change ON cases (changed_ms);
-CREATE INDEX cases_open ON cases (closes_ms, cause, live, changed_ms);
+CREATE INDEX cases_open ON cases (closes_ms, cause, account, rule, live, changed_ms);
 CREATE INDEX cases_listed ON cases ({_COLUMNS});
 CREATE INDEX cases_by_cause ON cases (cause, live, changed_ms, key, closes_ms);
 CREATE INDEX cases_by_rule ON cases (rule, live, changed_ms, key, closes_ms);
@@ -459,9 +459,11 @@ class CaseView:
     def counts(self, by: Literal["cause", "account", "rule"], wanted: Wanted, now_ms: int) -> list[Count]:
         """Cases counted by a column, those that go on first, then the most. Raises ``ViewLost``."""
         where, values = _conditions(wanted, now_ms)
+        # Open ones are counted in their index, which has all that is asked for, however many there are.
+        table = "cases INDEXED BY cases_open" if wanted.open else "cases"
         ask = (
             f"SELECT {by} AS name, count(*) AS count, sum(live) AS live, max(changed_ms) AS last_ms"
-            f" FROM {self._table(wanted, now_ms)} WHERE {' AND '.join(where) or '1'} GROUP BY {by}"
+            f" FROM {table} WHERE {' AND '.join(where) or '1'} GROUP BY {by}"
         )
         counts = _read_counts(
             self._ask(f"SELECT json_group_array(json_array(name, count, live, last_ms)) FROM ({ask})", values)
