@@ -382,7 +382,7 @@ def test_a_verdict_that_is_not_disallowed_is_no_warning(log):
 
 
 def test_every_field_of_a_verdict_is_in_its_line_or_left_out_on_purpose():
-    left_out = {"at", "rests_from", "alert", "ruled_out", "history"}
+    left_out = {"at", "rests_from", "alert", "ruled_out", "history", "rejudged"}
     given_all = a_verdict(
         call_sid="CA1", ended_at="2026-11-21T08:01:00.000Z", missing=("a",), evidence=a_verdict().evidence
     )
