@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
@@ -115,6 +115,7 @@ def test_beyond_the_bound_the_oldest_are_no_longer_waited_for():
     st.lists(st.tuples(st.integers(0, 8 * HOUR_MS), st.booleans(), st.booleans()), max_size=30),
     st.lists(st.integers(0, 30), max_size=4),
 )
+@example([(0, False, False), (0, True, False), (4 * HOUR_MS + 1, False, False)], [2])
 def test_a_takeover_counts_each_recording_once(recordings, takeovers):
     """Listed in order, cut by takeovers: what the last one counts is what one process would have."""
     recordings = sorted(recordings)

@@ -110,7 +110,9 @@ class Coverage:
             if not entry.missed and entry.over_at is not None and now - entry.over_at >= SETTLE_S:
                 entry.missed = True
                 yield Missed(sid, entry.created_ms, entry.source)
-            if not entry.missed and entry.created_ms >= self.newest_ms - PENDING_MS:
+            # One that is over is soon seen or missed, however old it is: whoever took over begins to wait anew.
+            is_open = entry.over_at is None
+            if not entry.missed and not (is_open and entry.created_ms < self.newest_ms - PENDING_MS):
                 waiting_ms = min(waiting_ms, entry.created_ms)
         floor_ms = waiting_ms - overlap_ms
         if len(self._entries) > ENTRIES_MAX:
