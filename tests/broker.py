@@ -21,9 +21,9 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._scram import (  # What `confluent_kafka.admin` has but does not export.
     ScramCredentialInfo,
@@ -162,6 +162,16 @@ def unique_name(stem: str) -> str:
     return f"{stem}-{uuid.uuid4().hex[:12]}"
 
 
+def produce(producer: Producer, topic: str, value: bytes | None, key: str | None = None, **more: Any) -> None:
+    """Hand over a message; where the client's queue is full, once there is room."""
+    while True:
+        try:
+            producer.produce(topic, value, key, **more)
+            return
+        except BufferError:
+            producer.poll(0.1)
+
+
 class RealBroker:
     """One Kafka node with its data in ``directory``; stopped until ``start``.
 
@@ -257,6 +267,12 @@ class RealBroker:
     def new_topic(self, stem: str = "topic", partitions: int = 1, **config: str | float) -> str:
         """Create a topic under a name of its own and return that name; otherwise like ``create_topic``."""
         return self.create_topic(unique_name(stem), partitions, **config)
+
+    def delete_records(self, topic: str, partition: int, before: int) -> None:
+        """Delete the messages of a partition before an offset (``OFFSET_END``: all), as a tool or retention would."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap})
+        [deleted] = admin.delete_records([TopicPartition(topic, partition, before)]).values()
+        deleted.result(30)
 
     def remove_data(self) -> None:
         """Remove the messages and keep the log; the broker must not run."""

@@ -25,7 +25,7 @@ from monitor.inputs.kafka import Fold, Member, Times, Topics
 from monitor.inputs.snapshots import Snapshots
 from monitor.outputs.delivery import Delivery, producer_properties
 from monitor.outputs.verdict_topic import VerdictTopic
-from tests.broker import RealBroker, unique_name
+from tests.broker import RealBroker, produce, unique_name
 
 WAIT_S = 180.0  # What a starved machine may need; costs time only where something is wrong.
 RECORDING = "com.twilio.voice.status-callback.recording.processed"
@@ -182,12 +182,7 @@ class Desk:
     def fill(self, topic: str, messages: Iterable[tuple[str, bytes | None]], partition: int = 0) -> None:
         """Write messages with keys into a partition of any topic; returns once they are there."""
         for key, value in messages:
-            while True:
-                try:
-                    self._producer.produce(topic, value, key, partition=partition)
-                    break
-                except BufferError:
-                    self._producer.poll(0.1)
+            produce(self._producer, topic, value, key, partition=partition)
             self._producer.poll(0)
         assert self._producer.flush(WAIT_S) == 0
 

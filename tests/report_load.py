@@ -6,36 +6,26 @@ own, and the kernel says how much memory it had at most.
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 from confluent_kafka import Producer
 
 from monitor.core.verdict import encode_verdict, render_instant
 from monitor.outputs.report import Report
-from tests.broker import RealBroker
-from tests.monitors import PROGRAM, Site, environment
-from tests.reconcile_load import MEASURED
+from tests.broker import RealBroker, produce
+from tests.measured import Taken, measured, own_broker
+from tests.monitors import Site
 from tests.test_alerts import verdict
 
 DISALLOWED_EVERY: Final = 100
 SPAN_MS: Final = 6 * 86_400_000
 
 
-class Taken(NamedTuple):
-    """What a run of the command took: seconds, and the most memory it had."""
-
-    report: Report
-    seconds: float
-    peak_bytes: int
-
-
-def report(broker: RealBroker, directory: Path, count: int) -> Taken:
+def report(broker: RealBroker, directory: Path, count: int) -> Taken[Report]:
     """Report so many recordings of the last six days."""
     site = Site(broker, directory)
     broker.create_topic(site.settings["topics"]["case_actions"], 1, cleanup_policy="compact")
@@ -47,39 +37,19 @@ def report(broker: RealBroker, directory: Path, count: int) -> Taken:
         at = render_instant(at_ms)
         alert = None if number % DISALLOWED_EVERY else one.alert
         one = msgspec.structs.replace(one, started_at=at, first_seen_at=at, decided_at=at, alert=alert, final=True)
-        while True:
-            try:
-                producer.produce(site.verdict_topic, encode_verdict(one), one.key, partition=number % site.partitions)
-                break
-            except BufferError:
-                producer.poll(0.1)
+        produce(producer, site.verdict_topic, encode_verdict(one), one.key, partition=number % site.partitions)
     assert producer.flush(120) == 0
-    began = time.monotonic()
-    command = ["report", "--since", "7d", "--format", "json", "--config", str(site.config())]
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED + PROGRAM, *command], env=environment(), capture_output=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    peak_kib = int(done.stderr.split()[-1])
-    return Taken(msgspec.json.decode(done.stdout, type=Report), time.monotonic() - began, peak_kib * 1024)
+    command = ("report", "--since", "7d", "--format", "json")
+    return measured(site, *command, code=0, read=msgspec.json.Decoder(Report).decode)
 
 
 def main() -> None:
     """Measure and say."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
-    with tempfile.TemporaryDirectory() as directory:
-        broker = RealBroker(Path(directory) / "broker")
-        broker.start()
-        try:
-            taken = report(broker, Path(directory) / "site", count)
-        finally:
-            broker.kill()
-            broker.remove_data()
+    with own_broker() as (broker, directory):
+        taken = report(broker, directory, count)
     totals = taken.report.totals
-    print(
-        f"{totals.recordings:,} recordings, {totals.disallowed:,} of them disallowed: "
-        f"{taken.seconds:.0f} s, {taken.peak_bytes / 2**20:.0f} MiB at most"
-    )
+    print(f"{totals.recordings:,} recordings, {totals.disallowed:,} of them disallowed: {taken}")
 
 
 if __name__ == "__main__":

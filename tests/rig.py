@@ -27,7 +27,7 @@ from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from monitor.simulator.scenes import PLUGIN_CALLBACK
 from monitor.simulator.traffic import Knobs, traffic
-from tests.broker import KAFKA_VERSION, RealBroker, free_ports
+from tests.broker import KAFKA_VERSION, RealBroker, free_ports, produce
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 METRIC: Final = "recording_monitor_"
@@ -174,12 +174,7 @@ def fill(
     )
     messages = size = last_ms = 0
     for entry in entries:
-        while True:
-            try:
-                producer.produce(topic, entry.value, key(entry), timestamp=entry.due_ms, on_delivery=delivered)
-                break
-            except BufferError:
-                producer.poll(0.1)
+        produce(producer, topic, entry.value, key(entry), timestamp=entry.due_ms, on_delivery=delivered)
         if each is not None:
             each(messages, entry)
         messages += 1

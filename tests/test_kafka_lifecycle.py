@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from confluent_kafka import OFFSET_END, TopicPartition
+from confluent_kafka import OFFSET_END
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 
@@ -272,10 +272,7 @@ def test_messages_that_retention_took_unread_are_a_blind_interval(broker: RealBr
         until(lambda: desk.committed().offset >= 2)
     stopped_at = desk.committed().offset
     desk.send([recording_event(2), recording_event(3)])
-    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
-    gone = TopicPartition(desk.topics.events, 0, stopped_at + 1)
-    for future in admin.delete_records([gone]).values():
-        future.result(30)
+    broker.delete_records(desk.topics.events, 0, stopped_at + 1)
     with Running(desk) as second:
         second.ready(1)
         [(_, resumed)] = second.heard.takeovers
@@ -294,9 +291,7 @@ def test_a_group_that_starts_at_an_instant_reads_what_is_left_where_records_were
     at_ms = now_ms() - 60_000
     desk.send([recording_event(1)], timestamp=at_ms + 10_000)
     desk.send([recording_event(2)], timestamp=at_ms + 20_000)
-    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
-    for future in admin.delete_records([TopicPartition(desk.topics.events, 0, 1)]).values():
-        future.result(30)
+    broker.delete_records(desk.topics.events, 0, 1)
     with Running(desk, start_at=at_ms) as running:
         running.ready(1)
         until(lambda: [v.recording_sid for v in running.verdicts_told()] == [recording_sid(2)])
@@ -332,9 +327,7 @@ def test_a_member_that_retention_overtakes_goes_on_behind_it(broker: RealBroker,
         assert reached.wait(WAIT_S)
         for _ in range(20):  # One a batch: a batch is fetched whole.
             desk.send([b'{"padding":"%s"}' % (b"x" * 2_000)])
-        admin = AdminClient({"bootstrap.servers": broker.bootstrap})
-        for future in admin.delete_records([TopicPartition(desk.topics.events, 0, OFFSET_END)]).values():
-            future.result(30)
+        broker.delete_records(desk.topics.events, 0, OFFSET_END)
         desk.send([recording_event(2)])
         let_go.set()
         until(lambda: any(v.recording_sid == recording_sid(2) for v in running.verdicts_told()))

@@ -31,6 +31,7 @@ from monitor.inputs.kafka import render_tick
 from monitor.simulator.scenes import SCENES
 from monitor.simulator.traffic import Knobs, traffic, truth
 from monitor.simulator.truth import Line, RecordingTruth, write_line
+from tests.broker import produce
 from tests.monitors import Monitor, Site
 from tests.torture.judge import Commit, Mark, Tally, judge, read_commits
 from tests.verify import Message, Verdict, read_topic
@@ -135,14 +136,8 @@ class Feed:
                 self._producer.poll(ahead)
             now = now_ms() + self._stage.ahead_ms + entry.skew_ms
             stamp_ms = entry.stamp_ms if entry.stamp_ms is not None else now
-            while True:
-                try:
-                    self._producer.produce(
-                        self._stage.site.events, entry.value, entry.account, timestamp=stamp_ms, on_delivery=self._told
-                    )
-                    break
-                except BufferError:
-                    self._producer.poll(0.1)
+            topic = self._stage.site.events
+            produce(self._producer, topic, entry.value, entry.account, timestamp=stamp_ms, on_delivery=self._told)
             self.sent = number + 1
         if left := self._producer.flush(240):
             self.failures.append(f"{left} messages were not acknowledged")
