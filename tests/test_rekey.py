@@ -227,6 +227,17 @@ def test_a_stretch_is_copied_and_what_follows_it_later(broker, tmp_path):
     assert "40 messages read" in bench.rekey()
 
 
+def test_of_a_stretch_what_is_left_is_copied_where_records_were_deleted(broker, tmp_path):
+    # For minutes their segment is still there: the broker looks for the first message since an instant in that alone.
+    bench = Bench(broker, tmp_path)
+    bench.source = broker.create_topic(unique_name("raw"), 1, segment_ms=1_000)
+    for at_ms, number in ((10_000, 1), (20_000, 2)):
+        bench.fill([{"value": recording_event(number), "timestamp": START_MS + at_ms}])
+    broker.delete_records(bench.source, 0, 1)
+    since = datetime.fromtimestamp(START_MS / 1000, UTC).isoformat()
+    assert "1 messages read" in bench.rekey("--since", since)
+
+
 def test_a_target_is_created_as_it_has_to_be_or_has_to_be_there(broker, tmp_path):
     bench = Bench(broker, tmp_path)
     bench.fill(events(10))

@@ -25,6 +25,7 @@ from monitor.commands.stretch import (
     SinceOption,
     TopicMessage,
     UntilOption,
+    account_of,
     accounts_of,
     connected,
     instant_of,
@@ -35,7 +36,7 @@ from monitor.commands.stretch import (
 )
 from monitor.inputs.mask import Mask
 from monitor.inputs.scan import Scan
-from monitor.settings import Settings, kafka_client
+from monitor.settings import kafka_client
 
 _SID: Final = re.compile(r"[A-Z]{2}[0-9a-f]{32}")
 
@@ -82,7 +83,7 @@ def export(
     settings = read_settings(config)
     now = datetime.now(UTC)
     wanted = frozenset(_checked_sid(each) for each in sid or ())
-    account_sid = _account(settings, account)
+    account_sid = None if account is None else account_of(settings, account)
     since_ms, until_ms = instant_of(since, "--since", now), instant_of(until, "--until", now)
     if not wanted and account_sid is None and since_ms is None and until_ms is None:
         raise wrong_usage("", "say what to export: --sid, --account, --since or --until")
@@ -195,16 +196,6 @@ def _checked_sid(text: str) -> str:
     if _SID.fullmatch(text) is None:
         raise wrong_usage("--sid", "is not a SID: two letters and 32 digits of 0-9 a-f")
     return text
-
-
-def _account(settings: Settings, text: str | None) -> str | None:
-    if text is None or re.fullmatch("AC[0-9a-f]{32}", text):
-        return text
-    for account in settings.accounts:
-        if account.alias == text:
-            return account.sid
-    known = ", ".join(account.alias for account in settings.accounts) or "none"
-    raise wrong_usage("--account", f"is neither an account SID nor an alias. Known: {known}")
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from monitor.core.verdict import render_instant
 from monitor.inputs.coverage import HOUR_MS
 from monitor.inputs.owned_accounts import partition_of_key
 from monitor.inputs.places import SAY_EVERY_MS, Places
-from monitor.inputs.reader import Questions, reader_properties
+from monitor.inputs.reader import Questions, key_of, reader_properties
 from monitor.inputs.recordings import Recording, pages, render_listed
 from monitor.inputs.relay import Relay
 from monitor.inputs.rest_work import WRITE_S, OwnedAccount, RestWork, Topics
@@ -195,9 +195,9 @@ class Comparison:
         scan = Scan(client, group_id, topics.account_settings)
         try:
             for message in scan.read():
-                key = message.key()
-                if isinstance(key, bytes):
-                    places.hear(key.decode(errors="replace"), message.value(), self._now_ms)
+                key = key_of(message)
+                if key is not None:
+                    places.hear(key, message.value(), self._now_ms)
         finally:
             scan.close()
         return {

@@ -27,7 +27,7 @@ from rich.text import Text
 from monitor.commands.case import Written, write_all
 from monitor.commands.common import ConfigOption, read_policy, read_settings, tuning_of
 from monitor.commands.replay import say_not_judged
-from monitor.commands.stretch import SinceOption, UntilOption, instant_of, settings_of, wrong_usage
+from monitor.commands.stretch import SinceOption, UntilOption, account_of, instant_of, settings_of, wrong_usage
 from monitor.commands.topics import names_of
 from monitor.core.account_settings import AccountSettings
 from monitor.core.decode import decode
@@ -49,7 +49,7 @@ from monitor.core.verdict import decode_verdict, encode_verdict, read_instant, r
 from monitor.errors import OutOfReach
 from monitor.inputs.checkpoint import Committed, decode_checkpoint, fingerprint_of, resume
 from monitor.inputs.policy_file import LoadedPolicy, load_policy
-from monitor.inputs.reader import AskedLog, Questions, headers_of, reader_properties
+from monitor.inputs.reader import AskedLog, Questions, headers_of, key_of, reader_properties
 from monitor.inputs.scan import Scan
 from monitor.inputs.topics import TopicAdmin
 from monitor.outputs.alert_text import CAUSES
@@ -196,8 +196,7 @@ class Rejudging:
         """The last verdicts, as every reader takes them, of those that are asked about."""
         found: dict[str, Placed] = {}
         for message in self._verdicts():
-            raw, value = message.key(), message.value()
-            key = raw.decode(errors="replace") if isinstance(raw, bytes) else ""
+            key, value = key_of(message) or "", message.value()
             if value is None:
                 found.pop(key, None)
                 continue
@@ -406,7 +405,7 @@ def rejudge(
     asked = Asked(
         since_ms=since_ms,
         until_ms=until_ms,
-        account={one.alias: one.sid for one in settings.accounts}.get(account or "", account),
+        account=None if account is None else account_of(settings, account),
         cause=cause,
         outcome=outcome,
         recordings=frozenset(sids or ()),

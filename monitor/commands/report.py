@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -22,15 +22,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from monitor.commands.common import ConfigOption, read_policy, read_settings
 from monitor.commands.paging import seen_in
 from monitor.commands.reconcile import Comparison
-from monitor.commands.stretch import UntilOption, instant_of, wrong_usage
+from monitor.commands.stretch import UntilOption, account_of, instant_of, wrong_usage
 from monitor.core.decode import decode
 from monitor.core.events import Event, ExecutionFact, Ignored
 from monitor.core.readers import TICK
-from monitor.core.values import epoch_ms
+from monitor.core.values import epoch_ms, span_ms
 from monitor.core.verdict import render_instant
 from monitor.inputs.blind import read_blind
 from monitor.inputs.coverage import HOUR_MS, Reached
-from monitor.inputs.reader import Questions, headers_of, reader_properties
+from monitor.inputs.reader import Questions, headers_of, key_of, reader_properties
 from monitor.inputs.scan import Scan
 from monitor.outputs.cases import VerdictSeen
 from monitor.outputs.quarantine import read_aside
@@ -107,7 +107,7 @@ def report(
     if until_ms <= since_ms:
         raise wrong_usage("--until", "is not after --since")
     aliases = {one.sid: one.alias for one in settings.accounts}
-    accounts = _accounts(account, aliases)
+    accounts = frozenset(account_of(settings, each) for each in account) if account else None
     policies = [read_policy(settings, each).policy for each in policy or (None,)]
     fold = ReportFold(since_ms, until_ms, accounts, names=names)
     now_ms = epoch_ms(now)
@@ -128,23 +128,12 @@ def report(
             blind_intervals=list(topics.blind_intervals.values()),
             counted=topics.counted,
             listed=listed,
-            verdicts_kept_ms=settings.cases.retention // timedelta(milliseconds=1),
+            verdicts_kept_ms=span_ms(settings.cases.retention),
         )
     )
     typer.echo(as_json(made) if format_ is Format.JSON else as_markdown(made), nl=False)
     if fail_on_violations and made.totals.disallowed:
         raise typer.Exit(EXIT_VIOLATIONS)
-
-
-def _accounts(asked: Sequence[str] | None, aliases: dict[str, str]) -> frozenset[str] | None:
-    """The SIDs of the accounts that were asked for; None: all."""
-    if not asked:
-        return None
-    sids = {alias: sid for sid, alias in aliases.items()}
-    for one in asked:
-        if one not in sids and not one.startswith("AC"):
-            raise wrong_usage("--account", f"{one} is neither an alias of the settings nor the SID of an account")
-    return frozenset(sids.get(one, one) for one in asked)
 
 
 class _Topics:
@@ -187,10 +176,8 @@ class _Topics:
     def _read_account_settings(self, topic: str) -> None:
         """What the monitor remembers there of itself: what it was blind to, and what its listing counted."""
         reached = Reached()
-        accounts = set()
         for message in self._messages(topic):
-            raw = message.key()
-            key = raw.decode(errors="replace") if isinstance(raw, bytes) else ""
+            key = key_of(message) or ""
             found = read_blind(key, message.value())
             if found is not None:
                 self.blind_intervals[key] = BlindInterval(
@@ -202,13 +189,12 @@ class _Topics:
                     unjudged=found.unjudged,
                     found_at=found.found_at,
                 )
-            elif reached.hear(key, message.value()):
-                accounts.add(key.partition("/")[0])
-        for account in accounts:
-            hours = reached.coverage(account, first_ms=0, oldest_ms=0).hours
-            whole = {at: one for at, one in hours.items() if self._since_ms <= at and at + HOUR_MS <= self._until_ms}
+            else:
+                reached.hear(key, message.value())
+        for settled in reached.settled():
+            whole = {at: one for at, one in settled.hours if self._since_ms <= at and at + HOUR_MS <= self._until_ms}
             if whole:
-                self.counted[account] = Counted(
+                self.counted[settled.account] = Counted(
                     since=render_instant(min(whole)),
                     until=render_instant(max(whole) + HOUR_MS),
                     listed=sum(one.known for one in whole.values()),

@@ -43,6 +43,7 @@ from monitor.core.decode import decode
 from monitor.core.events import Event
 from monitor.core.pipeline import Checkpoint, Known, Pipeline, Publish, Tuning
 from monitor.core.policy import Policy
+from monitor.core.values import epoch_ms, span_ms
 from monitor.core.verdict import Ledger, Verdict, decode_verdict, render_instant
 from monitor.errors import OutOfReach, OutputUnavailable
 from monitor.inputs.account_polling import FlexPolling, FlowPolling, Observed, WorkerPolling
@@ -430,7 +431,7 @@ class Running:
             ),
             topic_id=self._admin.topic_id,
             build=self._build,
-            ledger=lambda fetch: Ledger(fetch, others_kept_ms=_ms(settings.cases.retention)),
+            ledger=lambda fetch: Ledger(fetch, others_kept_ms=span_ms(settings.cases.retention)),
             take_setting=self._take_setting,
             outputs=VerdictTopic(
                 self._delivery,
@@ -846,9 +847,9 @@ def _start_at(settings: Settings, tuning: Tuning, now_ms: int) -> StartAt:
     if start_at is None:
         return now_ms - tuning.window_ms
     if isinstance(start_at, timedelta):
-        return now_ms - _ms(start_at)
+        return now_ms - span_ms(start_at)
     if isinstance(start_at, datetime):
-        return round(start_at.timestamp() * 1000)
+        return epoch_ms(start_at)
     return start_at
 
 
@@ -858,10 +859,6 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
     except OSError:
         return None
     return (found.st_mtime_ns, found.st_ino, found.st_size)
-
-
-def _ms(span: timedelta) -> int:
-    return span // timedelta(milliseconds=1)
 
 
 def _error_kind(error: KafkaError) -> str:

@@ -16,6 +16,7 @@ import typer
 
 from monitor.core.decode import decode
 from monitor.core.events import ConferenceFact, Event, ParticipantFact, RequestFact, TwimlFact
+from monitor.core.values import span_ms
 from monitor.inputs.files import Line
 from monitor.inputs.reader import headers_of
 from monitor.inputs.scan import Scan
@@ -98,7 +99,7 @@ def stretch_of(
 
 def reach_ms(settings: Settings) -> int:
     """How far apart in time what a conference name connects may be: nothing outlives the window."""
-    return settings.window // timedelta(milliseconds=1)
+    return span_ms(settings.window)
 
 
 def _line(number: int, message: TopicMessage) -> Line:
@@ -241,6 +242,17 @@ def instant_of(text: str | None, option: str, now: datetime) -> int | None:
         if instant.tzinfo is not None:
             return _ms(instant)
     raise wrong_usage(option, "is no instant. Write 2026-11-21T08:00:00Z, or 4h for 4 h ago")
+
+
+def account_of(settings: Settings, text: str) -> str:
+    """The SID of an account that the command line names by that or by its alias. Raises SettingsError."""
+    if re.fullmatch("AC[0-9a-f]{32}", text):
+        return text
+    for account in settings.accounts:
+        if account.alias == text:
+            return account.sid
+    known = ", ".join(account.alias for account in settings.accounts) or "none"
+    raise wrong_usage("--account", f"is neither an account SID nor an alias. Known: {known}")
 
 
 def wrong_usage(option: str, remedy: str) -> SettingsError:

@@ -27,9 +27,10 @@ from monitor.audit.report import mask_number
 from monitor.commands.common import ConfigOption, read_settings
 from monitor.commands.failure import EXIT_OUT_OF_REACH
 from monitor.commands.stretch import wrong_usage
+from monitor.core.values import span_ms
 from monitor.errors import OutOfReach, WrongInput
 from monitor.inputs import calls, recordings
-from monitor.inputs.reader import Questions, Reader, headers_of, reader_properties
+from monitor.inputs.reader import Questions, Reader, headers_of, key_of, reader_properties
 from monitor.inputs.rest_work import RestWork
 from monitor.log import redact
 from monitor.proof.findings import Needs, Proof, awaited, hopeless, late, reasons
@@ -273,9 +274,9 @@ class Watch:
         ended_ms: int | None = None
         self._teller.say(f"the session is open; make test calls {'; '.join(_in_words(self._scope))}")
         try:
-            self._watch(self._opened_ms + _ms(lasts), ends_early=ends_early)
+            self._watch(self._opened_ms + span_ms(lasts), ends_early=ends_early)
             over_ms = _now_ms()
-            self._wait(over_ms, over_ms + _ms(waits))
+            self._wait(over_ms, over_ms + span_ms(waits))
             proof = self._judged(over_ms)
             ended_ms = _now_ms()  # However long Twilio takes, nobody looks for ticks meanwhile.
             if self._needs.rest and proof.kafka is None:
@@ -310,9 +311,9 @@ class Watch:
         self._session.event(message.partition() or 0, message.timestamp()[1], message.value(), headers_of(message))
 
     def _take_verdict(self, message: Message) -> None:
-        key = message.key()
-        if isinstance(key, bytes):
-            self._session.verdict(key.decode(errors="replace"), message.value())
+        key = key_of(message)
+        if key is not None:
+            self._session.verdict(key, message.value())
 
     def _read(self, for_s: float) -> None:
         until = time.monotonic() + for_s
@@ -334,7 +335,7 @@ class Watch:
 
     def _wait(self, over_ms: int, until_ms: int) -> None:
         """For what has to come, and for what comes late as long as it may be waited for."""
-        at_least_ms = min(until_ms, over_ms + _ms(self._settings.grace))
+        at_least_ms = min(until_ms, over_ms + span_ms(self._settings.grace))
         while True:
             self._read(LOOK_S)
             now_ms = _now_ms()
@@ -450,7 +451,3 @@ def _write(report: Report, output: Path | None, json_: Path | None) -> None:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _ms(span: timedelta) -> int:
-    return span // timedelta(milliseconds=1)

@@ -6,7 +6,7 @@ Bridges turn text into numbers and truth values and back; nothing here minds, an
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Final, TypeVar
 
@@ -18,6 +18,11 @@ _Known = TypeVar("_Known")
 def epoch_ms(instant: datetime) -> int:
     """An instant, with its time zone, as the milliseconds since 1970 that all of ours are."""
     return round(instant.timestamp() * 1000)
+
+
+def span_ms(span: timedelta) -> int:
+    """A span of time as whole milliseconds."""
+    return span // timedelta(milliseconds=1)
 
 
 def text_of(value: Text) -> str | None:

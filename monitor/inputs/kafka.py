@@ -53,6 +53,7 @@ from monitor.inputs.reader import (
     Questions,
     Reader,
     headers_of,
+    key_of,
     logger,
     reader_properties,
     shared_properties,
@@ -410,7 +411,7 @@ class _Verdicts:
         held = self._held
         if held.dropped:
             return
-        text = _key(message)
+        text = key_of(message)
         if text is None:
             return
         assert held.ledger is not None
@@ -443,7 +444,7 @@ class _Settings:
 
     def messages(self, run: list[Message]) -> None:
         for message in run:
-            key = _key(message)
+            key = key_of(message)
             if key is not None:
                 self._member._setting(key, message.value())
 
@@ -1314,11 +1315,6 @@ def _offset(message: Message) -> int:
     offset = message.offset()
     assert offset is not None
     return offset
-
-
-def _key(message: Message) -> str | None:
-    key = message.key()
-    return key.decode(errors="replace") if isinstance(key, bytes) else key
 
 
 def _kind(error: KafkaException | OutOfReach) -> str:

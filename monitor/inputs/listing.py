@@ -20,7 +20,7 @@ from typing import Final, Protocol
 import structlog
 
 from monitor.core.pipeline import Known
-from monitor.core.values import epoch_ms
+from monitor.core.values import epoch_ms, span_ms
 from monitor.inputs.coverage import Coverage, Missed, Reached, render_reached
 from monitor.inputs.recordings import Recording, fetch, pages, render_listed
 from monitor.inputs.rest_work import OwnedAccount
@@ -75,7 +75,7 @@ class Listing:
 
     def __init__(self, settings: Reconcile, reached: Reached, known: AskKnown, watch: Watch, clock: Clock) -> None:
         self._every_s = settings.every.total_seconds()
-        self._overlap_ms = settings.overlap // timedelta(milliseconds=1)
+        self._overlap_ms = span_ms(settings.overlap)
         self._backfill = settings.backfill
         self._reached = reached
         self._known = known

@@ -118,6 +118,12 @@ def reader_properties(client: Mapping[str, object], group_id: str) -> dict[str, 
     }
 
 
+def key_of(message: Message) -> str | None:
+    """The key as text; what is no UTF-8 in it is replaced, which makes it nobody's."""
+    key = message.key()
+    return key.decode(errors="replace") if isinstance(key, bytes) else key
+
+
 def headers_of(message: Message) -> list[tuple[str, bytes]] | None:
     """The headers that say something; None where there are none at all."""
     headers = message.headers()
@@ -157,7 +163,37 @@ def first_at(client: Consumer, at: TopicPartition, timeout_s: float) -> int | No
         if failure.args[0].code() in (KafkaError._TIMED_OUT, KafkaError._TRANSPORT):
             raise
         return None
-    return found.offset if found.error is None else None
+    if found.error is not None:
+        return None
+    if found.offset >= 0:
+        return found.offset
+    # None; or the broker looked in a segment of which all was deleted (DeleteRecords): it is there for minutes yet.
+    low, high = client.get_watermark_offsets(at, timeout_s)
+    first = message_at(client, TopicPartition(at.topic, at.partition, low), timeout_s) if low < high else None
+    return low if first is not None and first.timestamp()[1] >= at.offset else found.offset
+
+
+def message_at(client: Consumer, at: TopicPartition, timeout_s: float) -> Message | None:
+    """The first message at or after ``at``, by a client that reads nothing else; None: there is none.
+
+    Raises KafkaException, OutOfReach where nothing comes in time.
+    """
+    client.assign([at])
+    try:
+        until = time.monotonic() + timeout_s
+        while (left := until - time.monotonic()) > 0:
+            message = client.poll(left)
+            if message is None:
+                continue
+            error = message.error()
+            if error is None:
+                return message
+            if error.code() == KafkaError._PARTITION_EOF:
+                return None
+            raise KafkaException(error)
+    finally:
+        client.unassign()
+    raise OutOfReach(f"{at.topic}[{at.partition}] could not be read at {at.offset} within {timeout_s:g} s")
 
 
 def _place(message: Message) -> tuple[str, int, bool]:
@@ -283,11 +319,7 @@ class Questions:
     def at_or_after(self, topic: str, partition: int, offset: int) -> Message | None:
         """The first message at or after ``offset``; None: there is none."""
         with self._asking(topic) as consumer:
-            try:
-                consumer.assign([TopicPartition(topic, partition, offset)])
-                return self._first(consumer, topic, partition, offset)
-            finally:
-                consumer.unassign()
+            return message_at(consumer, TopicPartition(topic, partition, offset), self._timeout_s)
 
     def run(self, topic: str, partition: int, start: int, end: int, for_s: float) -> tuple[list[Message], bool]:
         """The retained messages from ``start`` up to ``end``, exclusively; False: ``for_s`` ended it before."""
@@ -321,20 +353,6 @@ class Questions:
                 error = failure.args[0]
                 raise OutOfReach(f"{topic}: {error.name() if isinstance(error, KafkaError) else error}") from failure
 
-    def _first(self, consumer: Consumer, topic: str, partition: int, offset: int) -> Message | None:
-        until = time.monotonic() + self._timeout_s
-        while (left := until - time.monotonic()) > 0:
-            message = consumer.poll(left)
-            if message is None:
-                continue
-            error = message.error()
-            if error is None:
-                return message
-            if error.code() == KafkaError._PARTITION_EOF:
-                return None
-            raise KafkaException(error)
-        raise OutOfReach(f"{topic}[{partition}] could not be read at {offset} within {self._timeout_s:g} s")
-
     def change_password(self, username: str, password: str) -> None:
         """Come in so from the next connection on; from any thread."""
         self._properties = {**self._properties, "sasl.username": username, "sasl.password": password}
@@ -361,11 +379,7 @@ class AskedLog:
     def first_at(self, timestamp_ms: int) -> int | None:
         """The first offset stamped at or after this instant, ``high`` if there is none; None: it can't be asked."""
         found = self._questions.first_at(*self._where, timestamp_ms)
-        if found is None or found >= 0:
-            return found
-        # None; or the broker looked in a segment of which all was deleted (DeleteRecords), and it is still there.
-        stamp = self.stamp(self.low) if self.low < self.high else None
-        return self.low if stamp is not None and stamp >= timestamp_ms else self.high
+        return self.high if found is not None and found < 0 else found
 
     def stamp(self, offset: int) -> int | None:
         """The Kafka timestamp of the first message at or after ``offset``; None where there is no such message."""

@@ -107,22 +107,7 @@ class Scan:
         offset = first_at(self._consumer, TopicPartition(self._topic, number, timestamp_ms), TIMEOUT_S)
         if offset is None:
             return None
-        if offset >= 0:
-            return min(max(offset, low), high)
-        # None; or the broker looked in a segment of which all was deleted (DeleteRecords), and it is still there.
-        return low if low < high and self._stamp(number, low) >= timestamp_ms else high
-
-    def _stamp(self, number: int, offset: int) -> int:
-        """The timestamp of the first message from ``offset`` on; -1 where there is none."""
-        self._consumer.assign([TopicPartition(self._topic, number, offset)])
-        try:
-            message = self._consumer.poll(TIMEOUT_S)
-        finally:
-            self._consumer.unassign()
-        error = None if message is None else message.error()
-        if message is None or (error is not None and error.code() != KafkaError._PARTITION_EOF):
-            raise KafkaException(KafkaError(KafkaError._TIMED_OUT) if error is None else error)
-        return message.timestamp()[1] if error is None else -1
+        return min(max(offset, low), high) if offset >= 0 else high
 
     def _in_time(self, timestamp_ms: int) -> bool:
         return (self._since_ms is None or timestamp_ms >= self._since_ms) and (

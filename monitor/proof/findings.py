@@ -13,11 +13,12 @@ from typing import Final
 import msgspec
 
 from monitor.core.policy import DISALLOWED, UNDETERMINED
+from monitor.core.values import span_ms
 from monitor.proof.session import Listed, Missed, Picture, SeenRecording, Ticks
 
 TICK_GAP_MAX: Final = timedelta(seconds=60)
 """The owner of a partition writes a tick every 10 s; a takeover may take as long as six of them."""
-_TICK_GAP_MAX_MS: Final = TICK_GAP_MAX // timedelta(milliseconds=1)
+_TICK_GAP_MAX_MS: Final = span_ms(TICK_GAP_MAX)
 NAMED_MAX: Final = 20
 
 REMEDIES: Final = {
