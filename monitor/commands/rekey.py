@@ -54,8 +54,8 @@ def rekey(
     Needed where a bridge keys by something else, and after partitions were added. The key becomes the account SID, as
     the monitor finds it; a message whose entries are of several accounts becomes one an entry. Headers stay, timestamps
     too where the target's are CreateTime, and so does the order within a partition; several partitions are merged by
-    time. What is of no account keeps its key, and goes to the partition of its own number (modulo theirs). Ticks stay
-    behind.
+    time, but for what comes to them at once under `--follow`. What is of no account keeps its key, and goes to the
+    partition of its own number (modulo theirs). Ticks stay behind.
 
     A second run goes on where the first ended, however that was, and copies nothing twice: what was written and how far
     was read are one transaction, under the group (and transactional id) GROUP.rekey.FROM.TO. It ends at the end of the
