@@ -11,7 +11,6 @@ import logging
 import re
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -22,6 +21,7 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from monitor import clock
 from monitor.core.verdict import Verdict, render_instant
 
 Format = Literal["auto", "json", "console"]
@@ -522,7 +522,7 @@ def log_verdict(
         fields = verdict_fields(verdict, partition=partition, previous=previous, latency_ms=latency_ms)
         getattr(_log, level)(VERDICT_REACHED, **fields)
     elif direct.says(level):
-        at = _instant(time.time_ns() // 1_000_000)
+        at = _instant(clock.now_ms())
         direct.write(_line_of(verdict, at, partition=partition, previous=previous, latency_ms=latency_ms))
 
 

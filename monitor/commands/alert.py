@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from typing import Annotated, Final
 
 import msgspec
 import typer
 from rich.console import Console
 
+from monitor import clock
 from monitor.commands.common import ConfigOption, read_settings
 from monitor.core.verdict import render_instant
 from monitor.errors import OutOfReach, WrongInput
@@ -70,7 +70,7 @@ def test(
 
 async def _tell(settings: Settings, lasts_s: int, severity: str) -> list[_Told]:
     """Tell all at once; each answer in the order of the settings."""
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = clock.now_ms()
     links = Links(
         web=settings.web.external_url or "http://localhost",
         dashboard=settings.alerts.dashboard_url,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 
+from monitor import clock
 from monitor.audit import report
 from monitor.audit.account import AccountRead
 from monitor.audit.drift import changes
@@ -101,7 +101,7 @@ def _tell_sessions(settings: Settings, alias: str | None, *, as_json: bool) -> N
     aliases = {each.sid: each.alias for each in settings.accounts}
     found = [
         each
-        for each in agent_sessions(known, observed.workers(), _verdicts(settings), time.time_ns() // 1_000_000)
+        for each in agent_sessions(known, observed.workers(), _verdicts(settings), clock.now_ms())
         if alias is None or aliases.get(each.account_sid) == alias
     ]
     typer.echo(report.sessions_json(found) if as_json else report.sessions_text(found), nl=False)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
+from monitor import clock
 from monitor.commands.case import EXIT_NO, SidsArgument, cases_of, known
 from monitor.commands.common import ConfigOption, read_settings
 from monitor.commands.stretch import connected, reach_ms, select, settings_of
@@ -58,7 +58,7 @@ def bundle(
         account: [said for value in settings_of(settings, {account}) if (said := _masked(mask, value)) is not None]
         for account in accounts
     }
-    packed = render_bundle(found, known_of, now_ms=time.time_ns() // 1_000_000, masked=mask is not None)
+    packed = render_bundle(found, known_of, now_ms=clock.now_ms(), masked=mask is not None)
     beside = out.with_name(out.name + ".part")
     beside.write_bytes(packed)
     beside.replace(out)  # All of it or nothing.

@@ -11,7 +11,6 @@ import enum
 import getpass
 import sys
 import tempfile
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from monitor import clock
 from monitor.commands.common import ConfigOption, read_settings, writing_properties
 from monitor.commands.paging import closing, pace_of, seen_in
 from monitor.errors import OutputUnavailable, WrongInput
@@ -104,7 +104,7 @@ def list_(
     asked = Asked(state=state.value, account=account, cause=cause, rule=rule, q=sid)
     accounts = {one.alias: one.sid for one in settings.accounts}
     with cases_of(settings) as view:
-        found = view.page(asked.wanted(accounts), _now_ms(), limit=limit)
+        found = view.page(asked.wanted(accounts), clock.now_ms(), limit=limit)
     if format_ is Format.JSON:
         for one in found:
             sys.stdout.write(msgspec.json.encode(msgspec.structs.asdict(one)).decode() + "\n")
@@ -114,7 +114,7 @@ def list_(
         for column in ("state", "case", "started", "account", "cause", "rule", "handled"):
             table.add_column(column, overflow="fold", no_wrap=column == "case")
         for one in found:
-            how = "past" if one.closes_ms <= _now_ms() else "recording now" if one.live else "open"
+            how = "past" if one.closes_ms <= clock.now_ms() else "recording now" if one.live else "open"
             named = aliases.get(one.account, one.account)
             cells = (how, one.key, one.started_at, named, one.cause or "not known", one.rule, one.handled)
             table.add_row(*map(Text, cells))
@@ -133,10 +133,10 @@ def show(sids: SidsArgument, config: ConfigOption = None, *, format_: FormatOpti
         found = known(view, sids)
         for case in found:
             if format_ is Format.JSON:
-                document = case_document(case, view.closes_ms, _now_ms())
+                document = case_document(case, view.closes_ms, clock.now_ms())
                 sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
             else:
-                _print_case(case, is_open=view.closes_ms(case) > _now_ms())
+                _print_case(case, is_open=view.closes_ms(case) > clock.now_ms())
     if len(found) < len(sids):
         raise typer.Exit(EXIT_NO)
 
@@ -243,13 +243,13 @@ def known(view: CaseView, sids: Collection[str]) -> list[Case]:
 def _act(config: Path | None, sids: list[str], by: str | None, given: Mapping[str, object]) -> None:
     settings = read_settings(config)
     try:
-        actions = [read_action(sid, given, by or getpass.getuser(), _now_ms()) for sid in sids]
+        actions = [read_action(sid, given, by or getpass.getuser(), clock.now_ms()) for sid in sids]
     except WrongAction as wrong:
         raise WrongInput(str(wrong)) from None
     with cases_of(settings, only=sids) as view:
         if len(known(view, sids)) < len(sids):
             raise typer.Exit(EXIT_NO)
-    rendered = [render_action(action, _now_ms()) for action in actions]
+    rendered = [render_action(action, clock.now_ms()) for action in actions]
     write_all(settings, [(settings.topics.case_actions, key, value, None) for key, value in rendered])
     for action in actions:
         typer.echo(f"{action.recording_sid}: {action.kind}")
@@ -292,7 +292,3 @@ def _print_case(case: Case, *, is_open: bool) -> None:
             console.print(f"\n{title}")
             for one_line in said:
                 console.print(f"  {one_line}")
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -24,6 +24,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from monitor import clock
 from monitor.commands.common import PolicyOption, read_policy
 from monitor.commands.replay import render_line
 from monitor.commands.run import Running, start_monitor
@@ -166,7 +167,7 @@ def _play_bounded(
         )
     )
     span_ms = max(due_ms for due_ms, _, _ in traffic(knobs)) - knobs.start_ms
-    knobs = msgspec.structs.replace(knobs, start_ms=time.time_ns() // 1_000_000 - span_ms)
+    knobs = msgspec.structs.replace(knobs, start_ms=clock.now_ms() - span_ms)
     with path.open("wb") as file:
         for line in truth(knobs):
             write_line(file, line)
@@ -189,7 +190,7 @@ def _with_every_cause(knobs: Knobs) -> Knobs:
 
 def _play_endless(sink: TopicSink, show: _Show, stop: threading.Event, path: Path, *, rate: float, seed: int) -> None:
     """Calls without end, ten times faster than in life."""
-    knobs = Knobs(seed=seed, start_ms=time.time_ns() // 1_000_000, rate=rate, tempo=ENDLESS_TEMPO, recorded=0.5)
+    knobs = Knobs(seed=seed, start_ms=clock.now_ms(), rate=rate, tempo=ENDLESS_TEMPO, recorded=0.5)
     with path.open("wb") as file:
         write_line(file, header(knobs))
 

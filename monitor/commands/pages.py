@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
+from monitor import clock
 from monitor.commands.paging import Paging
 from monitor.commands.stretch import settings_of
 from monitor.core.policy import OBSERVE, Policy
@@ -91,7 +92,7 @@ class PagesWork:
         return render_bundle(
             [(case, self.read_events(case.verdict))],
             {account: known},
-            now_ms=time.time_ns() // 1_000_000,
+            now_ms=clock.now_ms(),
             masked=True,
         )
 
@@ -114,7 +115,7 @@ class PagesWork:
     def coverage(self) -> tuple[Covered, ...]:
         """How much of each account's recordings the stream told of."""
         aliases = {account.sid: account.alias for account in self._settings.accounts}
-        return coverage_of(self._reached.settled(), aliases, time.time_ns() // 1_000_000)
+        return coverage_of(self._reached.settled(), aliases, clock.now_ms())
 
     def change_password(self, username: str, password: str) -> None:
         """Come in to Kafka so from the next connection on."""

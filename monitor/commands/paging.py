@@ -17,6 +17,7 @@ import msgspec
 import structlog
 from confluent_kafka import KafkaError, Message
 
+from monitor import clock
 from monitor.commands.common import writing_properties
 from monitor.core.policy import Policy
 from monitor.core.verdict import decode_verdict, render_instant
@@ -126,7 +127,7 @@ class Paging:
         self._policy = policy
         self._turning = turning
         self._pace = pace
-        self._started_ms = _now_ms()
+        self._started_ms = clock.now_ms()
         first = settings.alertmanagers[0].url if settings.alertmanagers else None
         self._links = Links(
             web=settings.web.external_url or web,
@@ -203,7 +204,7 @@ class Paging:
 
         False where that takes longer than ``ACT_S``: it may still come.
         """
-        key, value = render_action(action, _now_ms())
+        key, value = render_action(action, clock.now_ms())
         self._awaited[key] = self._loop.create_future()
         self._to_write.put((key, value))
         try:
@@ -262,7 +263,7 @@ class Paging:
             self.view.look()
             if now - self._forgot_at >= FORGET_EVERY_S:
                 self._forgot_at = now
-                self.view.forget(_now_ms())
+                self.view.forget(clock.now_ms())
         except ViewLost:
             self._say_where()
             return False
@@ -277,7 +278,7 @@ class Paging:
 
     def _standing_before(self) -> Iterator[Standing]:
         """What the view holds of cases that are open, or were until a moment ago; of a year, those are few."""
-        now_ms = _now_ms()
+        now_ms = clock.now_ms()
         for case in self.view.cases(now_ms - OPEN_FOR_MAX_MS):
             standing = self._standing(case)
             until_ms = closes_ms(standing, self._pace)
@@ -331,7 +332,7 @@ class Paging:
                 waiting.set_result(None)
 
     def _on_cases(self, changes: Sequence[Change], gone: Sequence[str]) -> None:
-        now_ms = _now_ms()
+        now_ms = clock.now_ms()
         for key in gone:
             self._board.drop(key, now_ms)
         for standing, case in changes:
@@ -365,14 +366,14 @@ class Paging:
 
     async def _beat(self) -> None:
         while True:
-            now_ms = _now_ms()
+            now_ms = clock.now_ms()
             self._settle(now_ms)
             due_ms = self._board.next_ms()
             wait_s = BEAT_S if due_ms is None else min(BEAT_S, max(0.01, (due_ms - now_ms) / 1000))
             await asyncio.sleep(wait_s if self._mode == "fresh" else min(BEAT_S, self._pace.fresh_ms / 10_000))
 
     def _outbox(self, known: Mapping[Labels, int] | None) -> Iterable[Outgoing]:
-        now_ms = _now_ms()
+        now_ms = clock.now_ms()
         # Settled first: one that has just become fresh may still hold as firing what another has resolved meanwhile.
         self._settle(now_ms)
         outgoing = []
@@ -421,7 +422,7 @@ class Paging:
 
     def accepted(self, outgoing: Sequence[Outgoing]) -> None:
         """Somebody knows of these now: say so in the topic."""
-        now_ms = _now_ms()
+        now_ms = clock.now_ms()
         for one in outgoing:
             if one.labels == _HEARTBEAT_LABELS:
                 continue
@@ -433,7 +434,3 @@ class Paging:
 
 
 _HEARTBEAT_LABELS: Final[Labels] = tuple(sorted({"alertname": HEARTBEAT, "severity": "none"}.items()))
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

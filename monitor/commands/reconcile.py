@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Annotated, Any, Final
@@ -17,10 +17,11 @@ from typing import Annotated, Any, Final
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from monitor.commands.common import ConfigOption, read_settings, tuning_of, writing_properties
+from monitor.commands.progress import progress_bar
 from monitor.commands.stretch import UntilOption, instant_of, wrong_usage
 from monitor.core.values import epoch_ms
 from monitor.core.verdict import render_instant
@@ -111,7 +112,7 @@ def reconcile(
     if until_ms is not None and until_ms <= since_ms:
         raise wrong_usage("--until", "is not after --since")
     work = Comparison(settings, since_ms, until_ms, epoch_ms(now), judge_old=judge_old, dry_run=dry_run)
-    with _progress() as progress:
+    with progress_bar("hours") as progress:
         asyncio.run(work.run(account, progress))
     if format_ is Format.JSON:
         typer.echo(msgspec.json.format(msgspec.json.encode(work.report()), indent=2))
@@ -272,16 +273,3 @@ def _print(work: Comparison) -> None:
     console.print(table)
     coverage = report["coverage"]
     console.print("coverage: " + ("unknown, there was nothing to compare" if coverage is None else f"{coverage:.4%}"))
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Progress]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("hours"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield progress

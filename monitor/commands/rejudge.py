@@ -20,12 +20,14 @@ import msgspec
 import typer
 from confluent_kafka import Message
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from monitor import clock
 from monitor.commands.case import Written, write_all
 from monitor.commands.common import ConfigOption, read_policy, read_settings, tuning_of
+from monitor.commands.progress import progress_bar
 from monitor.commands.replay import say_not_judged
 from monitor.commands.stretch import SinceOption, UntilOption, account_of, instant_of, settings_of, wrong_usage
 from monitor.commands.topics import names_of
@@ -178,7 +180,7 @@ class Rejudging:
         if load_policy(self._settings.policy).policy.hash != self._loaded.policy.hash:
             return [Left(key, Why.CHANGED) for key in changes]
         asked = Asked(recordings=frozenset(changes))
-        now = render_instant(time.time_ns() // 1_000_000)
+        now = render_instant(clock.now_ms())
         written: list[Written] = []
         for key, stands in self._standing(asked, whole=True).items():
             was, found = changes[key]
@@ -287,7 +289,7 @@ class Rejudging:
         earliest: bool,
     ) -> bool:
         """Feed a partition from an offset on, and take the answers; False: it falls short, and none has come yet."""
-        task = progress.add_task(f"partition {partition}", total=refold.end - first)
+        task = progress.add_task(f"judging again: partition {partition}", total=refold.end - first)
         stretch = {partition: (first, refold.end)}
         scan = Scan(self._client, self._group_id, self._settings.topics.events, offsets=stretch)
         try:
@@ -412,7 +414,7 @@ def rejudge(
     )
     loaded = read_policy(settings)
     rejudging = Rejudging(settings, loaded, asked, epoch_ms(now))
-    with _progress() as progress:
+    with progress_bar("messages") as progress:
         plan = rejudging.plan(progress)
     if format_ is Format.TABLE:
         _print_plan(plan, loaded)
@@ -501,14 +503,3 @@ def _document(plan: Plan, loaded: LoadedPolicy, written: int | None, left: list[
         ],
         "written": written,
     }
-
-
-def _progress() -> Progress:
-    columns = (
-        TextColumn("judging again: {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("messages"),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=Console(stderr=True), transient=True)

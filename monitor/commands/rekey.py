@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import sys
 import threading
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from types import FrameType
 from typing import Annotated, Final
@@ -15,10 +12,10 @@ from typing import Annotated, Final
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from monitor.commands.common import ConfigOption, read_settings, tuning_of, writing_properties
+from monitor.commands.progress import progress_bar
 from monitor.commands.stretch import SinceOption, UntilOption, instant_of, wrong_usage
 from monitor.commands.topics import names_of
 from monitor.inputs.reader import reader_properties
@@ -93,8 +90,9 @@ def rekey(
         follow=follow,
     )
     try:
-        with _progress(copy.messages) as progress:
-            ended = copy.run(stopped.is_set, progress)
+        with progress_bar("messages") as progress:
+            task = progress.add_task("copying", total=copy.messages)
+            ended = copy.run(stopped.is_set, lambda done: progress.update(task, completed=done))
     finally:
         copy.close()
     _tell(copy.report, count, dry_run=dry_run)
@@ -132,18 +130,6 @@ def _stopping() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     return stopped
-
-
-@contextlib.contextmanager
-def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
-    """How far it is, on a terminal alone; ``total`` None: there is no end."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    columns = (TextColumn("copying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("copying", total=total)
-        yield lambda done: progress.update(task, completed=done)
 
 
 def _tell(report: Report, partitions: int, *, dry_run: bool) -> None:

@@ -13,11 +13,12 @@ from typing import Annotated, Final, Protocol
 import msgspec
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from monitor.commands.common import ConfigOption, PolicyOption, read_policy, read_settings, tuning_of
 from monitor.commands.failure import EXIT_BUG
+from monitor.commands.progress import progress_bar
 from monitor.commands.stretch import SinceOption, UntilOption, stretch_of, wrong_usage
 from monitor.core.account_settings import AccountSettings
 from monitor.core.decode import decode
@@ -207,8 +208,9 @@ def replay(
     loaded = read_policy(settings, policy)
     job = Replay(tuning_of(settings), loaded.policy, arrival=Arrival.TIME if topic else arrival)
     last: dict[str, Publish] = {}
-    with _source(settings, files, since, until, topic=topic) as source, _progress(source) as on_bytes:
-        for told in job.run(source, end=end, on_bytes=on_bytes):
+    with _source(settings, files, since, until, topic=topic) as source, _progress(source) as progress:
+        [task] = progress.task_ids
+        for told in job.run(source, end=end, on_bytes=lambda done: progress.update(task, completed=done)):
             if isinstance(told, NotJudged):
                 say_not_judged(told)
             if not isinstance(told, Publish):
@@ -239,14 +241,6 @@ def _appearance(told: Publish) -> tuple[str, tuple[int, int]]:
     return (partition, told.appeared)
 
 
-class _Silent:
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
 @contextlib.contextmanager
 def _source(
     settings: Settings, files: list[Path] | None, since: str | None, until: str | None, *, topic: bool
@@ -262,27 +256,12 @@ def _source(
     yield Files(files)
 
 
-class _Bar:
-    """A progress bar on stderr, over the bytes of the files."""
-
-    def __init__(self, total: int) -> None:
-        columns = (TextColumn("replaying"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._progress.add_task("replaying", total=total)
-
-    def __enter__(self) -> Callable[[int], None]:
-        self._progress.start()
-        return lambda done: self._progress.update(self._task, completed=done)
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-
-def _progress(source: Source) -> _Bar | _Silent:
+def _progress(source: Source) -> Progress:
+    """Over the bytes of files; verdicts on the same terminal are progress enough."""
     total = source.bytes_total if isinstance(source, Files) else None
-    if total is None or not sys.stderr.isatty() or sys.stdout.isatty():
-        return _Silent()
-    return _Bar(total)
+    progress = progress_bar(in_bytes=True, shown=total is not None and not sys.stdout.isatty())
+    progress.add_task("replaying", total=total)
+    return progress
 
 
 def _print(verdict: Verdict, output: Format) -> None:

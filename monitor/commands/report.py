@@ -7,7 +7,6 @@ themselves. The fold is `outputs/report_fold`; here is only where its input come
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -16,11 +15,11 @@ from typing import Annotated, Final
 
 import typer
 from confluent_kafka import Message
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from monitor.commands.common import ConfigOption, read_policy, read_settings
 from monitor.commands.paging import seen_in
+from monitor.commands.progress import progress_bar
 from monitor.commands.reconcile import Comparison
 from monitor.commands.stretch import UntilOption, account_of, instant_of, wrong_usage
 from monitor.core.decode import decode
@@ -111,7 +110,7 @@ def report(
     policies = [read_policy(settings, each).policy for each in policy or (None,)]
     fold = ReportFold(since_ms, until_ms, accounts, names=names)
     now_ms = epoch_ms(now)
-    with _progress() as progress:
+    with progress_bar() as progress:
         topics = _Topics(settings, since_ms, until_ms, now_ms, progress)
         topics.read(fold, events=events)
         listed = _ask_twilio(settings, since_ms, until_ms, now_ms, accounts, progress) if ask_twilio else None
@@ -276,10 +275,3 @@ def _ask_twilio(
                 listed=each.listed, seen=each.seen, missed=each.missed, fresh=each.fresh, old=each.old
             )
     return found
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield progress

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime, timedelta
-from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, Final, TypeVar
 
@@ -25,7 +24,7 @@ import structlog
 import typer
 from confluent_kafka import KafkaError, KafkaException
 
-from monitor import __version__
+from monitor import __version__, clock
 from monitor.commands.common import (
     ConfigOption,
     PolicyOption,
@@ -46,6 +45,7 @@ from monitor.core.policy import Policy
 from monitor.core.values import epoch_ms, span_ms
 from monitor.core.verdict import Ledger, Verdict, decode_verdict, render_instant
 from monitor.errors import OutOfReach, OutputUnavailable
+from monitor.file_identity import file_identity
 from monitor.inputs.account_polling import FlexPolling, FlowPolling, Observed, WorkerPolling
 from monitor.inputs.blind import render_blind
 from monitor.inputs.checkpoint import Blind, Resume, StartAt
@@ -427,7 +427,7 @@ class Running:
             times=Times(
                 window_ms=tuning.window_ms,
                 age_max_ms=tuning.age_max_ms,
-                start_at=_start_at(settings, tuning, time.time_ns() // 1_000_000),
+                start_at=_start_at(settings, tuning, clock.now_ms()),
             ),
             topic_id=self._admin.topic_id,
             build=self._build,
@@ -438,7 +438,7 @@ class Running:
                 verdicts=settings.topics.verdicts,
                 quarantine=settings.topics.quarantine,
                 account_settings=settings.topics.account_settings,
-                now_ms=lambda: time.time_ns() // 1_000_000,
+                now_ms=clock.now_ms,
             ),
             watch=listener,
             between_batches=self._between_batches,
@@ -519,14 +519,14 @@ class Running:
             done(None)  # Whatever is in the way is in the way of verdicts too, which say so.
 
     def _say_blind(self, partition: int, blind: Blind) -> None:
-        key, value = render_blind(self.settings.topics.events, partition, blind, time.time_ns() // 1_000_000)
+        key, value = render_blind(self.settings.topics.events, partition, blind, clock.now_ms())
         # What is in its way is in the way of verdicts too: nothing is committed then, and the next owner finds it out.
         with contextlib.suppress(OutputUnavailable):
             self._delivery.send(self.settings.topics.account_settings, value, key=key, done=lambda _: None)
 
     def _take_setting(self, key: str, value: bytes | None) -> Iterable[str]:
         """One message of the account settings. A setting is never taken back, so a tombstone says nothing."""
-        if self._places.hear(key, value, time.time_ns() // 1_000_000) or self._reached.hear(key, value):
+        if self._places.hear(key, value, clock.now_ms()) or self._reached.hear(key, value):
             return ()
         forgotten = self._account_settings.forgotten
         accounts = []
@@ -559,10 +559,10 @@ class Running:
         path = self._loaded.path
         if path is None:
             return
-        seen = _identity(path)
+        seen = file_identity(path)
         while True:
             await asyncio.sleep(POLICY_LOOK_S)
-            now = _identity(path)
+            now = file_identity(path)
             if now != seen:
                 seen = now
                 self.reload_policy()
@@ -663,7 +663,7 @@ class _Listener:
 
     def _look_for_splits(self) -> None:
         """An account in two partitions is judged twice, each time on half of the evidence."""
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = clock.now_ms()
         self._places.forget(now_ms)
         for partition, pipeline in self._pipelines.items():
             accounts = pipeline.window.accounts
@@ -674,7 +674,7 @@ class _Listener:
                 self._say_place(partition, account, key, value)
 
     def published(self, partition: int, told: Publish, *, replay_left: bool) -> None:
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = clock.now_ms()
         self._metrics.verdict_published(partition, told, now_ms, replay_left=replay_left)
         if told.verdict is not None:
             latency_ms = None if replay_left else max(0, now_ms - told.due_ms)
@@ -851,14 +851,6 @@ def _start_at(settings: Settings, tuning: Tuning, now_ms: int) -> StartAt:
     if isinstance(start_at, datetime):
         return epoch_ms(start_at)
     return start_at
-
-
-def _identity(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return (found.st_mtime_ns, found.st_ino, found.st_size)
 
 
 def _error_kind(error: KafkaError) -> str:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from monitor import clock
 from monitor.commands.common import ConfigOption, read_settings
+from monitor.commands.progress import progress_bar
 from monitor.settings import kafka_client
 from monitor.simulator.delivery import FileSink, TopicSink, deliver
 from monitor.simulator.scenes import DEFAULT_CAUSES
@@ -39,7 +36,7 @@ def _span_s(text: str) -> float:
 
 def _start_ms(text: str | None, *, live: bool) -> int:
     """The instant of the first call: ``now``, ``now-10m`` or ISO 8601; None: now if ``live``, else a fixed one."""
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = clock.now_ms()
     if text is None:
         return now_ms if live else _DEFAULTS.start_ms
     if text == "now":
@@ -213,28 +210,17 @@ def simulate(
     # A service manager's stop is an interrupt like any other: what was sent is acknowledged first.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with _progress() as (planned, sent):
+        with progress_bar("events") as progress:
+            task = progress.add_task("writing the truth", total=None)
+
+            def planned(counts: Counts) -> None:
+                progress.update(task, description="sending", total=counts.entries)
+
+            def sent(number: int) -> None:
+                progress.update(task, completed=number)
+
             number = deliver(knobs, sink, truth, real_time=real_time, planned=planned, sent=sent)
     except BrokenPipeError:  # Whoever read our output has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
     typer.echo(f"{number:,} entries written; the truth is in {truth}", err=True)
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[tuple[Callable[[Counts], None] | None, Callable[[int], None] | None]]:
-    """A bar on stderr where that is a terminal; elsewhere nothing."""
-    if not sys.stderr.isatty():
-        yield None, None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("writing the truth", total=None)
-
-        def planned(counts: Counts) -> None:
-            progress.update(task, description="events", total=counts.entries)
-
-        def sent(number: int) -> None:
-            progress.update(task, completed=number)
-
-        yield planned, sent

@@ -22,7 +22,7 @@ from confluent_kafka import KafkaError, Message
 from rich.console import Console
 from rich.status import Status
 
-from monitor import __version__
+from monitor import __version__, clock
 from monitor.audit.report import mask_number
 from monitor.commands.common import ConfigOption, read_settings
 from monitor.commands.failure import EXIT_OUT_OF_REACH
@@ -167,7 +167,7 @@ def _span(option: str, text: str, longest: timedelta) -> timedelta:
 def _try_twilio(settings: Settings, scope: Scope) -> None:
     """What is wrong with credentials is better known now than in an hour. Raises WrongInput."""
     with contextlib.suppress(OutOfReach):  # It may be back by then.
-        if not asyncio.run(_ask(settings, scope, _now_ms())).accounts:
+        if not asyncio.run(_ask(settings, scope, clock.now_ms())).accounts:
             typer.echo("warning: no account has credentials, so this cannot pass but for --without-rest", err=True)
 
 
@@ -263,7 +263,7 @@ class Watch:
         self._questions = questions
         self._reader = reader
         self._teller = teller
-        self._opened_ms = _now_ms()
+        self._opened_ms = clock.now_ms()
         self._events = self._follow(settings.topics.events, self._take_event)
         self._verdicts = self._follow(settings.topics.verdicts, self._take_verdict)
         self._session = Session(scope, self._events, self._opened_ms)
@@ -275,15 +275,15 @@ class Watch:
         self._teller.say(f"the session is open; make test calls {'; '.join(_in_words(self._scope))}")
         try:
             self._watch(self._opened_ms + span_ms(lasts), ends_early=ends_early)
-            over_ms = _now_ms()
+            over_ms = clock.now_ms()
             self._wait(over_ms, over_ms + span_ms(waits))
             proof = self._judged(over_ms)
-            ended_ms = _now_ms()  # However long Twilio takes, nobody looks for ticks meanwhile.
+            ended_ms = clock.now_ms()  # However long Twilio takes, nobody looks for ticks meanwhile.
             if self._needs.rest and proof.kafka is None:
                 proof = self._compared(proof)
         except KeyboardInterrupt:
-            proof = Proof(over_ms=over_ms or _now_ms(), interrupted=True)
-        ended_ms = ended_ms or _now_ms()
+            proof = Proof(over_ms=over_ms or clock.now_ms(), interrupted=True)
+        ended_ms = ended_ms or clock.now_ms()
         picture = self._session.picture(ended_ms, proof.over_ms)
         return Report(
             version=__version__,
@@ -325,9 +325,9 @@ class Watch:
 
     def _watch(self, until_ms: int, *, ends_early: bool) -> None:
         """Until the time is up, so many calls were seen whole, or nothing can be proved any more."""
-        while (now_ms := _now_ms()) < until_ms:
+        while (now_ms := clock.now_ms()) < until_ms:
             self._read(LOOK_S)
-            picture = self._session.picture(_now_ms())
+            picture = self._session.picture(clock.now_ms())
             seen = f"{picture.whole} of {self._needs.calls} test calls seen whole"
             self._teller.tell(picture, seen, f"; {(until_ms - now_ms) // 1000} s left")
             if hopeless(picture) or (ends_early and picture.whole >= self._needs.calls):
@@ -338,7 +338,7 @@ class Watch:
         at_least_ms = min(until_ms, over_ms + span_ms(self._settings.grace))
         while True:
             self._read(LOOK_S)
-            now_ms = _now_ms()
+            now_ms = clock.now_ms()
             picture = self._session.picture(now_ms, over_ms)
             must, may = list(awaited(picture, over_ms)), list(late(picture)) if now_ms < until_ms else []
             self._teller.tell(picture, f"waiting for {', '.join([*must, *may][:3]) or 'the last events'}")
@@ -380,7 +380,7 @@ class Watch:
             for partition, followed in self._events.items()
             if followed.gone is not None or not bounds[partition][0] <= followed.start <= bounds[partition][1]
         ]
-        in_vain = hopeless(self._session.picture(_now_ms()))
+        in_vain = hopeless(self._session.picture(clock.now_ms()))
         until = time.monotonic() + (0.0 if in_vain else self._pace.commit_s)
         behind = sorted(self._events)
         while True:
@@ -447,7 +447,3 @@ def _write(report: Report, output: Path | None, json_: Path | None) -> None:
         output.write_text(as_markdown(report), encoding="utf-8")
     elif not to_stdout:
         typer.echo(as_markdown(report), nl=False)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

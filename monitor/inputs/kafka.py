@@ -35,6 +35,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from monitor import clock
 from monitor.core.pipeline import Checkpoint, NotJudged, Publish, SetAside, SettingSeen, Told
 from monitor.core.snapshot import Unusable
 from monitor.core.verdict import Ledger
@@ -899,7 +900,7 @@ class Member:
             start_at=self._times.start_at,
             window_ms=self._times.window_ms,
             age_max_ms=self._times.age_max_ms,
-            now_ms=_now_ms(),
+            now_ms=clock.now_ms(),
         )
 
     def _ask_fingerprint(self) -> str:
@@ -1320,10 +1321,6 @@ def _offset(message: Message) -> int:
 def _kind(error: KafkaException | OutOfReach) -> str:
     first = error.args[0] if error.args else error
     return first.name() if isinstance(first, KafkaError) else str(first)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 __all__ = ["Fold", "Member", "Outputs", "Times", "Topics", "Watch", "render_tick"]

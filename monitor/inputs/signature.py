@@ -20,6 +20,7 @@ from twilio.request_validator import (  # type: ignore[import-untyped]  # The pa
     RequestValidator,
 )
 
+from monitor.file_identity import file_identity
 from monitor.settings import SecretError, SecretFile
 
 RECENT_S: Final = 15 * 60.0
@@ -86,7 +87,7 @@ class SecretLines:
         self._file = file
         self._clock = clock
         self._look_after = clock() + LOOK_EVERY_S
-        self._identity = None if file is None else _identity(file)
+        self._identity = None if file is None else file_identity(file.path)
         self._lines = () if file is None else file.lines()
 
     def lines(self) -> tuple[str, ...]:
@@ -94,7 +95,7 @@ class SecretLines:
         if self._file is None or self._clock() < self._look_after:
             return self._lines
         self._look_after = self._clock() + LOOK_EVERY_S
-        identity = _identity(self._file)
+        identity = file_identity(self._file.path)
         if identity is not None and identity != self._identity:
             try:
                 self._lines = self._file.lines()
@@ -104,14 +105,6 @@ class SecretLines:
                 self._identity = identity
                 log.info("secret_changed", lines=len(self._lines))
         return self._lines
-
-
-def _identity(file: SecretFile) -> tuple[int, int, int] | None:
-    try:
-        found = file.path.stat()
-    except (OSError, ValueError):
-        return None
-    return (found.st_mtime_ns, found.st_ino, found.st_size)
 
 
 class Signatures:

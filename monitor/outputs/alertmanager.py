@@ -15,7 +15,6 @@ import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -24,6 +23,7 @@ import msgspec
 import structlog
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from monitor.file_identity import file_identity
 from monitor.outputs.alerts import Labels, Pace
 from monitor.settings import Alertmanager, SecretError
 
@@ -157,7 +157,7 @@ class Client:
         settings = self._settings
         secrets = (settings.password_file, settings.bearer_token_file, settings.key_file)
         paths = [secret.path for secret in secrets if secret] + [p for p in (settings.ca_file, settings.cert_file) if p]
-        seen = [_identity(path) for path in paths]
+        seen = [file_identity(path) for path in paths]
         if self._session is not None and seen == self._seen:
             return self._session
         await self.close()
@@ -182,14 +182,6 @@ def _tls(settings: Alertmanager) -> ssl.SSLContext | bool:
     if settings.cert_file is not None:
         context.load_cert_chain(settings.cert_file, settings.key_file.path if settings.key_file else None)
     return context
-
-
-def _identity(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 class Route:

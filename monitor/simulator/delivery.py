@@ -18,6 +18,7 @@ from typing import IO, Final, Protocol, Self
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from monitor import clock
 from monitor.errors import OutOfReach
 from monitor.simulator.traffic import Knobs, header, traffic, truth
 from monitor.simulator.truth import Counts, RecordingTruth, write_line
@@ -107,7 +108,7 @@ class TopicSink:
 
     def put(self, account_sid: str, due_ms: int, entry: bytes) -> None:
         """Queue one message; waits while the queue is full."""
-        stamp_ms = min(due_ms, time.time_ns() // 1_000_000)
+        stamp_ms = min(due_ms, clock.now_ms())
         while True:
             try:
                 self._producer.produce(self._topic, entry, account_sid, on_delivery=self._delivered, timestamp=stamp_ms)

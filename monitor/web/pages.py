@@ -7,7 +7,6 @@ A page is put together on a thread of its own, in one go: beside a judging threa
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -16,7 +15,7 @@ import msgspec
 from aiohttp import hdrs, web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from monitor import __version__
+from monitor import __version__, clock
 from monitor.core.policy import OUTCOMES
 from monitor.core.verdict import render_instant
 from monitor.outputs.alert_text import CAUSES, STRENGTHS, headline, started_by
@@ -70,7 +69,7 @@ class Bar(msgspec.Struct, frozen=True, kw_only=True):
 class Pages:
     """The routes of the pages. ``open`` says what they are about; until then they answer 503."""
 
-    def __init__(self, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+    def __init__(self, now_ms: Callable[[], int] = clock.now_ms) -> None:
         self._now_ms = now_ms
         self._desk: Desk | None = None
         self._templates = Environment(
