@@ -21,7 +21,8 @@ from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
 from monitor.core.policy import built_in_policy
 from monitor.core.verdict import Ledger, Verdict, decode_verdict
 from monitor.inputs.checkpoint import Resume, StartAt
-from monitor.inputs.kafka import Fold, Member, Times, Topics
+from monitor.inputs.kafka import Member, Times, Topics
+from monitor.inputs.protocols import Fold
 from monitor.inputs.snapshots import Snapshots
 from monitor.outputs.delivery import Delivery, producer_properties
 from monitor.outputs.verdict_topic import VerdictTopic

@@ -52,11 +52,12 @@ from monitor.inputs.checkpoint import Blind, Resume, StartAt
 from monitor.inputs.coverage import Reached
 from monitor.inputs.daily_audit import DailyAudit
 from monitor.inputs.enrichment import Enrichment, Wanted
-from monitor.inputs.kafka import Fold, Member, Times, Topics
+from monitor.inputs.kafka import Member, Times, Topics
 from monitor.inputs.listing import Listing
 from monitor.inputs.owned_accounts import OwnedAccounts
 from monitor.inputs.places import SAY_EVERY_MS, Places
 from monitor.inputs.policy_file import LoadedPolicy, PolicyError, load_policy
+from monitor.inputs.protocols import Fold
 from monitor.inputs.relay import Relay
 from monitor.inputs.rest_work import WRITE_S, Job, RestWork
 from monitor.inputs.rest_work import Topics as RestTopics

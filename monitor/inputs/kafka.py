@@ -14,15 +14,13 @@ import queue
 import threading
 import time
 import traceback
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
-from enum import Enum
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import structlog
@@ -36,7 +34,7 @@ from confluent_kafka import (
 )
 
 from monitor import clock
-from monitor.core.pipeline import Checkpoint, NotJudged, Publish, SetAside, SettingSeen, Told
+from monitor.core.pipeline import Checkpoint, NotJudged, Publish, SetAside, Told
 from monitor.core.snapshot import Unusable
 from monitor.core.verdict import Ledger
 from monitor.errors import OutOfReach, OutputUnavailable
@@ -48,6 +46,8 @@ from monitor.inputs.checkpoint import (
     fingerprint_of,
     resume,
 )
+from monitor.inputs.held import Held, Stage
+from monitor.inputs.protocols import Fold, Outputs, Watch
 from monitor.inputs.reader import (
     BEGINNING,
     AskedLog,
@@ -60,7 +60,7 @@ from monitor.inputs.reader import (
     shared_properties,
     sign_in,
 )
-from monitor.inputs.snapshots import Keeper, Restoring, Saved, Snapshots
+from monitor.inputs.snapshots import Restoring, Snapshots
 
 log = structlog.get_logger(__name__)
 
@@ -153,122 +153,6 @@ def render_tick(partition: int, *, by: str, sent_at: datetime) -> bytes:
     )
 
 
-class Fold(Saved, Protocol):
-    """One partition's pipeline, as far as its owner needs it; `core/pipeline` has the real one."""
-
-    @property
-    def log_time_ms(self) -> int | None:
-        """Log time now; None before the first message."""
-
-    def prime(self, timestamp_ms: int) -> None:
-        """Take the Kafka timestamp of the message before the first one fed."""
-
-    def feed(
-        self,
-        offset: int,
-        timestamp_ms: int,
-        value: bytes | None,
-        headers: Sequence[tuple[str, bytes]] | None = None,
-    ) -> Sequence[Told]:
-        """Fold one message and tell what it changes; raises only on a bug, or OutputUnavailable from the ledger."""
-
-    def open(self, ledger: Ledger) -> int:
-        """End the rebuild: from now on, what differs from ``ledger`` is told. Returns the first offset that tells."""
-
-    def checkpoint(self) -> Checkpoint:
-        """Where to go on and where to replay from, as of the last message fed."""
-
-    def change_settings(self, account_sid: str) -> None:
-        """The settings of this account are others than before; what follows is told with the next message."""
-
-
-class Outputs(Protocol):
-    """Where what a fold tells goes. ``done`` is called by ``poll`` with the offset there, or None: not delivered."""
-
-    @property
-    def outstanding(self) -> int:
-        """How many messages are on their way."""
-
-    def as_written(self, told: Publish, *, log_time_ms: int) -> Publish:
-        """A verdict as it is to be written, and as the watch is to hear of it."""
-
-    def publish(self, partition: int, told: Publish, *, by: str, done: Callable[[int | None], None]) -> None:
-        """Write a verdict or a tombstone into ``partition`` of the verdict topic."""
-
-    def write_back(
-        self, partition: int, key: str, value: bytes | None, *, by: str, done: Callable[[int | None], None]
-    ) -> None:
-        """Write what holds for ``key`` over a lesser verdict."""
-
-    def set_aside(self, partition: int, offset: int, told: SetAside, *, done: Callable[[int | None], None]) -> None:
-        """Quarantine one entry."""
-
-    def quarantine(
-        self,
-        partition: int,
-        offset: int,
-        reason: str,
-        detail: str,
-        index: int | None,
-        data: bytes,
-        *,
-        done: Callable[[int | None], None],
-    ) -> None:
-        """Quarantine bytes; ``index`` None: a whole message."""
-
-    def setting(self, partition: int, offset: int, told: SettingSeen, *, done: Callable[[int | None], None]) -> None:
-        """Copy an account setting to its own topic."""
-
-    def tick(self, topic: str, partition: int, value: bytes, *, done: Callable[[int | None], None]) -> None:
-        """Write a tick into one partition of the events topic."""
-
-    def poll(self) -> None:
-        """Take in what was acknowledged."""
-
-
-class Watch(Protocol):
-    """Who is told how the reading goes: metrics, health, the log of verdicts. Called on the reading thread."""
-
-    def polled(self) -> None:
-        """The loop has turned."""
-
-    def folded(self, partition: int, fold: Fold, *, replayed: bool) -> None:
-        """A batch or a slice went into the fold: its counts may be taken."""
-
-    def published(self, partition: int, told: Publish, *, replay_left: bool) -> None:
-        """A verdict is safe on its topic. ``replay_left``: the rebuild left it to be told, so its age says nothing."""
-
-    def quarantined(self, partition: int, reason: str) -> None:
-        """Bytes are safe in quarantine."""
-
-    def verdict_read(self, partition: int, key: str, value: bytes | None) -> None:
-        """What stands on the verdict topic, where this owner did not write it."""
-
-    def committed(self, result: str) -> None:
-        """A commit ended: ``ok``, ``refused`` or ``failed``."""
-
-    def rebalanced(self, event: str, partitions: Sequence[int]) -> None:
-        """``assigned``, ``revoked`` or ``lost``."""
-
-    def owned(self, count: int) -> None:
-        """How many partitions this process has now."""
-
-    def position(self, partition: int, *, log_time_ms: int | None, lag: int | None, tick_ms: int | None) -> None:
-        """About once a second. ``tick_ms``: when the newest tick that came back was sent."""
-
-    def forgotten(self, partition: int) -> None:
-        """The partition is no longer ours: its gauges go."""
-
-    def taken_over(self, partition: int, resumed: Resume) -> None:
-        """How a partition is taken over: whether the commit was foreign, and what can't be seen again."""
-
-    def restored(self, partition: int, seconds: float) -> None:
-        """The gate of a partition opened, so long after it was assigned."""
-
-    def kafka_error(self, kind: str) -> None:
-        """The client reported an error; ``kind`` is its name in librdkafka, in lower case."""
-
-
 class Topics(msgspec.Struct, frozen=True, kw_only=True):
     """The names of the topics the reading touches."""
 
@@ -285,90 +169,10 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
     start_at: StartAt
 
 
-class _Stage(Enum):
-    WAITING = "waiting"  # for the next try
-    ASKING = "asking"  # for the checkpoint and the ends of the log
-    REBUILDING = "rebuilding"
-    LIVE = "live"
-
-
-class _Pending:
-    """Effects on their way, told apart by fences, so that a commit waits for those before it and no others."""
-
-    def __init__(self) -> None:
-        self._fence = 0
-        self._open: dict[int, int] = {}
-
-    def begin(self) -> int:
-        self._open[self._fence] = self._open.get(self._fence, 0) + 1
-        return self._fence
-
-    def end(self, fence: int) -> None:
-        self._open[fence] -= 1
-        if not self._open[fence]:
-            del self._open[fence]
-
-    def fence(self) -> int:
-        """Draw a line; what has begun until now is before it."""
-        drawn = self._fence
-        self._fence += 1
-        return drawn
-
-    def safe(self, fence: int) -> bool:
-        """Whether all before the line is acknowledged."""
-        return all(begun > fence for begun in self._open)
-
-    def __bool__(self) -> bool:
-        return bool(self._open)
-
-
-class _Held:
-    """One partition in our hands, from one takeover to its end. A new takeover is a new one of these."""
-
-    def __init__(
-        self, partition: int, *, skip: frozenset[int], aside: set[int], attempt: int, not_before: float
-    ) -> None:
-        self.partition = partition
-        self.skip = skip
-        self.aside = aside  # Of those skipped, what is safe in quarantine; shared by the takeovers of one ownership.
-        self.attempt = attempt
-        self.not_before = not_before
-        self.by = uuid.uuid4().hex[:16]
-        self.began = time.monotonic()
-        self.stage = _Stage.WAITING
-        self.dropped = False
-        self.failed: str | None = None
-        self.asking: Future[Resume] | None = None
-        self.resumed: Resume | None = None
-        self.ledger: Ledger | None = None
-        self.fold: Fold | None = None
-        self.committed_offset = -1  # C of the takeover: from here on, messages are ours to answer for.
-        self.verdicts_read = False
-        self.replayed = False
-        self.write_back: dict[str, bytes] = {}
-        self.restoring: Restoring | None = None
-        self.without_snapshot = False
-        self.snapshots: Keeper | None = None
-        self.next_offset = 0
-        self.gate = 0
-        self.at_end = False
-        self.pending = _Pending()
-        self.candidate: tuple[int, Checkpoint] | None = None
-        self.sent: Checkpoint | None = None
-        self.safe_offset = -1  # The greatest offset known to be committed.
-        self.commit_after = 0.0
-        self.refusals = 0
-        self.heard = False  # Whether the group's consumer has told anything of it since it was resumed.
-        self.wake_after = 0.0
-        self.tick_after = 0.0
-        self.ticks_out: list[tuple[int, int]] = []  # (offset, sent ms) of ticks acknowledged and not yet read back
-        self.tick_read_ms: int | None = None
-
-
 class _Replay:
     """Feeds [R, C), or what a snapshot left of it, into a fold with the gate shut."""
 
-    def __init__(self, member: Member, held: _Held, begin: int, end: int) -> None:
+    def __init__(self, member: Member, held: Held, begin: int, end: int) -> None:
         self._member = member
         self._held = held
         self._from = begin
@@ -397,7 +201,7 @@ class _Replay:
 class _Verdicts:
     """Keeps the ledger of one partition in step with the verdict topic, to its end and onwards."""
 
-    def __init__(self, member: Member, held: _Held) -> None:
+    def __init__(self, member: Member, held: Held) -> None:
         self._member = member
         self._held = held
         self._own = [(BY_HEADER, held.by.encode())]
@@ -426,7 +230,7 @@ class _Verdicts:
             held.write_back.pop(text, None)
         else:
             held.write_back[text] = back
-            if held.stage is _Stage.LIVE:
+            if held.stage is Stage.LIVE:
                 self._member._write_back(held)
 
     def ended(self) -> None:
@@ -504,7 +308,7 @@ class Member:
         self._stopping = threading.Event()
         self._changes: queue.SimpleQueue[Callable[[Fold], None]] = queue.SimpleQueue()
         self._asked_of: queue.SimpleQueue[tuple[int, Callable[[Fold | None], None]]] = queue.SimpleQueue()
-        self._held: dict[int, _Held] = {}
+        self._held: dict[int, Held] = {}
         self._joined = False
         self._fingerprint: str | None = None
         self.partitions: int | None = None
@@ -556,7 +360,7 @@ class Member:
         """Why the assignment, possibly empty, is not restored yet; None once it is."""
         if not self._joined:
             return "none from the consumer group yet"
-        left = sorted(number for number, held in list(self._held.items()) if held.stage is not _Stage.LIVE)
+        left = sorted(number for number, held in list(self._held.items()) if held.stage is not Stage.LIVE)
         return f"partitions not restored yet: {', '.join(map(str, left))}" if left else None
 
     # The loop.
@@ -582,7 +386,7 @@ class Member:
         self._answer()
         more = self._reader.read(SLICE_MESSAGES_MAX, SLICE_S)
         for held in self._held.values():
-            if held.stage is _Stage.REBUILDING and held.fold is not None:
+            if held.stage is Stage.REBUILDING and held.fold is not None:
                 self._watch.folded(held.partition, held.fold, replayed=True)
         self._outputs.poll()
         self._follow_settings()
@@ -616,7 +420,7 @@ class Member:
         """How long the loop may wait for a live message. An acknowledgement or a rebuild must not wait for one."""
         if busy:
             return 0.0
-        if self._outputs.outstanding or any(h.stage is not _Stage.LIVE or not h.heard for h in self._held.values()):
+        if self._outputs.outstanding or any(h.stage is not Stage.LIVE or not h.heard for h in self._held.values()):
             return BUSY_POLL_S
         return IDLE_POLL_S
 
@@ -648,11 +452,11 @@ class Member:
                 self._read_error(partition, error)
         return fed
 
-    def _live(self, partition: int | None) -> _Held | None:
+    def _live(self, partition: int | None) -> Held | None:
         held = self._held.get(partition) if partition is not None else None
-        return held if held is not None and held.stage is _Stage.LIVE else None
+        return held if held is not None and held.stage is Stage.LIVE else None
 
-    def _feed(self, held: _Held, run: Iterator[Message], offset: int, end: int = _NO_END) -> KafkaError | None:
+    def _feed(self, held: Held, run: Iterator[Message], offset: int, end: int = _NO_END) -> KafkaError | None:
         """Feed messages of one partition from ``offset`` to before ``end``, live or replayed; send what they tell.
 
         Stops at an error among them and returns it; stops where the state had to be dropped. All that the process does
@@ -684,7 +488,7 @@ class Member:
             held.next_offset = offset = here + 1
         return None
 
-    def _raised(self, held: _Held, offset: int, error: Exception) -> None:
+    def _raised(self, held: Held, offset: int, error: Exception) -> None:
         """The core raised: a bug of ours. The message is left out, and the state, which may be broken, is rebuilt."""
         where = traceback.extract_tb(error.__traceback__)[-1]
         # The error's own text may quote the message, and with it numbers and names: its type and place must do.
@@ -697,7 +501,7 @@ class Member:
         )
         self._drop(held, "core_raised", skip=held.skip | {offset}, at_once=True)
 
-    def _emit(self, held: _Held, offset: int, told: Sequence[Told], log_time_ms: int | None) -> None:
+    def _emit(self, held: Held, offset: int, told: Sequence[Told], log_time_ms: int | None) -> None:
         outputs, partition = self._outputs, held.partition
         for each in told:
             if isinstance(each, NotJudged):
@@ -725,7 +529,7 @@ class Member:
                 held.pending.end(fence)
                 raise
 
-    def _emitted(self, held: _Held, fence: int, offset: int, told: Told, place: int | None) -> None:
+    def _emitted(self, held: Held, fence: int, offset: int, told: Told, place: int | None) -> None:
         """What was told is safe at ``place`` of its topic; None: it was not delivered."""
         held.pending.end(fence)
         if place is None:
@@ -737,7 +541,7 @@ class Member:
         elif isinstance(told, SetAside):
             self._watch.quarantined(held.partition, told.reason)
 
-    def _quarantine(self, held: _Held, message: Message) -> None:
+    def _quarantine(self, held: Held, message: Message) -> None:
         """A message the core cannot fold, as a whole."""
         offset = _offset(message)
         fence = held.pending.begin()
@@ -756,7 +560,7 @@ class Member:
             held.pending.end(fence)
             raise
 
-    def _write_back(self, held: _Held) -> None:
+    def _write_back(self, held: Held) -> None:
         """Put what holds over what a former owner wrote late."""
         ledger = held.ledger
         assert ledger is not None
@@ -791,7 +595,7 @@ class Member:
         if where:
             consumer.pause(where)
         for tp in partitions:
-            self._held[tp.partition] = _Held(tp.partition, skip=frozenset(), aside=set(), attempt=0, not_before=0.0)
+            self._held[tp.partition] = Held(tp.partition, skip=frozenset(), aside=set(), attempt=0, not_before=0.0)
         numbers = sorted(tp.partition for tp in partitions)
         log.info("partitions_assigned", partitions=numbers)
         self._watch.rebalanced("assigned", numbers)
@@ -800,8 +604,8 @@ class Member:
     def _start_fetching(self, partition: int) -> None:
         """Have the client fetch a partition again whose position it had to give up: until then it refuses another."""
 
-        def stand(held: _Held) -> TopicPartition:
-            live = held.stage is _Stage.LIVE and held.partition != partition
+        def stand(held: Held) -> TopicPartition:
+            live = held.stage is Stage.LIVE and held.partition != partition
             return TopicPartition(self._topics.events, held.partition, held.next_offset if live else OFFSET_BEGINNING)
 
         if self._incremental:
@@ -844,7 +648,7 @@ class Member:
         self._watch.rebalanced(event, numbers)
         self._watch.owned(len(self._held))
 
-    def _abandon(self, held: _Held) -> None:
+    def _abandon(self, held: Held) -> None:
         held.dropped = True
         if held.restoring is not None:
             held.restoring.close()
@@ -853,14 +657,14 @@ class Member:
         self._reader.leave(self._topics.events, held.partition)
         self._reader.leave(self._topics.verdicts, held.partition)
 
-    def _drop(self, held: _Held, why: str, *, skip: frozenset[int] | None = None, at_once: bool = False) -> None:
+    def _drop(self, held: Held, why: str, *, skip: frozenset[int] | None = None, at_once: bool = False) -> None:
         """Forget the state of a partition that is still ours, and take it over anew."""
         if held.dropped or self._held.get(held.partition) is not held:
             return
         self._abandon(held)
         delay = 0.0 if at_once else RETRY_S[min(held.attempt, len(RETRY_S) - 1)]
         log.warning("partition_state_dropped", partition=held.partition, why=why, again_in_s=delay)
-        self._held[held.partition] = _Held(
+        self._held[held.partition] = Held(
             held.partition,
             skip=held.skip if skip is None else skip,
             aside=held.aside,
@@ -870,19 +674,19 @@ class Member:
         with contextlib.suppress(KafkaException):
             self._consumer.pause([TopicPartition(self._topics.events, held.partition)])
 
-    def _advance(self, held: _Held) -> None:
+    def _advance(self, held: Held) -> None:
         """Do what is next in the life of a partition, if it is time."""
         if held.failed is not None and not held.dropped:
             self._drop(held, held.failed)
-        elif held.stage is _Stage.WAITING:
+        elif held.stage is Stage.WAITING:
             if time.monotonic() >= held.not_before and not self._stopping.is_set():
                 held.asking = self._askers.submit(self._ask, held.partition)
-                held.stage = _Stage.ASKING
-        elif held.stage is _Stage.ASKING:
+                held.stage = Stage.ASKING
+        elif held.stage is Stage.ASKING:
             assert held.asking is not None
             if held.asking.done():
                 self._asked(held, held.asking)
-        elif held.stage is _Stage.REBUILDING:
+        elif held.stage is Stage.REBUILDING:
             self._rebuild(held)
         else:
             self._attend(held)
@@ -911,14 +715,14 @@ class Member:
         self.partitions = len(partitions)
         return fingerprint_of(cluster_id, self._topic_id(), len(partitions))
 
-    def _asked(self, held: _Held, asking: Future[Resume]) -> None:
+    def _asked(self, held: Held, asking: Future[Resume]) -> None:
         try:
             resumed = asking.result()
         except (KafkaException, OutOfReach) as error:
             self._drop(held, _kind(error))
             return
         held.resumed = resumed
-        held.stage = _Stage.REBUILDING
+        held.stage = Stage.REBUILDING
         self._watch.taken_over(held.partition, resumed)
         _say_takeover(held.partition, resumed)
         verdicts = self._topics.verdicts
@@ -936,7 +740,7 @@ class Member:
             raise OutputUnavailable(f"the verdict at {partition}:{place} is no longer there")
         return value
 
-    def _rebuild(self, held: _Held) -> None:
+    def _rebuild(self, held: Held) -> None:
         resumed, ledger = held.resumed, held.ledger
         assert resumed is not None
         assert ledger is not None
@@ -949,7 +753,7 @@ class Member:
         if held.replayed and held.verdicts_read and self.settings_read:
             self._open(held, ledger)
 
-    def _begin_replay(self, held: _Held, checkpoint: Checkpoint, read_from: int) -> None:
+    def _begin_replay(self, held: Held, checkpoint: Checkpoint, read_from: int) -> None:
         held.committed_offset = held.next_offset = checkpoint.offset
         held.fold = self._build(held.partition, checkpoint, held.skip)
         if self._snapshots is not None and not held.without_snapshot:
@@ -959,7 +763,7 @@ class Member:
                 return
         self._replay(held, read_from, checkpoint.replay_from)
 
-    def _restore(self, held: _Held, restoring: Restoring) -> None:
+    def _restore(self, held: Held, restoring: Restoring) -> None:
         """Read on in a snapshot; once it is all there, fold what came after it."""
         try:
             if not restoring.read(SLICE_S):
@@ -972,19 +776,19 @@ class Member:
         if held.fold is not None:
             self._replay(held, restoring.offset, restoring.offset)
 
-    def _replay(self, held: _Held, read_from: int, begin: int) -> None:
+    def _replay(self, held: Held, read_from: int, begin: int) -> None:
         if read_from >= held.committed_offset:
             held.replayed = True
             return
         replay = _Replay(self, held, begin, held.committed_offset)
         self._reader.follow(self._topics.events, held.partition, read_from, replay)
 
-    def _replayed(self, held: _Held) -> None:
+    def _replayed(self, held: Held) -> None:
         held.replayed = True
         held.next_offset = held.committed_offset
         self._reader.leave(self._topics.events, held.partition)
 
-    def _open(self, held: _Held, ledger: Ledger) -> None:
+    def _open(self, held: Held, ledger: Ledger) -> None:
         fold = held.fold
         assert fold is not None
         at = TopicPartition(self._topics.events, held.partition, held.committed_offset)
@@ -999,7 +803,7 @@ class Member:
         except OutputUnavailable as error:
             self._drop(held, str(error))
             return
-        held.stage = _Stage.LIVE
+        held.stage = Stage.LIVE
         held.attempt = 0
         if self._snapshots is not None and self._fingerprint is not None:
             held.snapshots = self._snapshots.keep(self._fingerprint, held.partition)
@@ -1012,7 +816,7 @@ class Member:
         log.info("partition_restored", partition=held.partition, seconds=round(seconds, 3), gate=held.gate)
         self._watch.restored(held.partition, seconds)
 
-    def _attend(self, held: _Held) -> None:
+    def _attend(self, held: Held) -> None:
         """See to a live partition: its tick, its snapshot; and right after the resumption, that it is read from."""
         now = time.monotonic()
         if now >= held.tick_after:
@@ -1032,7 +836,7 @@ class Member:
         with contextlib.suppress(KafkaException):
             self._consumer.get_watermark_offsets(at, WAKE_TIMEOUT_S)
 
-    def _tick(self, held: _Held) -> None:
+    def _tick(self, held: Held) -> None:
         held.tick_after = time.monotonic() + self._tick_every_s
         now = datetime.now(UTC)
         sent_ms = int(now.timestamp() * 1000)
@@ -1052,7 +856,7 @@ class Member:
     def _commit(self) -> None:
         now = time.monotonic()
         for held in self._held.values():
-            if held.stage is not _Stage.LIVE or held.fold is None or held.sent is not None:
+            if held.stage is not Stage.LIVE or held.fold is None or held.sent is not None:
                 continue
             if held.candidate is None:
                 if now < held.commit_after or held.next_offset <= held.safe_offset:
@@ -1069,14 +873,14 @@ class Member:
                 held.commit_after = now + self._commit_every_s
                 self._send_commit(held, checkpoint)
 
-    def _send_commit(self, held: _Held, checkpoint: Checkpoint) -> None:
+    def _send_commit(self, held: Held, checkpoint: Checkpoint) -> None:
         held.sent = checkpoint
         try:
             self._consumer.commit(offsets=[self._offset_of(held, checkpoint)], asynchronous=True)
         except KafkaException as failure:
             self._commit_result(held, failure.args[0])
 
-    def _offset_of(self, held: _Held, checkpoint: Checkpoint) -> TopicPartition:
+    def _offset_of(self, held: Held, checkpoint: Checkpoint) -> TopicPartition:
         assert self._fingerprint is not None
         metadata = encode_metadata(checkpoint, self._fingerprint)
         return TopicPartition(self._topics.events, held.partition, checkpoint.offset, metadata)
@@ -1087,7 +891,7 @@ class Member:
             if held is not None and held.sent is not None and held.sent.offset == tp.offset:
                 self._commit_result(held, tp.error or error)
 
-    def _commit_result(self, held: _Held, error: KafkaError | None) -> None:
+    def _commit_result(self, held: Held, error: KafkaError | None) -> None:
         checkpoint, held.sent = held.sent, None
         assert checkpoint is not None
         if error is None:
@@ -1109,7 +913,7 @@ class Member:
 
     def _finish(self, numbers: list[int], commit: Callable[[list[TopicPartition]], None]) -> None:
         """Await the effects of some partitions, at most so long, and commit what is safe with them."""
-        live = [h for n in numbers if (h := self._held.get(n)) is not None and h.stage is _Stage.LIVE]
+        live = [h for n in numbers if (h := self._held.get(n)) is not None and h.stage is Stage.LIVE]
         until = time.monotonic() + FINISH_S
         try:
             while any(h.pending for h in live) and time.monotonic() < until:
@@ -1177,7 +981,7 @@ class Member:
         code = error.code()
         held = self._held.get(partition) if partition is not None else None
         if code == KafkaError._PARTITION_EOF:
-            if held is not None and held.stage is _Stage.LIVE:
+            if held is not None and held.stage is Stage.LIVE:
                 held.heard = held.at_end = True
             return
         if error.fatal() or code == KafkaError._FATAL:
@@ -1186,7 +990,7 @@ class Member:
         if held is not None and code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             # Retention has passed us by, or the topic was made anew: the takeover finds out which.
             self._start_fetching(held.partition)
-            if held.stage is _Stage.LIVE:
+            if held.stage is Stage.LIVE:
                 self._drop(held, error.name(), at_once=True)
 
     def _client_error(self, error: KafkaError) -> None:
@@ -1213,7 +1017,7 @@ class Member:
             return
         self._report_after = now + REPORT_EVERY_S
         for held in self._held.values():
-            if held.stage is not _Stage.LIVE or held.fold is None:
+            if held.stage is not Stage.LIVE or held.fold is None:
                 continue
             while held.ticks_out and held.ticks_out[0][0] < held.next_offset:
                 held.tick_read_ms = held.ticks_out.pop(0)[1]
@@ -1221,7 +1025,7 @@ class Member:
                 held.partition, log_time_ms=held.fold.log_time_ms, lag=self._lag(held), tick_ms=held.tick_read_ms
             )
 
-    def _lag(self, held: _Held) -> int | None:
+    def _lag(self, held: Held) -> int | None:
         """Messages not judged yet; 0 only where the broker said that this is the end."""
         if held.at_end:
             return 0
