@@ -13,6 +13,7 @@ from monitor.audit.sessions import AgentSession
 from monitor.audit.starts import BEYOND, Audit, Entrance, Look, Start
 from monitor.core.policy import ALLOWED, DISALLOWED, UNDETERMINED
 from monitor.errors import WrongInput
+from monitor.markdown import escaped, markdown_table
 
 FORMAT: Final = 1
 ENTRANCES_SHOWN: Final = 5
@@ -117,20 +118,18 @@ def _plain(change: Change) -> dict[str, Any]:
 def as_markdown(audit: Audit, changed: Sequence[Change] | None) -> str:
     """The same as a page for a ticket or a repository."""
     lines = [f"# What can start a recording, {audit.read_at}", "", summary(audit), ""]
-    lines += markdown_table(("outcome", "cause", "where", "reached from"), rows(audit))
+    lines += markdown_table(("outcome", "cause", "where", "reached from"), _cells(rows(audit)))
     if changed is not None:
         lines += ["## What changed", ""]
-        lines += (
-            markdown_table(("change", "where", "before", "now"), change_rows(changed)) if changed else ["Nothing.", ""]
-        )
+        table = markdown_table(("change", "where", "before", "now"), _cells(change_rows(changed)))
+        lines += table if changed else ["Nothing.", ""]
     lines += ["## What no audit can read", "", *(f"- {line}" for line in BEYOND)]
     return "\n".join(lines) + "\n"
 
 
-def markdown_table(head: tuple[str, ...], found: Iterable[tuple[str, ...]]) -> list[str]:
-    """The lines of a table, and an empty one behind it."""
-    table = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in (head, *found)]
-    return [f"| {table[0]} |", "|" + " --- |" * len(head), *(f"| {row} |" for row in table[1:]), ""]
+def _cells(rows: Iterable[tuple[str, ...]]) -> Iterator[list[str]]:
+    """Rows in which an account's names of things stand."""
+    return ([escaped(cell) for cell in row] for row in rows)
 
 
 def sessions_text(found: Sequence[AgentSession]) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Final
 
 import msgspec
 
 from monitor.core.policy import DISALLOWED, UNDETERMINED
+from monitor.markdown import escaped, markdown_table
 from monitor.outputs.cases import ACCEPTED
 from monitor.outputs.report import (
     CLEARED,
@@ -22,8 +22,6 @@ from monitor.outputs.report import (
     Spread,
     Tally,
 )
-
-_SPECIAL: Final = re.compile(r"([\\`*\[\]<>|])")
 
 
 def as_json(report: Report) -> str:
@@ -61,7 +59,7 @@ def _head(report: Report) -> list[str]:
         "# Recordings, and whether they were allowed",
         "",
         f"Recordings that began from **{_instant(report.since)}** on and before **{_instant(report.until)}**.",
-        f"Of {of}: {_listing(map(_text, accounts)) or 'none is known'}.",
+        f"Of {of}: {_listing(map(escaped, accounts)) or 'none is known'}.",
         f"All times are UTC. Made at {_instant(report.made_at)}.",
         "",
     ]
@@ -73,7 +71,7 @@ def _limits(report: Report) -> list[str]:
     return [
         "## What this report cannot say",
         "",
-        *(f"- **{each.what}**: {_text(each.says)}" for each in report.limits),
+        *(f"- **{each.what}**: {escaped(each.says)}" for each in report.limits),
         "",
     ]
 
@@ -98,7 +96,7 @@ def _totals(report: Report) -> list[str]:
     ]
     policies = [
         (
-            _text(each.name or "not at hand"),
+            escaped(each.name or "not at hand"),
             each.mode,
             f"`{each.policy}`",
             f"{each.recordings}",
@@ -111,10 +109,10 @@ def _totals(report: Report) -> list[str]:
     return [
         "## Totals",
         "",
-        *_table(("", "number"), rows),
+        *markdown_table(("", "number"), rows),
         "Judged by:",
         "",
-        *_table(("policy", "mode", "hash", "recordings", "disallowed", "first began", "last began"), policies),
+        *markdown_table(("policy", "mode", "hash", "recordings", "disallowed", "first began", "last began"), policies),
     ]
 
 
@@ -127,7 +125,7 @@ def _lists(report: Report) -> Iterable[list[str]]:
     ):
         found = [case for case in report.cases if case.state == state]
         head, row = _COLUMNS[state]
-        yield [f"## {title}", "", *(_table(head, map(row, found)) if found else [none, ""])]
+        yield [f"## {title}", "", *(markdown_table(head, map(row, found)) if found else [none, ""])]
     if report.cases_left_out:
         yield [f"{report.cases_left_out} more are counted, and not told one by one.", ""]
 
@@ -136,11 +134,11 @@ def _disallowed(case: ReportedCase) -> tuple[str, ...]:
     return (
         case.sid,
         _instant(case.started_at),
-        _text(case.account),
+        escaped(case.account),
         case.conference_sid or "-",
         f"{case.cause or 'not known'} ({case.strength})" if case.strength else case.cause or "not known",
         _origin(case),
-        _text(case.rule) + (f" ({case.mode})" if case.mode != "enforce" else ""),
+        escaped(case.rule) + (f" ({case.mode})" if case.mode != "enforce" else ""),
         "end not seen" if case.lasted_s is None else _span(case.lasted_s),
         _span(case.unseen_s),
         _span(case.detected_s),
@@ -153,10 +151,10 @@ def _undetermined(case: ReportedCase) -> tuple[str, ...]:
     return (
         case.sid,
         _instant(case.started_at),
-        _text(case.account),
+        escaped(case.account),
         case.conference_sid or "-",
         case.cause or "not known",
-        _listing(map(_text, case.missing)) or "-",
+        _listing(map(escaped, case.missing)) or "-",
         _handling(case.handling),
     )
 
@@ -165,9 +163,9 @@ def _cleared(case: ReportedCase) -> tuple[str, ...]:
     return (
         case.sid,
         _instant(case.started_at),
-        _text(case.account),
+        escaped(case.account),
         case.cause or "not known",
-        _text(case.rule),
+        escaped(case.rule),
         _handling(case.handling),
     )
 
@@ -205,9 +203,9 @@ def _counts(report: Report) -> list[str]:
         ("start source", report.by_start_source),
         ("rule", report.by_rule),
     ):
-        lines += _table((title, DISALLOWED, UNDETERMINED, SUSPECTED, "allowed"), map(_tally, tallies))
+        lines += markdown_table((title, DISALLOWED, UNDETERMINED, SUSPECTED, "allowed"), map(_tally, tallies))
     if report.by_origin:
-        lines += _table(
+        lines += markdown_table(
             ("what started disallowed ones", "recordings"),
             [(_origin(each), f"{each.recordings}") for each in report.by_origin],
         )
@@ -216,7 +214,7 @@ def _counts(report: Report) -> list[str]:
 
 def _tally(each: Tally) -> tuple[str, ...]:
     numbers = (each.disallowed, each.undetermined, each.suspected, each.allowed)
-    return _text(each.name), *map(str, numbers)
+    return escaped(each.name), *map(str, numbers)
 
 
 def _timing(report: Report) -> list[str]:
@@ -229,7 +227,7 @@ def _timing(report: Report) -> list[str]:
     return [
         "## How soon",
         "",
-        *_table(("from", "recordings", "median", "99 %", "longest"), rows),
+        *markdown_table(("from", "recordings", "median", "99 %", "longest"), rows),
         f"Of the disallowed recordings under a policy that pages, {timing.not_told} were told to no Alertmanager by",
         "themselves: none is set up, none answered, or they were told as some of many.",
         "",
@@ -242,7 +240,7 @@ def _coverage(report: Report) -> list[str]:
         counted = each.counted
         rows.append(
             (
-                _text(each.account),
+                escaped(each.account),
                 _ratio(each),
                 *_listed(each),
                 "-"
@@ -254,7 +252,7 @@ def _coverage(report: Report) -> list[str]:
     return [
         "## Coverage: what Twilio lists, against what the stream told of",
         "",
-        *_table(
+        *markdown_table(
             (
                 "account",
                 "coverage",
@@ -288,11 +286,11 @@ def _unseen(report: Report) -> list[str]:
     unseen = report.unseen
     lines = ["## What could not be seen", "", "### Blind intervals", ""]
     if unseen.blind_intervals:
-        lines += _table(
+        lines += markdown_table(
             ("partition", "from", "to", "messages gone", "never judged", "found out"),
             [
                 (
-                    f"{_text(each.topic)} {each.partition}",
+                    f"{escaped(each.topic)} {each.partition}",
                     _instant(each.since),
                     _instant(each.until),
                     f"{each.messages}",
@@ -305,7 +303,7 @@ def _unseen(report: Report) -> list[str]:
     else:
         lines += ["None is known: no message of the events was gone before it was judged.", ""]
     lines += ["### How far it is judged", ""]
-    lines += _table(
+    lines += markdown_table(
         ("partition", "judged to", "messages that wait"),
         [
             (
@@ -323,7 +321,7 @@ def _unseen(report: Report) -> list[str]:
         lines += [
             "Nothing proves that a partition was watched then. What reached it meanwhile is judged by its next owner.",
             "",
-            *_table(
+            *markdown_table(
                 ("partition", "from", "to", "lasted"),
                 [
                     (f"{each.partition}", _instant(each.since), _instant(each.until), _span(each.lasted_s))
@@ -337,20 +335,25 @@ def _unseen(report: Report) -> list[str]:
         lines += ["None longer than a minute, in what the topic holds.", ""]
     lines += ["### What could not be read", ""]
     if unseen.set_aside:
-        lines += _table(
+        lines += markdown_table(
             ("why", "entries", "first", "last"),
-            [(_text(one.reason), f"{one.count}", _instant(one.first), _instant(one.last)) for one in unseen.set_aside],
+            [
+                (escaped(one.reason), f"{one.count}", _instant(one.first), _instant(one.last))
+                for one in unseen.set_aside
+            ],
         )
     else:
         lines += ["Nothing was set aside, in what the topic holds.", ""]
     if unseen.lacks:
         lines += ["### What undetermined recordings lack", ""]
-        lines += _table(("missing", "recordings"), [(_text(one.missing), f"{one.recordings}") for one in unseen.lacks])
+        lines += markdown_table(
+            ("missing", "recordings"), [(escaped(one.missing), f"{one.recordings}") for one in unseen.lacks]
+        )
     lines += ["### Types of events that never came", ""]
     if unseen.missing_types is None:
         lines += ["Not looked for.", ""]
     elif unseen.missing_types:
-        lines += _table(
+        lines += markdown_table(
             ("type", "without it"),
             [
                 (one.type, one.blind if one.required else f"{one.blind} (Verdicts are right all the same.)")
@@ -366,15 +369,21 @@ def _exceptions(report: Report) -> list[str]:
     rules, accepted = report.exceptions.rules, report.exceptions.accepted
     lines = ["## Exceptions", ""]
     if rules:
-        lines += _table(
+        lines += markdown_table(
             ("rule that expires", "on", "recordings it allowed", "policy"),
-            [(_text(one.rule), _instant(one.expires), f"{one.recordings}", f"`{one.policy}`") for one in rules],
+            [(escaped(one.rule), _instant(one.expires), f"{one.recordings}", f"`{one.policy}`") for one in rules],
         )
     if accepted:
-        lines += _table(
+        lines += markdown_table(
             ("case that is accepted", "account", "until", "said at", "by"),
             [
-                (one.sid, _text(one.account), _text(one.until or "-"), _instant(one.at), _text(one.by or "not shown"))
+                (
+                    one.sid,
+                    escaped(one.account),
+                    escaped(one.until or "-"),
+                    _instant(one.at),
+                    escaped(one.by or "not shown"),
+                )
                 for one in accepted
             ],
         )
@@ -385,11 +394,11 @@ def _rests_on(report: Report) -> list[str]:
     return [
         "## What this rests on",
         "",
-        *_table(
+        *markdown_table(
             ("topic", "messages read", "holds"),
             [
                 (
-                    _text(one.topic),
+                    escaped(one.topic),
                     f"{one.messages}",
                     "all that was written and still holds"
                     if one.held_since is None
@@ -406,20 +415,6 @@ def _rests_on(report: Report) -> list[str]:
 
 
 # --------------------------------------------------------------------------- small answers
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    return [
-        f"| {' | '.join(head)} |",
-        "|" + " --- |" * len(head),
-        *(f"| {' | '.join(row)} |" for row in rows),
-        "",
-    ]
-
-
-def _text(text: str) -> str:
-    """Text from elsewhere, so that Markdown shows it and obeys nothing in it."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 
 def _listing(parts: Iterable[str]) -> str:
@@ -449,8 +444,8 @@ def _spread(spread: Spread) -> tuple[str, ...]:
 
 def _origin(of: ReportedCase | Origin) -> str:
     if of.widget is not None:
-        return f"flow {of.flow_sid or 'not known any more'}, widget {_text(of.widget)}"
-    return "-" if of.starter is None else f"starter {_text(of.starter)}"
+        return f"flow {of.flow_sid or 'not known any more'}, widget {escaped(of.widget)}"
+    return "-" if of.starter is None else f"starter {escaped(of.starter)}"
 
 
 def _handling(handling: Handling) -> str:
@@ -458,12 +453,12 @@ def _handling(handling: Handling) -> str:
     if handling.acknowledged_at is not None:
         said.append(f"acknowledged {_instant(handling.acknowledged_at)}")
     if handling.explained is not None:
-        until = f" until {_text(handling.accepted_until or '-')}" if handling.explained == ACCEPTED else ""
-        said.append(_text(handling.explained) + until)
+        until = f" until {escaped(handling.accepted_until or '-')}" if handling.explained == ACCEPTED else ""
+        said.append(escaped(handling.explained) + until)
     if handling.closed_at is not None:
         said.append(f"closed {_instant(handling.closed_at)}")
     if handling.comments:
         said.append(f"comments: {handling.comments}")
     if handling.by:
-        said.append(f"by {_listing(map(_text, handling.by))}")
+        said.append(f"by {_listing(map(escaped, handling.by))}")
     return "; ".join(said) or "nothing"
