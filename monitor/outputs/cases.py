@@ -16,6 +16,7 @@ import secrets
 import sqlite3
 import threading
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -322,7 +323,8 @@ _read_listed: Final = msgspec.json.Decoder(list[Listed], strict=False).decode
 _read_counts: Final = msgspec.json.Decoder(list[Count]).decode
 _read_shares: Final = msgspec.json.Decoder(list[Share]).decode
 _read_mentions: Final = msgspec.json.Decoder(list[tuple[str, int]]).decode
-_find_sids: Final = re.compile(rb"(?!AC)[A-Z]{2}[0-9a-f]{32}").findall
+# Spelt out, since looking ahead for what is no account's takes half as long again.
+_find_sids: Final = re.compile(rb"[B-Z][A-Z][0-9a-f]{32}|A[ABD-Z][0-9a-f]{32}").findall
 
 _COLUMNS: Final = ", ".join(Listed.__struct_fields__)
 _PLACES: Final = ", ".join("?" * (len(Listed.__struct_fields__) + 1))
@@ -392,6 +394,7 @@ class CaseView:
         self._lock = _Turns()
         self._db: sqlite3.Connection
         self._offsets: dict[str, dict[int, int]] = {}
+        self._to_count: Counter[tuple[str, str]] = Counter()  # Recordings by outcome and hour, beyond what is stored.
         self._identity: tuple[int, int] | None = None
         self._size = 0
         self.trouble: str | None = None
@@ -503,6 +506,7 @@ class CaseView:
         """
         with self._lock, self._guarded():
             changed: dict[str, Case] = {}
+            self._to_count.clear()
             with self._db:
                 for one in seen:
                     case = self._take_verdict(one) if isinstance(one, VerdictSeen) else self._take_action(one)
@@ -510,6 +514,7 @@ class CaseView:
                         changed[case.key] = case
                     elif isinstance(one, VerdictSeen) and one.verdict is None:
                         changed.pop(one.key, None)
+                self._store_counted()
                 after = {topic: dict(partitions) for topic, partitions in self._offsets.items()}
                 for (topic, partition), offset in offsets.items():
                     after.setdefault(topic, {})[partition] = offset
@@ -620,11 +625,17 @@ class CaseView:
 
     def _count(self, before: tuple[str, str] | None, after: tuple[str, str] | None) -> None:
         """Count a recording, by outcome and hour, where it was not counted so already."""
-        if before == after or self.trouble is not None:
+        if before == after:
             return
         for counted, change in ((before, -1), (after, 1)):
             if counted is not None:
-                outcome, hour = counted
+                self._to_count[counted] += change
+
+    def _store_counted(self) -> None:
+        if self.trouble is not None:
+            return
+        for (outcome, hour), change in self._to_count.items():
+            if change:
                 self._db.execute("INSERT OR IGNORE INTO shares VALUES (?, 0, 0, 0)", (hour,))
                 self._db.execute(f"UPDATE shares SET {outcome} = {outcome} + ? WHERE hour = ?", (change, hour))
 
