@@ -485,16 +485,22 @@ def bench_whole(
             note = f"extrapolated from {replayed:,} events"
             name = "takeover of 4 h at 1,000 events/s"
             table.add(name, four_hours, f"{four_hours:,.0f} s", note=note)
-        bench_snapshot(table, broker, cores, directory, names, positions)
+        bench_snapshot(table, broker, cores, directory, names, positions, settings)
     positions.close()
 
 
 def bench_snapshot(
-    table: Table, broker: RealBroker, cores: Cores, directory: Path, names: Names, positions: Positions
+    table: Table,
+    broker: RealBroker,
+    cores: Cores,
+    directory: Path,
+    names: Names,
+    positions: Positions,
+    settings: dict[str, Any],
 ) -> None:
     """Takeover of a full window by a process that ended a while after a snapshot of it was written."""
     place = directory / "snapshots"
-    settings = {"snapshots": {"directory": str(place), "every": "5s"}}
+    settings = {**settings, "snapshots": {"directory": str(place), "every": "5s"}}
     with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured, settings=settings) as monitor:
         monitor.wait_ready(3600)
         while not list(place.glob("*.snapshot")):
