@@ -56,6 +56,7 @@ HEARTBEAT_BEHIND_S: Final = 120.0
 LAST_WORD_S: Final = 2.0
 ACT_S: Final = 5.0
 TAKE_AT_ONCE: Final = 100
+TAKE_ANEW_AT_ONCE: Final = 500
 
 
 class Change(NamedTuple):
@@ -224,10 +225,15 @@ class Paging:
         return self.view.offsets(topic)
 
     def take(self, messages: Sequence[Message], offsets: Mapping[Place, int]) -> bool:
-        """Take what was read into the view, and hand on which cases changed; at once so much as a page can wait."""
-        for start in range(0, len(messages), TAKE_AT_ONCE):
-            some = messages[start : start + TAKE_AT_ONCE]
-            is_last = start + TAKE_AT_ONCE >= len(messages)
+        """Take what was read into the view, and hand on which cases changed; at once so much as a page can wait.
+
+        The more are taken together, the less of the file is written again and again: of a view that is read anew, as by
+        a process without a disk, a page may be waited for.
+        """
+        at_once = TAKE_AT_ONCE if self._mode == "fresh" else TAKE_ANEW_AT_ONCE
+        for start in range(0, len(messages), at_once):
+            some = messages[start : start + at_once]
+            is_last = start + at_once >= len(messages)
             if not self._take(some, offsets if is_last else _behind(some)):
                 return False
         return True
