@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-_SPECIAL: Final = re.compile(r"([\\`*\[\]<>|])")
+# An underscore within a word means nothing.
+_SPECIAL: Final = re.compile(r"[\\`*\[\]<>|~&]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def escaped(text: str) -> str:
-    """Text from elsewhere, in one line."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    """Text from elsewhere, in one line. An address in it is still a link where Markdown makes one of it."""
+    return _SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

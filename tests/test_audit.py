@@ -236,11 +236,11 @@ def test_widgets_that_hand_the_decision_on_are_to_be_looked_at():
 
 
 def test_a_name_in_markdown_is_shown_and_obeyed_in_nothing():
-    widget = Widget("a|b\n# <script>[x](//y)`*", "record-call", True)
+    widget = Widget("a|b\n# <script>[x](//y)`* __c__ d_e ~~f~~ &lt;", "record-call", True)
     audit = found(AccountRead(AC, "main", None, (Flow(FW[0], 1, (widget,)),)))
 
     [row] = [line for line in report.as_markdown(audit, None).splitlines() if "script" in line]
-    assert r"a\|b # \<script\>\[x\](//y)\`\*" in row
+    assert r"a\|b # \<script\>\[x\](//y)\`\* \_\_c\_\_ d_e \~\~f\~\~ \&lt;" in row
 
 
 def test_a_new_revision_that_does_the_same_is_no_change_and_a_new_widget_is():

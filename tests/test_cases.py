@@ -248,6 +248,29 @@ def test_recordings_are_counted_by_the_hour_each_as_it_stands_now(path):
     assert view.shares("")[0].allowed == 2  # type: ignore[index]
 
 
+def test_a_recording_that_is_told_twice_in_a_batch_is_counted_as_it_stands_at_the_end(path):
+    view = opened(path)
+    history = (Revision(1, "disallowed", "dial_verb", render_instant(T0)),)
+    told = [
+        seen(verdict(1)),
+        seen(verdict(1, at=2, since=None, history=history)),
+        seen(verdict(2)),
+        seen(ended(2, at=2)),
+    ]
+    view.take(told, {})
+    assert view.shares("") == [Share("2026-11-21T08", 1, 1, 0)]
+
+
+def test_a_batch_that_failed_midway_counts_once_when_it_comes_again(path):
+    view = opened(path)
+    told = [seen(verdict(1)), VerdictSeen("no verdict", 7, T0)]  # type: ignore[arg-type]
+    with pytest.raises(AttributeError):
+        view.take(told, {})
+    assert view.shares("") == []
+    view.take(told[:1], {})
+    assert view.shares("") == [Share("2026-11-21T08", 0, 1, 0)]
+
+
 def test_what_people_made_of_a_case_is_the_last_explanation_since_it_was_reopened(path):
     view = opened(path)
     view.take([seen(verdict(1))], {})

@@ -172,6 +172,7 @@ def test_following_copies_what_comes_and_ends_well_when_stopped(broker, tmp_path
     bench.fill(events(10))
     with bench.started("--follow") as process:
         until(lambda: len(bench.read()) == 10)
+        assert by_account(bench.read()) == expected(events(10))  # What was there at the start is in order of time.
         bench.fill(events(10, first=10))
         until(lambda: len(bench.read()) == 20)
         process.send_signal(signal.SIGTERM)
@@ -186,6 +187,7 @@ def test_two_at_once_are_not_possible_the_first_ends(broker, tmp_path):
     bench.fill(events(10))
     with bench.started("--follow") as first:
         until(lambda: len(bench.read()) == 10)
+        assert by_account(bench.read()) == expected(events(10))  # What was there at the start is in order of time.
         # The second has begun once it has copied something: it is the first's turn to notice.
         first.send_signal(signal.SIGSTOP)
         with bench.started("--follow") as second:

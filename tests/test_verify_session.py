@@ -453,6 +453,16 @@ def test_the_page_of_a_session_that_did_not(golden):
     golden("verify-not-passed.md", as_markdown(report_of(failed, Needs(2, rest=False), behind=(1,))))
 
 
+def test_what_others_wrote_opens_no_line_cell_or_tag_of_the_page():
+    hostile = "a|b\n# <x> __y__"
+    report = report_of(Seen([*CALL, RECORDED]), listed=LISTED, kafka=hostile)
+    page = as_markdown(msgspec.structs.replace(report, scope=(f"of which an event says {hostile}",)))
+    lines = [line for line in page.splitlines() if "y" in line and "#" in line and line.startswith("| ")]
+    assert len([line for line in lines if r"a\|b # \<x\> \_\_y\_\_" in line]) == 2, page
+    assert hostile not in page
+    assert "\n# <x>" not in page
+
+
 def test_programs_read_the_same():
     said = json.loads(as_json(report_of(Seen([*CALL, RECORDED]), listed=LISTED)))
     assert (said["passed"], [reason["name"] for reason in said["reasons"]]) == (False, ["disallowed_recording"])

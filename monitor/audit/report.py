@@ -118,17 +118,17 @@ def _plain(change: Change) -> dict[str, Any]:
 def as_markdown(audit: Audit, changed: Sequence[Change] | None) -> str:
     """The same as a page for a ticket or a repository."""
     lines = [f"# What can start a recording, {audit.read_at}", "", summary(audit), ""]
-    lines += markdown_table(("outcome", "cause", "where", "reached from"), _cells(rows(audit)))
+    lines += markdown_table(("outcome", "cause", "where", "reached from"), _escaped(rows(audit)))
     if changed is not None:
         lines += ["## What changed", ""]
-        table = markdown_table(("change", "where", "before", "now"), _cells(change_rows(changed)))
+        table = markdown_table(("change", "where", "before", "now"), _escaped(change_rows(changed)))
         lines += table if changed else ["Nothing.", ""]
     lines += ["## What no audit can read", "", *(f"- {line}" for line in BEYOND)]
     return "\n".join(lines) + "\n"
 
 
-def _cells(rows: Iterable[tuple[str, ...]]) -> Iterator[list[str]]:
-    """Rows in which an account's names of things stand."""
+def _escaped(rows: Iterable[tuple[str, ...]]) -> Iterator[list[str]]:
+    """The rows with every cell escaped: an account's names of things stand in them."""
     return ([escaped(cell) for cell in row] for row in rows)
 
 

@@ -55,8 +55,8 @@ TO_WRITE_MAX: Final = 100_000
 HEARTBEAT_BEHIND_S: Final = 120.0
 LAST_WORD_S: Final = 2.0
 ACT_S: Final = 5.0
-TAKE_AT_ONCE: Final = 100
-TAKE_ANEW_AT_ONCE: Final = 500
+TAKE_AT_ONCE: Final = 100  # 30 ms, which a page may have to wait.
+TAKE_BEHIND_AT_ONCE: Final = 500
 
 
 class Change(NamedTuple):
@@ -227,10 +227,10 @@ class Paging:
     def take(self, messages: Sequence[Message], offsets: Mapping[Place, int]) -> bool:
         """Take what was read into the view, and hand on which cases changed; at once so much as a page can wait.
 
-        The more are taken together, the less of the file is written again and again: of a view that is read anew, as by
-        a process without a disk, a page may be waited for.
+        The more are taken together, the less of the file is written again and again. So of a view that is behind more
+        are: to be where the topic is comes before a page. (The loop says whether it is; a turn late does no harm.)
         """
-        at_once = TAKE_AT_ONCE if self._mode == "fresh" else TAKE_ANEW_AT_ONCE
+        at_once = TAKE_AT_ONCE if self._mode == "fresh" else TAKE_BEHIND_AT_ONCE
         for start in range(0, len(messages), at_once):
             some = messages[start : start + at_once]
             is_last = start + at_once >= len(messages)

@@ -27,5 +27,10 @@ def progress_bar(unit: str = "", *, in_bytes: bool = False, shown: bool = True) 
     if unit:
         columns.append(TextColumn(unit))
     columns += [TimeElapsedColumn(), TimeRemainingColumn()]
-    disable = not shown or not sys.stderr.isatty()
-    return Progress(*columns, console=Console(stderr=True), transient=True, disable=disable)
+    return Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=False,  # What is printed meanwhile goes where it was sent, which may be a file.
+        disable=not shown or not sys.stderr.isatty(),
+    )

@@ -211,7 +211,7 @@ def simulate(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with progress_bar("events") as progress:
-            task = progress.add_task("writing the truth", total=None)
+            task = progress.add_task("writing the truth" if knobs.bounded else "sending", total=None)
 
             def planned(counts: Counts) -> None:
                 progress.update(task, description="sending", total=counts.entries)

@@ -1127,4 +1127,4 @@ def _kind(error: KafkaException | OutOfReach) -> str:
     return first.name() if isinstance(first, KafkaError) else str(first)
 
 
-__all__ = ["Fold", "Member", "Outputs", "Times", "Topics", "Watch", "render_tick"]
+__all__ = ["Member", "Times", "Topics", "render_tick"]

@@ -1,7 +1,8 @@
 """Copying a topic of events into one that is keyed by account, each message exactly once.
 
 What was copied and how far the source was read are committed in one Kafka transaction: a copy that is killed, or run
-again, goes on where it was. Messages of one partition keep their order; several partitions are merged by timestamps.
+again, goes on where it was. Messages of one partition keep their order; several partitions are merged by timestamps,
+but for what comes to them at once while it follows.
 """
 
 from __future__ import annotations

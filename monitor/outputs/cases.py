@@ -394,7 +394,6 @@ class CaseView:
         self._lock = _Turns()
         self._db: sqlite3.Connection
         self._offsets: dict[str, dict[int, int]] = {}
-        self._to_count: Counter[tuple[str, str]] = Counter()  # Recordings by outcome and hour, beyond what is stored.
         self._identity: tuple[int, int] | None = None
         self._size = 0
         self.trouble: str | None = None
@@ -506,15 +505,15 @@ class CaseView:
         """
         with self._lock, self._guarded():
             changed: dict[str, Case] = {}
-            self._to_count.clear()
+            counted: Counter[tuple[str, str]] = Counter()
             with self._db:
                 for one in seen:
-                    case = self._take_verdict(one) if isinstance(one, VerdictSeen) else self._take_action(one)
+                    case = self._take_verdict(one, counted) if isinstance(one, VerdictSeen) else self._take_action(one)
                     if case is not None:
                         changed[case.key] = case
                     elif isinstance(one, VerdictSeen) and one.verdict is None:
                         changed.pop(one.key, None)
-                self._store_counted()
+                self._store_shares(counted)
                 after = {topic: dict(partitions) for topic, partitions in self._offsets.items()}
                 for (topic, partition), offset in offsets.items():
                     after.setdefault(topic, {})[partition] = offset
@@ -555,8 +554,8 @@ class CaseView:
 
     # One change.
 
-    def _take_verdict(self, seen: VerdictSeen) -> Case | None:
-        """Put one verdict in place; the case, where it is one and has changed."""
+    def _take_verdict(self, seen: VerdictSeen, counted: Counter[tuple[str, str]]) -> Case | None:
+        """Put one verdict in place; the case, where it is one and has changed. ``counted`` is told of the shares."""
         key, verdict = seen.key, seen.verdict
         before = self._case(key)
         if verdict is None:
@@ -576,13 +575,13 @@ class CaseView:
                     hour = verdict.first_seen_at[:13]
                     place = (key, verdict.revision, verdict.final, *verdict.at, hour)
                     self._db.execute("INSERT OR REPLACE INTO others VALUES (?, ?, ?, ?, ?, ?)", place)
-                    self._count(None if other is None else (ALLOWED, other[3]), (ALLOWED, hour))
+                    _count(counted, None if other is None else (ALLOWED, other[3]), (ALLOWED, hour))
                 return None
-            self._count(None if other is None else (ALLOWED, other[3]), _counted(verdict))
+            _count(counted, None if other is None else (ALLOWED, other[3]), _counted(verdict))
             if other is not None:
                 self._db.execute("DELETE FROM others WHERE key = ?", (key,))
         else:
-            self._count(_counted(before.verdict), _counted(verdict))
+            _count(counted, _counted(before.verdict), _counted(verdict))
         case = succeed(before, verdict, seen.seen_ms)
         if before is None:
             # Topics are read side by side: what was done about it may have been read before it.
@@ -623,18 +622,11 @@ class CaseView:
             )
         )
 
-    def _count(self, before: tuple[str, str] | None, after: tuple[str, str] | None) -> None:
-        """Count a recording, by outcome and hour, where it was not counted so already."""
-        if before == after:
-            return
-        for counted, change in ((before, -1), (after, 1)):
-            if counted is not None:
-                self._to_count[counted] += change
-
-    def _store_counted(self) -> None:
+    def _store_shares(self, counted: Counter[tuple[str, str]]) -> None:
+        """Add what a batch has changed."""
         if self.trouble is not None:
             return
-        for (outcome, hour), change in self._to_count.items():
+        for (outcome, hour), change in counted.items():
             if change:
                 self._db.execute("INSERT OR IGNORE INTO shares VALUES (?, 0, 0, 0)", (hour,))
                 self._db.execute(f"UPDATE shares SET {outcome} = {outcome} + ? WHERE hour = ?", (change, hour))
@@ -838,6 +830,15 @@ def _counted(verdict: Verdict) -> tuple[str, str] | None:
     if verdict.kind != "recording" or verdict.outcome not in OUTCOMES:
         return None
     return verdict.outcome, verdict.first_seen_at[:13]
+
+
+def _count(counted: Counter[tuple[str, str]], before: tuple[str, str] | None, after: tuple[str, str] | None) -> None:
+    """Count a recording, by outcome and hour, where it was not counted so already."""
+    if before != after:
+        if before is not None:
+            counted[before] -= 1
+        if after is not None:
+            counted[after] += 1
 
 
 def _conditions(wanted: Wanted, now_ms: int) -> tuple[list[str], list[object]]:
