@@ -454,7 +454,7 @@ class Alertmanager(_Process):
                 f"--cluster.listen-address={self.peer_address}",
                 f"--cluster.advertise-address={self.peer_address}",
                 "--cluster.settle-timeout=2s",
-                "--cluster.peer-timeout=3s",
+                "--cluster.peer-timeout=8s",
                 "--cluster.pushpull-interval=1s",
                 "--cluster.reconnect-interval=1s",
                 *(f"--cluster.peer={peer.peer_address}" for peer in self._peers),

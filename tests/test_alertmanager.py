@@ -128,7 +128,7 @@ def test_what_is_new_is_told_once_more_when_it_stops():
         server, box = Server(), Box(1)
         route = Route(Alertmanager(url=await server.start()), box, box, Pace(resend_ms=3_600_000))
         route.start()
-        await until(lambda: server.names == ["0"])
+        await until(lambda: box.told == ["0"])
         box.versions[Box.labels(1)] = 1
         await route.stop()
         assert server.names == ["0", "1"]
@@ -144,7 +144,7 @@ def test_what_was_refused_is_found_and_the_others_are_taken():
         server.answer = lambda alerts: 400 if any(alert["labels"]["n"] in bad for alert in alerts) else 200
         route = Route(Alertmanager(url=await server.start()), box, box, Pace(resend_ms=3_600_000))
         route.start()
-        await until(lambda: len(server.names) == 98)
+        await until(lambda: len(box.told) == 98)
         await until(lambda: sum(count for _, result, count in box.results if result == REFUSED) == 2)
         assert sorted(box.told, key=int) == [str(number) for number in range(100) if str(number) not in bad]
         await route.stop()
@@ -157,7 +157,11 @@ def test_one_that_is_away_is_asked_again_soon_and_delays_no_other():
     async def play() -> None:
         up, hanging, box = Server(), Server(), Box(1)
         hanging.delay_s = 2.0
-        routes = [Route(Alertmanager(url=await server.start()), box, box, PACE) for server in (up, hanging)]
+        patient = msgspec.structs.replace(PACE, timeout_ms=30_000)
+        routes = [
+            Route(Alertmanager(url=await server.start()), box, box, pace)
+            for server, pace in ((up, patient), (hanging, PACE))
+        ]
         gone = Server()
         url = await gone.start()
         await gone.stop()

@@ -328,7 +328,7 @@ def now(offset_s: float = 0.0) -> str:
 
 def pushed(alert):
     return {key: alert[key] for key in ("labels", "annotations", "generatorURL")} | {
-        "startsAt": now(),  # What began longer ago than group_wait would not wait for the others of its group.
+        "startsAt": now(30),  # What began longer ago than group_wait would not wait for the others of its group.
         "endsAt": now(900),
     }
 

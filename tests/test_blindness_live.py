@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,7 @@ class Stream:
         )
         self._pipeline.open(Ledger())
         self._samples = {type_: (SAMPLES / name).read_text(encoding="utf-8") for type_, name in SAMPLE_OF.items()}
+        self._lock = threading.RLock()  # Prometheus asks from one thread, the test sends from another.
         self._offset = 0
         self._owed: dict[str, float] = {}
         self._at = time.time()
@@ -72,31 +74,33 @@ class Stream:
 
     def send(self, type_: str, count: int = 1) -> None:
         """Events of a type, as Twilio spells it just now."""
-        for _ in range(count):
-            # Each of another recording, call and conference.
-            text = _SIDS.sub(lambda sid: f"{sid[1]}{self._offset:032x}", self._samples[type_])
-            event = {**json.loads(text), "id": f"EZ{self._offset:032x}", "type": self.spelled.get(type_, type_)}
-            if type_ == SINK_ERROR:
-                event["data"] = {**event["data"], "error_code": "91304"}
-            self._pipeline.feed(self._offset, round(time.time() * 1000), json.dumps(event).encode())
-            self._offset += 1
+        with self._lock:
+            for _ in range(count):
+                # Each of another recording, call and conference.
+                text = _SIDS.sub(lambda sid: f"{sid[1]}{self._offset:032x}", self._samples[type_])
+                event = {**json.loads(text), "id": f"EZ{self._offset:032x}", "type": self.spelled.get(type_, type_)}
+                if type_ == SINK_ERROR:
+                    event["data"] = {**event["data"], "error_code": "91304"}
+                self._pipeline.feed(self._offset, round(time.time() * 1000), json.dumps(event).encode())
+                self._offset += 1
 
     def export(self) -> str:
         """What has come since Prometheus last asked, and what the monitor then says."""
-        now = time.time()
-        for type_, rate in self.rates.items():
-            owed = self._owed.get(type_, 0.0) + rate * (now - self._at)
-            self.send(type_, int(owed))
-            self._owed[type_] = owed - int(owed)
-        self._at = now
-        self.metrics.count(self._pipeline.take_counts())
-        self.metrics.polled(now)
-        if self.kafka_answers:
-            self._tick_ms = round(now * 1000)
-        # What a minute is to the rule is none here: a tick that is lost has been lost for long.
-        lost_ms = 0 if self.kafka_answers else 600_000
-        self.metrics.partition(0, watermark_ms=round(now * 1000), lag=0, tick_ms=self._tick_ms - lost_ms)
-        return f"process_start_time_seconds {now - 90_000}\n" + generate_latest(self.metrics.registry).decode()
+        with self._lock:
+            now = time.time()
+            for type_, rate in list(self.rates.items()):
+                owed = self._owed.get(type_, 0.0) + rate * (now - self._at)
+                self.send(type_, int(owed))
+                self._owed[type_] = owed - int(owed)
+            self._at = now
+            self.metrics.count(self._pipeline.take_counts())
+            self.metrics.polled(now)
+            if self.kafka_answers:
+                self._tick_ms = round(now * 1000)
+            # What a minute is to the rule is none here: a tick that is lost has been lost for long.
+            lost_ms = 0 if self.kafka_answers else 600_000
+            self.metrics.partition(0, watermark_ms=round(now * 1000), lag=0, tick_ms=self._tick_ms - lost_ms)
+            return f"process_start_time_seconds {now - 90_000}\n" + generate_latest(self.metrics.registry).decode()
 
 
 class Site:

@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ from monitor.core.attribution import CAUSES
 from monitor.simulator.traffic import Knobs
 from tests.broker import RealBroker, unique_name
 from tests.member import account_sid, recording_event, recording_sid
-from tests.monitors import WAIT_S, Load, Site, program, until
+from tests.monitors import WAIT_S, Load, Metrics, Monitor, Site, program, until
 from tests.verify import (
     OF_THE_PUBLISHER,
     Findings,
@@ -155,7 +155,7 @@ def test_the_sample_streams_and_50_000_simulated_events_become_the_verdicts_that
     with site.start() as monitor:
         monitor.ready(site.partitions)
         until(lambda: monitor.caught_up() and all(verdict["final"] for verdict in site.verdicts().values()))
-        seen = monitor.metrics()
+        seen = scraped(monitor, lambda told: whole(told) and told("entries_total") == told("messages_total"))
         assert monitor.stop() == 0
 
     found = site.verified()
@@ -192,6 +192,23 @@ def test_the_sample_streams_and_50_000_simulated_events_become_the_verdicts_that
     assert sum("/place/" not in (message.key or "") for message in told) == true.settings + 2
 
 
+def scraped(monitor: Monitor, fits: Callable[[Metrics], bool]) -> Metrics:
+    """What the metrics say once they fit together: a scrape reads one after another, while the monitor counts on."""
+    found: list[Metrics] = []
+
+    def fit() -> bool:
+        found[:] = [monitor.metrics()]
+        return fits(found[0])
+
+    until(fit, why=monitor.tail)
+    return found[0]
+
+
+def whole(told: Metrics) -> bool:
+    """Whether every entry is counted once, by what became of it."""
+    return told("entries_total") == told("events_total") + told("notices_total")
+
+
 def first_verdicts(messages: Iterable[Message]) -> dict[str, Verdict]:
     """Of each recording the first verdict that was ever written."""
     firsts: dict[str, Verdict] = {}
@@ -205,7 +222,7 @@ def first_verdicts(messages: Iterable[Message]) -> dict[str, Verdict]:
 # ---------------------------------------------------------------------------------------- members that come and go
 
 
-QUICKLY: dict[str, Any] = {"window": timedelta(seconds=10), "tick_every": timedelta(seconds=1)}
+QUICKLY: dict[str, Any] = {"window": timedelta(seconds=20), "tick_every": timedelta(seconds=1)}
 """Windows that end within a test. What a call tells, ``CROWD`` sends within five seconds."""
 
 TICKING: dict[str, Any] = {"window": timedelta(hours=4), "tick_every": timedelta(seconds=0.5)}
@@ -237,7 +254,7 @@ def test_three_members_killed_under_load_lose_no_verdict_and_leave_no_other_fina
         member.ready(2)
     until(lambda: all(member.caught_up() for member in members))
     until(lambda: all(verdict["final"] for verdict in site.verdicts().values()))
-    seen = [member.metrics() for member in members]
+    seen = [scraped(member, whole) for member in members]
     for member in members:
         assert member.stop() == 0
 
@@ -247,8 +264,7 @@ def test_three_members_killed_under_load_lose_no_verdict_and_leave_no_other_fina
     assert comparison.wrong == comparison.invented == []
     assert sum(score.true for score in comparison.scores.values()) > 300
     for metrics in seen:
-        told = metrics("events_total") + metrics("notices_total")
-        assert 0 < metrics("entries_total") == told
+        assert metrics("entries_total") > 0
         assert metrics("ready") == 1
         assert metrics("blind_intervals_total") == metrics("foreign_checkpoints_total") == 0
     # Nobody counts what it only read again: together they cannot have judged more than there is.
@@ -485,7 +501,8 @@ def test_poison_is_set_aside_with_what_is_needed_to_look_into_it_and_what_follow
         good, bad = recording_event(1), b'{"type": 7}'
         array = site.send([b"[" + good + b"," + bad + b"," + recording_event(2) + b"]", recording_event(3)])[0]
         until(lambda: len(site.verdicts()) == 3)
-        seen = monitor.metrics()
+        due = len(POISON) + 1
+        seen = scraped(monitor, lambda told: sum(told.by("quarantined_total", "reason").values()) == due)
         assert monitor.stop() == 0
     assert site.verdicts().keys() == {recording_sid(number) for number in (1, 2, 3)}
     asides = read_quarantine(site.quarantined())
@@ -516,7 +533,8 @@ def test_poison_is_set_aside_with_what_is_needed_to_look_into_it_and_what_follow
 
 def test_in_silence_ticks_end_the_grace_and_the_window(broker: RealBroker, tmp_path: Path) -> None:
     site = Site(broker, tmp_path, partitions=2, grace="1s")
-    spans: dict[str, Any] = {"window": timedelta(seconds=4), "tick_every": timedelta(seconds=0.5)}
+    # So far apart that a tick comes between, however busy the machine is.
+    spans: dict[str, Any] = {"window": timedelta(seconds=9), "tick_every": timedelta(seconds=0.5)}
     with site.start_quick(**spans) as monitor:
         monitor.ready(2)
         site.send([recording_event(1, source="Conference")])
@@ -555,7 +573,7 @@ def test_a_policy_that_is_broken_changes_nothing_and_a_good_one_judges_anew(brok
         monitor.ready(4)
         with Recordings(site, per_second=100) as recordings:
             until(lambda: len(site.verdicts()) > 50)
-            policy.write_text(good.replace("outcome", "outcom"))
+            put(policy, good.replace("outcome", "outcom"))
             monitor.send(signal.SIGHUP)
             until(lambda: monitor.said("policy_reload_failed"), why=monitor.tail)
             assert monitor.metrics()("policy_last_reload_successful") == 0
@@ -563,13 +581,15 @@ def test_a_policy_that_is_broken_changes_nothing_and_a_good_one_judges_anew(brok
             until(lambda: len(site.verdicts()) > before + 50)
             assert {verdict["policy"] for verdict in site.verdicts().values()} == {hash_of(good)}
             better = POLICY.format(mode="enforce", outcome="allowed", cause="dial_verb")
-            policy.write_text(better)
+            put(policy, better)
             monitor.send(signal.SIGHUP)
             until(lambda: monitor.said("policy_changed"), why=monitor.tail)
             recordings.stop()
         until(lambda: {verdict["policy"] for verdict in site.verdicts().values()} == {hash_of(better)})
         until(monitor.caught_up)
-        seen = monitor.metrics()
+        judged_anew = sum(verdict["revision"] == 2 for verdict in site.verdicts().values())
+        change = {"from": "disallowed", "to": "allowed"}
+        seen = scraped(monitor, lambda told: told("verdict_revisions_total", **change) == judged_anew)
         assert monitor.stop() == 0
     verdicts = site.verdicts()
     assert verdicts.keys() == recordings.sids
@@ -578,11 +598,19 @@ def test_a_policy_that_is_broken_changes_nothing_and_a_good_one_judges_anew(brok
     assert len(revised) > 100
     assert {verdict["history"][0]["outcome"] for verdict in revised} == {"disallowed"}
     assert seen("policy_last_reload_successful") == 1
-    assert seen("verdict_revisions_total", **{"from": "disallowed", "to": "allowed"}) == len(revised)
+    assert len(revised) == judged_anew
     assert site.verified() == Findings([], [], [])
     # What is wrong with a policy is said with its line, and nothing of what the file holds.
-    [failed] = monitor.said("policy_reload_failed")
-    assert any(":6: " in problem for problem in failed["problems"])
+    failures = monitor.said("policy_reload_failed")  # By the signal, and by the look at the file every ten seconds.
+    assert failures
+    assert all(any(":6: " in problem for problem in failed["problems"]) for failed in failures)
+
+
+def put(policy: Path, text: str) -> None:
+    """As a whole: the monitor may look at any moment."""
+    fresh = policy.with_suffix(".new")
+    fresh.write_text(text)
+    fresh.replace(policy)
 
 
 def hash_of(policy: str) -> str:

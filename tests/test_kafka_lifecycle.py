@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from confluent_kafka import OFFSET_END
+from confluent_kafka import OFFSET_END, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 
@@ -70,7 +70,7 @@ def test_a_restart_says_nothing_twice_and_forgets_nothing(broker: RealBroker, cl
 
 def test_a_silent_partition_still_ends_graces_and_windows(broker: RealBroker):
     desk = Desk.on(broker, 1)
-    tuning = Tuning(grace_ms=1000, window_ms=3000)
+    tuning = Tuning(grace_ms=1000, window_ms=8000)  # So far apart that a tick comes between, however busy it is.
     with Running(desk, tuning=tuning, tick_every_s=0.2) as running:
         running.ready(1)
         desk.send([recording_event(1, source="Conference")])
@@ -494,6 +494,17 @@ def limit(broker: RealBroker, topic: str, bytes_max: int) -> None:
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
     for future in admin.incremental_alter_configs([resource]).values():
         future.result(30)
+    # It is the controller that knows now; the broker that takes messages follows.
+    producer = Producer({"bootstrap.servers": broker.bootstrap})
+
+    def holds() -> bool:
+        refused: list[bool] = []
+        padding: list[tuple[str, str | bytes | None]] = [("padding", b"x" * 300)]
+        producer.produce(topic, None, "probe", 0, lambda error, _: refused.append(error is not None), headers=padding)
+        assert producer.flush(30) == 0
+        return refused == [bytes_max < 300]
+
+    until(holds)
 
 
 def test_what_cannot_be_published_is_not_committed_and_comes_when_it_can_be(broker: RealBroker):

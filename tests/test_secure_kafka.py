@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -121,7 +123,7 @@ def test_a_wrong_password_makes_twilio_come_again_and_the_right_one_is_picked_up
     with bridge(secure_broker, tmp_path, secure_broker.sasl_client(password)).start_unready() as running:
         assert running.post(posted(dumped(event(1)))) == 503
         assert running.get("/-/ready")[0] == 503
-        assert running.metrics()("ingest_kafka_errors_total", kind="authentication") > 0
+        until(lambda: running.metrics()("ingest_kafka_errors_total", kind="authentication") > 0, why=running.tail)
 
         password.write_text(f"{SecureBroker.PASSWORD}\n")
         until(lambda: running.post(posted(dumped(event(1)))) == 200, why=running.tail)
@@ -132,16 +134,19 @@ def test_a_wrong_password_makes_twilio_come_again_and_the_right_one_is_picked_up
 def test_a_password_changed_under_load_loses_nothing(secure_broker, tmp_path, password, first_password):
     broker = secure_broker
     with bridge(broker, tmp_path, broker.sasl_client(password)) as running:
-        with Sender(lambda: running.address, steady(240, 40), threads=4, patience_s=60) as sender:
+        enough = threading.Event()
+        load = itertools.takewhile(lambda _: not enough.is_set(), steady(100_000, 40))
+        with Sender(lambda: running.address, load, threads=4, patience_s=60) as sender:
             until(lambda: len(sender.acknowledged) > 40, why=running.tail)
             broker.change_password("second-password")
             password.write_text("second-password\n")
             until(lambda: running.said("producer_replaced"), why=running.tail)
             seen = len(sender.acknowledged)
             until(lambda: len(sender.acknowledged) > seen + 40, why=running.tail)
+            enough.set()
         outcome = judge(running, sender)
 
-        assert outcome.acknowledged == 240 * 3
+        assert outcome.acknowledged == len(sender.acknowledged) * 3
         assert (outcome.lost, outcome.refused) == ([], [])
         assert "second-password" not in running.log.read_text()
 

@@ -111,7 +111,7 @@ def test_in_real_time_no_entry_leaves_before_it_is_due(tmp_path: Path) -> None:
 
     now_ms = time.time_ns() // 1_000_000
     # All but the last entries are due in the past: what is waited for is short.
-    start_ms = now_ms - (max(due for due, _, _ in traffic(knobs(now_ms))) - now_ms) + 1500
+    start_ms = now_ms - (max(due for due, _, _ in traffic(knobs(now_ms))) - now_ms) + 5_000
 
     class Clock(Looking):
         early = 0

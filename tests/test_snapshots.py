@@ -238,7 +238,8 @@ def test_what_nobody_can_use_any_more_is_removed(tmp_path: Path):
 def test_a_restart_begins_with_the_snapshot_and_folds_the_rest(broker: RealBroker, tmp_path: Path):
     desk = Desk.on(broker, 1)
     directory = tmp_path / "snapshots"
-    with Running(desk, snapshots=directory) as first:
+    tuning = Tuning(grace_ms=3_600_000)  # Nothing but an end decides a conference's recording here.
+    with Running(desk, snapshots=directory, tuning=tuning) as first:
         first.ready(1)
         desk.send([recording_event(number, source="Conference") for number in range(300)])
         until(lambda: desk.committed().offset >= 300)
@@ -246,7 +247,7 @@ def test_a_restart_begins_with_the_snapshot_and_folds_the_rest(broker: RealBroke
         until(lambda: any(path.stat().st_mtime > written + 0.2 for path in directory.glob("*.snapshot")))
         desk.send([recording_event(number, source="Conference") for number in range(300, 320)])
         until(lambda: desk.committed().offset > 320)
-    with Running(desk, snapshots=directory) as second:
+    with Running(desk, snapshots=directory, tuning=tuning) as second:
         second.ready(1)
         assert second.heard.replayed < 300
         # Conference recordings are still open: only the state can know of them when their ends come.
@@ -257,6 +258,6 @@ def test_a_restart_begins_with_the_snapshot_and_folds_the_rest(broker: RealBroke
         assert {v.recording_sid for v in second.verdicts_told()} == {recording_sid(999)}
     for path in directory.glob("*.snapshot"):
         path.write_bytes(path.read_bytes()[:-20])
-    with Running(desk, snapshots=directory) as third:
+    with Running(desk, snapshots=directory, tuning=tuning) as third:
         third.ready(1)
         assert third.heard.replayed > 300

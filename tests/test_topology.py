@@ -129,8 +129,12 @@ class Topology:
         account = yaml.safe_load((COMPOSE / "monitor.yaml").read_text(encoding="utf-8"))["accounts"][0]["sid"]
         request = posted(dumped(event(number, account)), self.token)
         url = f"http://127.0.0.1:{self.webhooks}{request.path}"
-        with urllib.request.urlopen(urllib.request.Request(url, request.body, request.headers), timeout=60) as answer:
-            return int(answer.status)
+        try:
+            asked = urllib.request.Request(url, request.body, request.headers)
+            with urllib.request.urlopen(asked, timeout=60) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as refused:
+            return refused.code
 
     def asked(self, expression: str) -> float:
         """The sum of what Prometheus answers; 0 for nothing."""
@@ -171,7 +175,9 @@ def test_traffic_goes_in_and_dashboards_and_pages_come_out_whoever_is_killed_or_
     bridge.send(signal.SIGHUP)
     simulator = topology.simulate()
     numbers = itertools.count(1)
-    assert topology.webhook(next(numbers)) == 200
+    until(
+        lambda: topology.webhook(next(numbers)) == 200, why=bridge.tail
+    )  # Until Kafka is reached, Twilio comes again.
 
     # Pages arrive with the pager and in the chat, from whoever owns the partition.
     for path in ("pager", "chat"):
@@ -185,9 +191,10 @@ def test_traffic_goes_in_and_dashboards_and_pages_come_out_whoever_is_killed_or_
     until(
         lambda: topology.webhook(next(numbers)) == 200 and unanswered(topology) == [], why=lambda: unanswered(topology)
     )
-    assert topology.asked('recording_monitor_build_info{job="recording-monitor-bridge"}') == 1
-    assert topology.asked("recording_monitor_ingest_events_total") >= 1
-    assert topology.asked('sum(up{job="recording-monitor"})') == 2
+    # A scrape of a busy machine may take longer than it may, and then nothing is known for a second.
+    until(lambda: topology.asked('recording_monitor_build_info{job="recording-monitor-bridge"}') == 1)
+    until(lambda: topology.asked("recording_monitor_ingest_events_total") >= 1)
+    until(lambda: topology.asked('sum(up{job="recording-monitor"})') == 2)
 
     # One is killed: the other takes all, and goes on judging what came meanwhile.
     first, second = monitors

@@ -24,12 +24,20 @@ from monitor.outputs.cases import VERSION, is_case, read_case_action
 from monitor.outputs.quarantine import read_aside
 from tests import versions
 from tests.broker import RealBroker
+from tests.monitors import until
 from tests.torture.judge import judge
 from tests.torture.stage import Stage
 from tests.verify import Message, holding
 
 KEPT = versions.kept()
 UNREADABLE = "REffffffffffffffffffffffffffffffff"
+
+
+def due(stage: Stage) -> Counter[str]:
+    """The cases there have to be, each once."""
+    ours = [message for message in stage.site.written() if message.key != UNREADABLE]
+    verdicts = {key: msgspec.convert(verdict, Verdict) for key, verdict in holding(ours).items()}
+    return Counter(key for key, verdict in verdicts.items() if is_case(verdict))
 
 
 @pytest.mark.broker
@@ -60,7 +68,14 @@ def test_what_a_version_left_is_taken_up_where_it_stood_and_what_is_written_then
         monitor = versions.start(stage).ready(versions.PARTITIONS)
         versions.send_later(left, stage)
         stage.rest()
-        cases = msgspec.json.decode(monitor.get("/api/v1/cases?state=all")[1])["cases"]
+
+        def listed() -> list[Any]:
+            cases: list[Any] = msgspec.json.decode(monitor.get("/api/v1/cases?state=all")[1])["cases"]
+            return cases
+
+        # The cases follow the topic of verdicts, a moment behind.
+        until(lambda: Counter(case["key"] for case in listed()) == due(stage), why=monitor.tail)
+        cases = listed()
         stage.stop_all()
 
         # It went on from the very commits; of what they say it believes nothing where that is of another version.
@@ -95,10 +110,7 @@ def test_what_a_version_left_is_taken_up_where_it_stood_and_what_is_written_then
         assert sum(message.key == UNREADABLE for message in written) == 1
 
         # A case for each of them, and whoever was told is told of the same alert, which is no other page.
-        holds = holding(ours)
-        assert Counter(case["key"] for case in cases) == Counter(
-            key for key, verdict in holds.items() if is_case(msgspec.convert(verdict, Verdict))
-        )
+        assert Counter(case["key"] for case in cases) == due(stage)
         marks = versions.told_marks(versions.topic(stage, "case_actions"))
         assert set(marks.values()) == {1}
         known, heard = versions.identities(left.alerts), versions.identities(alerts)
