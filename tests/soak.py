@@ -54,6 +54,10 @@ WARM_UP: Final = 0.2
 """The share of the run, but at least two windows, after which the slope is taken."""
 WINDOW_S: Final = 120
 SAMPLE_S: Final = 5.0
+UP_S: Final = (60.0, 180.0)
+"""How long the other member lives. Ended every forty seconds, the two fell behind: each time both fold two minutes
+again, at a thousand events a second for ten seconds and more."""
+AWAY_S: Final = (1.0, 20.0)
 SLOPE_MUST_MB: Final = 1.0
 
 
@@ -173,13 +177,13 @@ def soak(
                 if now >= change_at:
                     if restarted is None:
                         restarted = other()
-                        change_at = now + chance.uniform(20, 60)
+                        change_at = now + chance.uniform(*UP_S)
                     else:
                         how = chance.choice((signal.SIGTERM, signal.SIGKILL))
                         restarted.stop(how)
                         restarted = None
                         ends.append(f"{now:.0f} s {how.name}")
-                        change_at = now + chance.uniform(1, 20)
+                        change_at = now + chance.uniform(*AWAY_S)
                 time.sleep(0.1)
         # What is left of the backlog after the last sudden end must go, and the positions must be those of the end.
         until = time.monotonic() + 60
@@ -203,7 +207,7 @@ def render(looks: list[Look], ends: list[str], kept_up: str, minutes: float) -> 
     if len(after) < 3:
         raise BenchError("too short: nothing is left after the warm-up")
     first, last = after[0], after[-1]
-    slope = slope_per_hour([(seen.at_s, seen.rss / 2**20) for seen in after])
+    slope = _rss_slope(after)
     hours = (last.at_s - first.at_s) / 3600
     verdicts = (last.verdicts - first.verdicts) / hours
     of_each = slope * 2**20 / verdicts if verdicts else 0.0
@@ -212,6 +216,7 @@ def render(looks: list[Look], ends: list[str], kept_up: str, minutes: float) -> 
         "| what | measured |",
         "|---|---|",
         f"| RSS slope after {warm / 60:.1f} min | {slope:+.1f} MB/h (must {SLOPE_MUST_MB:g}: {reached}) |",
+        f"| RSS slope of the second half | {_rss_slope(looks[len(looks) // 2 :]):+.1f} MB/h |",
         f"| verdicts of the watched member | {verdicts:,.0f}/h, so {of_each:,.0f} B of slope for each |",
         f"| RSS, least to most after warm-up | {_range([s.rss / 2**20 for s in after])} MB |",
         f"| file descriptors, least to most | {_range([s.descriptors for s in after])} |",
@@ -224,6 +229,11 @@ def render(looks: list[Look], ends: list[str], kept_up: str, minutes: float) -> 
         f"| kept up | {kept_up} |",
     ]
     return "\n".join(lines)
+
+
+def _rss_slope(seen: list[Look]) -> float:
+    """In MB an hour."""
+    return slope_per_hour([(one.at_s, one.rss / 2**20) for one in seen])
 
 
 def _range(values: list[float] | list[int]) -> str:
