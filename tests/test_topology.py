@@ -175,9 +175,8 @@ def test_traffic_goes_in_and_dashboards_and_pages_come_out_whoever_is_killed_or_
     bridge.send(signal.SIGHUP)
     simulator = topology.simulate()
     numbers = itertools.count(1)
-    until(
-        lambda: topology.webhook(next(numbers)) == 200, why=bridge.tail
-    )  # Until Kafka is reached, Twilio comes again.
+    # Until it has reached Kafka, Twilio comes again.
+    until(lambda: topology.webhook(next(numbers)) == 200, why=bridge.tail)
 
     # Pages arrive with the pager and in the chat, from whoever owns the partition.
     for path in ("pager", "chat"):
