@@ -76,6 +76,8 @@ def test_what_a_version_left_is_taken_up_where_it_stood_and_what_is_written_then
         # The cases follow the topic of verdicts, a moment behind.
         until(lambda: Counter(case["key"] for case in listed()) == due(stage), why=monitor.tail)
         cases = listed()
+        known = versions.identities(left.alerts)
+        until(lambda: known.keys() & versions.identities(alerts).keys(), why=monitor.tail)
         stage.stop_all()
 
         # It went on from the very commits; of what they say it believes nothing where that is of another version.
@@ -113,8 +115,7 @@ def test_what_a_version_left_is_taken_up_where_it_stood_and_what_is_written_then
         assert Counter(case["key"] for case in cases) == due(stage)
         marks = versions.told_marks(versions.topic(stage, "case_actions"))
         assert set(marks.values()) == {1}
-        known, heard = versions.identities(left.alerts), versions.identities(alerts)
-        assert known.keys() & heard.keys()
+        heard = versions.identities(alerts)
         assert {sid: heard[sid] for sid in known.keys() & heard.keys()} == {
             sid: known[sid] for sid in known.keys() & heard.keys()
         }
