@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from monitor.cli import run
 from monitor.errors import OutOfReach
@@ -124,6 +124,22 @@ def test_in_real_time_no_entry_leaves_before_it_is_due(tmp_path: Path) -> None:
     assert deliver(knobs(start_ms), clock, tmp_path / "truth", real_time=True) == len(clock.seen)
     assert clock.early == 0
     assert clock.paused_s > 0
+
+
+def test_an_interrupt_while_the_client_tells_of_a_delivery_is_one_like_any_other(mock: EmbeddedBroker) -> None:
+    class AtTheWorstMoment(TopicSink):
+        def _delivered(self, error: KafkaError | None, message: Message) -> None:
+            super()._delivered(error, message)
+            signal.raise_signal(signal.SIGINT)
+
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        sink = AtTheWorstMoment({"bootstrap.servers": mock.bootstrap_servers}, "interrupted")
+        sink.put("AC1", 0, b"{}")
+        with pytest.raises(KeyboardInterrupt):
+            sink.pause(60.0)
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def test_traffic_of_the_past_is_caught_up_with_at_once(tmp_path: Path) -> None:

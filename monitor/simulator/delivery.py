@@ -114,20 +114,20 @@ class TopicSink:
                 self._producer.produce(self._topic, entry, account_sid, on_delivery=self._delivered, timestamp=stamp_ms)
                 break
             except BufferError:
-                self._producer.poll(_PAUSE_MAX_S)
+                self._hear(_PAUSE_MAX_S)
                 self._check()
             except KafkaException as error:
                 raise OutOfReach(f"topic {self._topic}: {_name(error.args[0])}") from None
         self._put += 1
         if self._put % _POLL_EVERY == 0:
-            self._producer.poll(0)
+            self._hear(0)
             self._check()
 
     def pause(self, seconds: float) -> None:
         """Hear the broker's answers for this long."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
-            self._producer.poll(left)
+            self._hear(left)
         self._check()
 
     def close(self) -> None:
@@ -138,6 +138,13 @@ class TopicSink:
             raise OutOfReach(
                 f"topic {self._topic}: {left} messages were not acknowledged within {_FLUSH_TIMEOUT_S:g} s"
             )
+
+    def _hear(self, seconds: float) -> None:
+        try:
+            self._producer.poll(seconds)
+        except SystemError as fault:
+            # An interrupt that comes while the client tells us of a delivery: it loses the exception on its way.
+            raise KeyboardInterrupt from fault
 
     def _delivered(self, error: KafkaError | None, _: Message) -> None:
         if error is not None:
