@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import signal
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -30,6 +31,11 @@ settings.register_profile(
 # For `make torture`: the weakest of the faults that were ever found needed 15,000 examples to show.
 settings.register_profile("long", settings.get_profile("quick"), max_examples=20_000)
 settings.load_profile("quick")
+
+
+# What is started in the background of a shell without job control ignores interrupts, and so would all that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Need(NamedTuple):
