@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 # An underscore within a word means nothing.
@@ -13,6 +13,11 @@ _SPECIAL: Final = re.compile(r"[\\`*\[\]<>|~&]|(?<![^\W_])_|_(?![^\W_])")
 def escaped(text: str) -> str:
     """Text from elsewhere, in one line. An address in it is still a link where Markdown makes one of it."""
     return _SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
+
+
+def escaped_rows(rows: Iterable[Sequence[str]]) -> Iterator[list[str]]:
+    """Rows of which every cell is text from elsewhere."""
+    return ([escaped(cell) for cell in row] for row in rows)
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

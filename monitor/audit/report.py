@@ -13,7 +13,7 @@ from monitor.audit.sessions import AgentSession
 from monitor.audit.starts import BEYOND, Audit, Entrance, Look, Start
 from monitor.core.policy import ALLOWED, DISALLOWED, UNDETERMINED
 from monitor.errors import WrongInput
-from monitor.markdown import escaped, markdown_table
+from monitor.markdown import escaped_rows, markdown_table
 
 FORMAT: Final = 1
 ENTRANCES_SHOWN: Final = 5
@@ -118,18 +118,13 @@ def _plain(change: Change) -> dict[str, Any]:
 def as_markdown(audit: Audit, changed: Sequence[Change] | None) -> str:
     """The same as a page for a ticket or a repository."""
     lines = [f"# What can start a recording, {audit.read_at}", "", summary(audit), ""]
-    lines += markdown_table(("outcome", "cause", "where", "reached from"), _escaped(rows(audit)))
+    lines += markdown_table(("outcome", "cause", "where", "reached from"), escaped_rows(rows(audit)))
     if changed is not None:
         lines += ["## What changed", ""]
-        table = markdown_table(("change", "where", "before", "now"), _escaped(change_rows(changed)))
+        table = markdown_table(("change", "where", "before", "now"), escaped_rows(change_rows(changed)))
         lines += table if changed else ["Nothing.", ""]
     lines += ["## What no audit can read", "", *(f"- {line}" for line in BEYOND)]
     return "\n".join(lines) + "\n"
-
-
-def _escaped(rows: Iterable[tuple[str, ...]]) -> Iterator[list[str]]:
-    """The rows with every cell escaped: an account's names of things stand in them."""
-    return ([escaped(cell) for cell in row] for row in rows)
 
 
 def sessions_text(found: Sequence[AgentSession]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from monitor.core.verdict import render_instant
-from monitor.markdown import escaped, markdown_table
+from monitor.markdown import escaped, escaped_rows, markdown_table
 from monitor.proof.findings import Needs, Proof, Reason
 from monitor.proof.session import Listed, Picture, SeenCall, SeenRecording
 
@@ -116,7 +116,7 @@ def as_markdown(report: Report) -> str:
     """The same as a page for a ticket or an audit's file."""
     picture, proof = report.picture, report.proof
     lines = [f"# Test and monitor: {'passed' if report.passed else 'NOT passed'}", "", _summary(report), ""]
-    lines += markdown_table(("", ""), ((name, escaped(fact)) for name, fact in _facts(report)))
+    lines += markdown_table(("", ""), escaped_rows(_facts(report)))
     if report.reasons:
         lines += ["## Why it is not passed", ""]
         rows = ((f"`{reason.name}`", escaped(reason.says), reason.remedy) for reason in report.reasons)
@@ -127,7 +127,7 @@ def as_markdown(report: Report) -> str:
     if picture.recordings:
         lines += ["## Recordings", ""]
         head = ("recording", "outcome", "cause", "told by", "why")
-        lines += markdown_table(head, (tuple(map(escaped, _recording_row(one))) for one in picture.recordings))
+        lines += markdown_table(head, escaped_rows(map(_recording_row, picture.recordings)))
     lines += ["## What shows that the monitor could see", ""]
     ticks = (
         (f"{one.partition}", f"{one.seen}", f"{one.longest_gap_ms / 1000:.0f} s", _judged(proof, one.partition))
