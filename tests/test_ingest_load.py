@@ -84,7 +84,7 @@ def test_whoever_sends_slowly_or_without_end_keeps_nobody_from_the_bridge(bridge
     # Too large, not signed, or the line was cut: and never taken.
     assert {status for status in answered if status is not None} <= {0, 403, 413}
     assert set(bystander.statuses) == {200}
-    assert len(bystander.statuses) > 3
+    assert len(bystander.statuses) > 20
     assert bridge.process is not None
     assert rss_bytes(bridge.process.pid) < MEMORY_MAX
     until(lambda: bridge.metrics()("ingest_in_flight_requests") == 0, why=bridge.tail)
@@ -110,9 +110,7 @@ def test_arrays_of_fifty_thousand_elements_are_taken_whole_and_others_with_them(
         answered = together([partial(bridge.post, request) for request in arrays])
 
     assert set(answered) <= {200, 503}  # One after another; whoever has to wait for too long comes again.
-    # What is behind them in the same partition may have to wait for too long as well.
-    assert set(bystander.statuses) <= {200, 503}
-    assert bystander.statuses.count(200) > len(bystander.statuses) / 2
+    assert set(bystander.statuses) == {200}
     until(lambda: bridge.post(arrays[0]) == 200, why=bridge.tail)
     values = bridge.values()
     assert {b'{"n":%d}' % number for number in range(50_000)} <= set(values)

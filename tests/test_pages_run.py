@@ -89,11 +89,15 @@ def test_a_case_shows_the_events_that_lie_in_kafka_and_packs_them(broker: RealBr
         until(lambda: case(monitor.ready(), 1), why=monitor.tail)
         path = f"/cases/{recording_sid(1)}"
 
-        def shown() -> str:
-            return monitor.get(f"{path}/events")[1]
+        status, page = 0, ""
 
-        until(lambda: shown().count("<article>") == 2, why=shown)  # A page waits for Kafka for a moment alone.
-        page = shown()
+        def is_whole() -> bool:
+            nonlocal status, page
+            status, page = monitor.get(f"{path}/events")
+            return page.count("<article>") == 2
+
+        until(is_whole, why=lambda: page)  # A page waits for Kafka for a moment alone.
+        assert status == 200
         assert (page.count("<article>"), "VW:1:completed" in page, "VW:10:" in page) == (2, True, False)
         assert "masked-" in page
         assert "4155550100" not in page
