@@ -38,7 +38,7 @@ help: ## Say what there is to do (this text).
 setup: $(STAMP) ## Build .venv with recording-monitor in it; at once when it is up to date.
 	@:
 
-$(STAMP): requirements.lock pyproject.toml monitor/__init__.py
+$(STAMP): requirements.lock pyproject.toml monitor/__init__.py monitor/core/native.pyx deploy/native.py
 	@python=; for candidate in $(PYTHONS); do \
 	    if "$$candidate" -c '$(NEW_ENOUGH)' >/dev/null 2>&1; then python=$$candidate; break; fi; \
 	done; \
@@ -61,6 +61,8 @@ $(STAMP): requirements.lock pyproject.toml monitor/__init__.py
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@# Every package above is pinned by hash, the build backend too: nothing else may be fetched to build the project.
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -c 'from monitor.core.fast_path import COMPILED; import sys; sys.exit(not COMPILED)' || \
+	    echo "Without the compiled fast path, which wants a C compiler and Python's headers: all works, but slower."
 	@printf '%s' '$(CURDIR)' > $(STAMP)
 
 .PHONY: demo
@@ -149,7 +151,7 @@ lock: ## Resolve the lock files anew from pyproject.toml.
 	@$(COMPILE) --upgrade --extra dev --output-file requirements.lock pyproject.toml
 	@# What the image holds, and what builds the package for it: the same versions, and nothing else.
 	@$(COMPILE) --constraint requirements.lock --output-file deploy/requirements.lock pyproject.toml
-	@echo hatchling | $(COMPILE) --constraint requirements.lock --output-file deploy/build-requirements.lock -
+	@printf 'hatchling\nCython\n' | $(COMPILE) --constraint requirements.lock --output-file deploy/build-requirements.lock -
 
 .PHONY: clean
 clean: ## Remove what the other tasks built, .venv too.

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 import pytest
 from hypothesis import HealthCheck, settings
 
+from monitor.core.fast_path import COMPILED
 from tests.alerting import Alerting, missing_programs
 from tests.broker import BrokerUnavailableError, RealBroker, SecureBroker, jars, java
 from tests.browser import Browser, missing_browser
@@ -83,6 +84,10 @@ def _kustomize() -> str | None:
     return shutil.which("kustomize") or shutil.which("kustomize", path=str(built))
 
 
+def _missing_compiled() -> str | None:
+    return None if COMPILED else "no compiled fast path (a C compiler and Python's headers are wanted for `make setup`)"
+
+
 @functools.cache
 def _missing_image_tools() -> str | None:
     if os.geteuid() != 0:
@@ -103,6 +108,7 @@ NEEDS = (
     Need("amtool", frozenset({"amtool"}), "of what Alertmanager says to our files", _missing_amtool),
     Need("browser", frozenset({"browser"}), "in a real Chromium", missing_browser),
     Need("alerting", frozenset({"alerting"}), "against a real Prometheus and Alertmanager", missing_programs),
+    Need("compiled", frozenset(), "of the compiled fast path", _missing_compiled),
     Need("image", frozenset(), "of the image", _missing_image_tools, required=False),
     Need("kustomize", frozenset({"kustomize"}), "of the manifests as built", _missing_kustomize, required=False),
 )

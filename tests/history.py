@@ -719,10 +719,10 @@ def derived_of(pipeline: Pipeline) -> dict[str, Any]:
     log_time_ms = pipeline.log_time_ms or 0
     filed = [c for bucket in window._buckets.values() for c in bucket.values()] + [c for *_, c in window._due]
     return {
-        "log": (pipeline.next_offset, pipeline.log_time_ms, pipeline._stamped_before_ms, window.cut),
+        "log": (pipeline.next_offset, pipeline.log_time_ms, pipeline.stamped_before_ms, window.cut),
         "counts": (window.open_conversations, window.open_recordings),
         "from": window.rebuild_from(),
-        "births": [(b.offset, b.arrived_ms, b.beside_offset, b.beside_ms) for b in window._births if b.open],
+        "births": [(b.offset, b.arrived_ms, b.beside_offset, b.beside_ms) for b in window.births if b.open],
         "by name": sorted({(at, ms, birth.offset) for at, ms, _, birth in window._by_name if birth.open}),
         "graces": [
             grace
@@ -1695,6 +1695,7 @@ class _OtherWindow(Pipeline):
             conferences_max=tuning.conferences_max,
             cut=more["checkpoint"].cut,
         )
+        self.fast_path = None  # It would do what the usual window does.
 
 
 class _OtherPipeline(Rules):
@@ -2103,6 +2104,7 @@ class _OtherGuests(_OtherPipeline):
             truncate=window.nailed.truncate,
         )
         window.nailed.guests_type = self.guests_type
+        pipeline.fast_path = None
         return pipeline
 
 

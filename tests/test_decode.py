@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from monitor.core import decode as decoding
-from monitor.core.decode import ENTRIES_MAX, MESSAGE_BYTES_MAX, account_of, decode, entries_of
+from monitor.core.decode import ENTRIES_MAX, account_of, decode, entries_of
 from monitor.core.envelope import NESTING_MAX
 from monitor.core.events import (
     CallFact,
@@ -38,7 +38,7 @@ from monitor.core.events import (
     WorkerSession,
 )
 from monitor.core.readers import BY_ENVELOPE, EVENT_TYPES
-from monitor.core.values import DATE_LENGTH_MAX, INSTANTS, is_sid
+from monitor.core.values import DATE_LENGTH_MAX, INSTANTS, MESSAGE_BYTES_MAX, is_sid
 from tests.builders import START_MS, base64_of, build_messages, conference_twiml, iso, rfc2822, scenarios, sid
 
 SAMPLES: Final = Path(__file__).parent / "samples"

@@ -30,7 +30,7 @@ BASE = "localhost/recording-monitor-test-base"
 IMAGE = "localhost/recording-monitor-test"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 # Debian's own Python stands for the image of Python's: no registry of images is asked for anything.
-PACKAGES = "python3,python3-venv,ca-certificates"
+PACKAGES = "python3,python3-venv,python3-dev,gcc,libc6-dev,ca-certificates"
 STATE = "var/lib/recording-monitor"
 PATH = "/opt/venv/bin:/usr/bin:/bin"
 
@@ -62,7 +62,7 @@ def image(storage: list[str], tmp_path_factory: pytest.TempPathFactory) -> str:
     # What pip of this machine has been told about where packages are; it is mounted, and stays out of the image.
     mounts = [f"--volume={path}:{path}:ro" for path in ("/etc/ssl/certs", "/etc/pip.conf") if Path(path).exists()]
     proxies = [f"--env={name}" for name in os.environ if name.lower().endswith("_proxy")]
-    arguments = [f"PYTHON_IMAGE={BASE}", f"REVISION={REVISION}", f"VERSION={__version__}"]
+    arguments = [f"PYTHON_IMAGE={BASE}", f"BUILD_IMAGE={BASE}", f"REVISION={REVISION}", f"VERSION={__version__}"]
     ran(
         *(*storage, "build", "--isolation", "chroot", "--format", "docker", "--pull-never", *mounts, *proxies),
         *(f"--build-arg={argument}" for argument in arguments),
@@ -114,8 +114,9 @@ def test_the_image_says_what_it_is(storage, image):
 def test_nothing_of_the_workshop_is_in_it(root):
     packages = {path.name for path in root.glob("opt/venv/lib/python3*/site-packages/*")}
     assert {"monitor", "confluent_kafka", "aiohttp"} <= packages
-    assert not {"pip", "hatchling", "pytest", "mypy"} & packages
+    assert not {"pip", "hatchling", "Cython", "pytest", "mypy"} & packages
     assert not (root / "src").exists()
+    assert len(list(root.glob("opt/venv/lib/python3*/site-packages/monitor/core/native.*.so"))) == 1
     size = sum(path.lstat().st_size for path in root.joinpath("opt").rglob("*") if path.is_file())
     assert size < 250_000_000
 

@@ -18,8 +18,11 @@ def checkout(tmp_path):
     if shutil.which("make") is None:
         pytest.skip("no make found")
     place = tmp_path / "checkout"
-    (place / "monitor").mkdir(parents=True)
-    for name in ("Makefile", "pyproject.toml", "requirements.lock", "monitor/__init__.py"):
+    for name in (
+        *("Makefile", "pyproject.toml", "requirements.lock"),
+        *("monitor/__init__.py", "monitor/core/native.pyx", "deploy/native.py"),
+    ):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, place / name)
     return place
 

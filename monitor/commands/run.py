@@ -40,6 +40,7 @@ from monitor.commands.restart import Restart
 from monitor.core.account_settings import AccountSettings
 from monitor.core.decode import decode
 from monitor.core.events import Event
+from monitor.core.fast_path import COMPILED
 from monitor.core.pipeline import Checkpoint, Known, Pipeline, Publish, Tuning
 from monitor.core.policy import Policy
 from monitor.core.values import epoch_ms, span_ms
@@ -114,7 +115,8 @@ def run(
     settings = read_settings(config)
     loaded = read_policy(settings, policy)
     running = start_monitor(settings, loaded, topics=topics, handle_log=True)
-    log.info("monitor_started", version=__version__, address=running.address, group_id=settings.kafka.group_id)
+    started = {"version": __version__, "fast_path": COMPILED}
+    log.info("monitor_started", **started, address=running.address, group_id=settings.kafka.group_id)
     restart = Restart(settings, lambda: read_settings(config))
     look_after = time.monotonic() + SETTINGS_LOOK_S
     while not stop.asked.wait(0.2) and not running.ended.is_set():

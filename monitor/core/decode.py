@@ -37,9 +37,8 @@ from monitor.core.readers import (
     shape_of,
 )
 from monitor.core.twiml import TwimlRefusedError
-from monitor.core.values import Text, sid_of
+from monitor.core.values import MESSAGE_BYTES_MAX, Text, sid_of
 
-MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 ENTRIES_MAX: Final = 10_000
 
 
@@ -67,7 +66,7 @@ def decode(value: bytes | None, headers: Headers | None = None) -> list[Entry]:
         if spelled is not None:
             return [_look_again(value, spelled)]
         return [part if isinstance(part, Malformed) else _object(part) for part in _unwrap(value, NESTING_MAX)]
-    return [_entry(envelope, value)]
+    return [entry_of(envelope, value)]
 
 
 def entries_of(value: bytes) -> list[bytes]:
@@ -198,10 +197,10 @@ def _object(raw: bytes) -> Entry:
         envelope = decode_envelope(raw)
     except FAULTS:
         return _look_again(raw, _type_of(raw))
-    return _entry(envelope, raw)
+    return entry_of(envelope, raw)
 
 
-def _entry(envelope: Envelope, raw: bytes) -> Entry:
+def entry_of(envelope: Envelope, raw: bytes) -> Entry:
     """Read an entry that has the shape of its type. Where it says too little, it is perhaps only put otherwise."""
     kind, read = BY_ENVELOPE[type(envelope)]
     try:

@@ -20,7 +20,7 @@ import msgspec
 from monitor.core.account_settings import AccountSettings
 from monitor.core.attribution import OVER
 from monitor.core.conversation import KIND, Conversation, digest_of, holds
-from monitor.core.decode import decode
+from monitor.core.decode import decode, entry_of
 from monitor.core.events import (
     FOUND_BY_LISTING,
     Entry,
@@ -32,14 +32,14 @@ from monitor.core.events import (
     RecordingFact,
     WorkerSession,
 )
+from monitor.core.fast_path import fast_path
 from monitor.core.judging import Draft, Judge, Moment, Tuning, Watch
 from monitor.core.policy import Policy
 from monitor.core.readers import OWN
 from monitor.core.snapshot import Loading, Saving, Unusable, about
+from monitor.core.values import AGE_BOUNDS_MS, AHEAD_MAX_MS
 from monitor.core.verdict import Ledger, Verdict, orphaned, render_instant, revise
 from monitor.core.window import Cut, Window
-
-AHEAD_MAX_MS: Final = 3_600_000
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,7 +132,6 @@ _Dirty = dict[int, tuple[Conversation, int]]
 
 
 UNKNOWN_TYPES_MAX: Final = 50
-AGE_BOUNDS_MS: Final = (1_000, 5_000, 60_000, 900_000, 14_400_000)
 
 
 class EventAges(msgspec.Struct, frozen=True, gc=False):
@@ -202,7 +201,7 @@ class Pipeline:
         self.log_time_ms = checkpoint.log_time_ms
         self.next_offset = checkpoint.replay_from
         self.counts = Counts()
-        self._tallies: dict[str, list[int]] = {}  # Of each type: events by age, the sum of ages, the latest.
+        self.tallies: dict[str, list[int]] = {}  # Of each type: events by age, the sum of ages, the latest.
         self.window = Window(
             window_ms=tuning.window_ms,
             grace_ms=tuning.grace_ms,
@@ -211,6 +210,7 @@ class Pipeline:
             conferences_max=tuning.conferences_max,
             cut=checkpoint.cut,
         )
+        self.fast_path = fast_path(self.window)
         self.ledger = Ledger()
         self.gate: int | None = None
         self._open_from = checkpoint.replay_from if checkpoint.open_from is None else checkpoint.open_from
@@ -218,7 +218,7 @@ class Pipeline:
         self._clamp = clamp
         position = "" if partition is None else f"{partition}:"
         self.judge = Judge(tuning, policy, settings, position=position, watch=watch)
-        self._stamped_before_ms: int | None = None
+        self.stamped_before_ms: int | None = None
         self._kept_back: list[Draft] = []  # Decided between commit and gate, to be compared once it opens.
         self._failures: list[Told] = []  # To be told with the message at hand.
         self._overtaken: list[Draft] = []  # Final, but somebody has published what was decided later.
@@ -236,7 +236,7 @@ class Pipeline:
 
     def prime(self, timestamp_ms: int) -> None:
         """Say how the message before the first one fed was stamped; the clamp of log time looks at it."""
-        self._stamped_before_ms = timestamp_ms
+        self.stamped_before_ms = timestamp_ms
 
     def open(self, ledger: Ledger) -> int:
         """Say what is published, at the end of a rebuild; the offset from which on verdicts are told.
@@ -308,7 +308,7 @@ class Pipeline:
         counts, self.counts = self.counts, Counts()
         counts.truncated, self.window.truncated_total = self.window.truncated_total, 0
         counts.dropped, self.window.dropped_total = self.window.dropped_total, 0
-        tallies, self._tallies = self._tallies, {}
+        tallies, self.tallies = self.tallies, {}
         for kind, (*ages, sum_ms, latest_ms) in tallies.items():
             counts.events[kind] = sum(ages)
             counts.latest_event_ms[kind] = latest_ms
@@ -347,9 +347,7 @@ class Pipeline:
         """
         if self.gate is None or self.next_offset < self.gate or self._safe is not None or self.log_time_ms is None:
             return None
-        taken = _Taken(
-            log, self.generation, self.next_offset, self.log_time_ms, self._stamped_before_ms, self._bounds()
-        )
+        taken = _Taken(log, self.generation, self.next_offset, self.log_time_ms, self.stamped_before_ms, self._bounds())
         return Saving(self.window, msgspec.msgpack.encode(taken), self.next_offset)
 
     def load(self, header: bytes, log: str, checkpoint: Checkpoint) -> Loading:
@@ -372,7 +370,7 @@ class Pipeline:
         if checkpoint.cut is not None and checkpoint.cut != cut:
             raise Unusable("evidence was lost since")
         self.window.cut = cut
-        self.log_time_ms, self._stamped_before_ms = taken.log_time_ms, taken.stamped_before_ms
+        self.log_time_ms, self.stamped_before_ms = taken.log_time_ms, taken.stamped_before_ms
         self.next_offset = self._open_from = taken.offset  # It holds what was known of calls by then.
         return Loading(self.window, taken.log_time_ms, taken.offset)
 
@@ -390,15 +388,67 @@ class Pipeline:
         headers: Sequence[tuple[str, bytes]] | None = None,
     ) -> Sequence[Told]:
         """Fold one message; what is to be told, in order. Raises only where the core itself is wrong."""
+        envelope = None
+        if self.fast_path is not None:
+            told = self.fast_path.feed(self, offset, timestamp_ms, value, headers)
+            if told is not None:
+                return told
+            envelope = self.fast_path.envelope
         log_time_ms = self._arrive(timestamp_ms)
         self.next_offset = offset + 1
         if offset <= self._covered or offset in self.skip:
             return _SILENCE
+        entries = decode(value, headers) if envelope is None or value is None else [entry_of(envelope, value)]
         if offset < self._open_from:
-            return self._look_back(offset, log_time_ms, decode(value, headers))
+            return self._look_back(offset, log_time_ms, entries)
         if self.gate is not None and offset >= self.gate:
-            return self._tell(offset, log_time_ms, decode(value, headers))
-        return self._rebuild(offset, log_time_ms, decode(value, headers))
+            return self._tell(offset, log_time_ms, entries)
+        return self._rebuild(offset, log_time_ms, entries)
+
+    # ----------------------------------------------------------------- what the fast path asks, once it has folded
+
+    @property
+    def folds_from(self) -> int:
+        """From which offset on messages are folded as they come."""
+        return max(self._open_from, self._covered + 1)
+
+    @property
+    def is_even(self) -> bool:
+        """Whether nothing is left to be told of the messages before."""
+        return not (self._kept_back or self._overtaken or self.ledger.heard)
+
+    def is_calm(self, log_time_ms: int) -> bool:
+        """Whether nothing is to be told after a message that changed no conclusion."""
+        return not (
+            self._all_dirty
+            or self._dirty_accounts
+            or (self._unsettled and self.next_offset >= self._end)
+            or log_time_ms >= self.ledger.next_end_ms
+            or self._overtaken
+            or self._safe is not None
+            or self._failures
+        )
+
+    def tell_of(
+        self, conversation: Conversation | None, offset: int, log_time_ms: int, *, aged: bool
+    ) -> Sequence[Told]:
+        """What is to be told after a message that may have changed what follows from ``conversation``."""
+        dirty: _Dirty = {}
+        if conversation is not None:
+            dirty[id(conversation)] = conversation, log_time_ms
+        for renewed in self.window.renewed:
+            if renewed.open and (renewed.recordings or renewed.suspects):
+                dirty.setdefault(id(renewed), (renewed, log_time_ms))
+        return self._tell_after([], dirty, None, offset, log_time_ms, aged=aged)
+
+    def rebuilt_too_old(self, offset: int, log_time_ms: int) -> Sequence[Told]:
+        """A message of a rebuild has found a conversation older than may be."""
+        drafts = self._cut(offset, log_time_ms)
+        if offset >= self.committed:
+            self._kept_back += drafts
+        return self._take_failures()
+
+    # ----------------------------------------------------------------- the ordinary way
 
     def _look_back(self, offset: int, log_time_ms: int, entries: list[Entry]) -> Sequence[Told]:
         """Look at a message that nothing open rests on, for where calls were before."""
@@ -490,7 +540,14 @@ class Pipeline:
             elif kinds & _RECORDING and self._is_late(entry, log_time_ms):
                 counts.late += 1
             else:
-                self._tally(entry, log_time_ms)
+                occurred_ms = log_time_ms if entry.occurred_ms is None else entry.occurred_ms
+                self.tally(entry.type, occurred_ms, log_time_ms)
+        return self._tell_after(told, dirty, before, offset, log_time_ms, aged=aged)
+
+    def _tell_after(
+        self, told: list[Told], dirty: _Dirty, before: Checkpoint | None, offset: int, log_time_ms: int, *, aged: bool
+    ) -> Sequence[Told]:
+        """What is to be told once all entries of a message are folded; ``before`` is the checkpoint it began with."""
         if aged:
             before = before or self._checkpoint_at(offset)
             told += self._publish(self._cut(offset, log_time_ms))
@@ -526,8 +583,8 @@ class Pipeline:
 
     def _arrive(self, timestamp_ms: int) -> int:
         """Log time: the timestamp made monotonic; one far ahead counts only if its neighbour agrees."""
-        before_ms = self._stamped_before_ms
-        self._stamped_before_ms = timestamp_ms
+        before_ms = self.stamped_before_ms
+        self.stamped_before_ms = timestamp_ms
         now_ms = self.log_time_ms
         if now_ms is None:
             self.log_time_ms = timestamp_ms
@@ -545,14 +602,19 @@ class Pipeline:
         """Whether a conversation is older than may be."""
         return log_time_ms - conversation.birth.arrived_ms > self.tuning.age_max_ms
 
-    def _tally(self, event: Event, log_time_ms: int) -> None:
-        tally = self._tallies.get(event.type)
+    def tally(self, kind: str, occurred_ms: int, log_time_ms: int) -> None:
+        """Count an event of a type by its age when it arrived."""
+        tally = self.tallies.get(kind)
         if tally is None:
-            tally = self._tallies[event.type] = [0] * (len(AGE_BOUNDS_MS) + 3)
-        occurred_ms = log_time_ms if event.occurred_ms is None else event.occurred_ms
-        age_ms = max(0, log_time_ms - occurred_ms)
-        tally[0 if age_ms <= AGE_BOUNDS_MS[0] else bisect_left(AGE_BOUNDS_MS, age_ms)] += 1
-        tally[-2] += age_ms
+            tally = self.tallies[kind] = [0] * (len(AGE_BOUNDS_MS) + 3)
+        age_ms = log_time_ms - occurred_ms
+        if age_ms <= AGE_BOUNDS_MS[0]:
+            tally[0] += 1
+            if age_ms > 0:
+                tally[-2] += age_ms
+        else:
+            tally[bisect_left(AGE_BOUNDS_MS, age_ms)] += 1
+            tally[-2] += age_ms
         if occurred_ms > tally[-1]:
             tally[-1] = occurred_ms
 

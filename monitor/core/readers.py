@@ -131,7 +131,7 @@ def _flat_account(data: Callback) -> str | None:
     return ACCOUNTS[data.pascal_account_sid] or ACCOUNTS[data.account_sid]
 
 
-def _code_refused(data: Answered) -> bool:
+def code_refused(data: Answered) -> bool:
     """Whether the answer says that nothing came of it; no code at all is no refusal."""
     code = data.response.response_code
     if type(code) is not int:
@@ -186,7 +186,7 @@ def _status(value: Text) -> str | None:
     return status.strip().lower() if status else None
 
 
-_PHASES: Final[dict[Text, str]] = {
+PHASES: Final[dict[Text, str]] = {
     "participant-join": "join",
     "participant-leave": "leave",
     "conference-start": "start",
@@ -211,7 +211,7 @@ def _conference(kind: str, envelope: Envelope, data: Callback) -> Entry | None:
     if not name or type(name) is not str:
         name = text_of(name)
     happened = p.status_callback_event
-    phase = _PHASES.get(happened) or _PHASES.get(_status(happened), "seen")
+    phase = PHASES.get(happened) or PHASES.get(_status(happened), "seen")
     fact: ParticipantFact | ConferenceFact
     if call is not None:
         members: tuple[str, ...] = (conference, call)
@@ -259,7 +259,7 @@ def _twiml(kind: str, envelope: Envelope, data: Answered) -> Entry | None:
     call = CALLS[p.call_sid] or CALLS[data.sid]
     facts = _call_facts(call, p)
     body = data.response.response_body
-    if call is not None and isinstance(body, str) and not _code_refused(data):
+    if call is not None and isinstance(body, str) and not code_refused(data):
         for name in recorded_conferences(body):
             facts += (TwimlFact(call, name),)
     parent, dialled, conference = CALLS[p.parent_call_sid], CALLS[p.dial_call_sid], CONFERENCES[p.conference_sid]
@@ -315,7 +315,7 @@ def _call_request(kind: str, envelope: Envelope, data: Answered) -> Entry | None
         path = _CALL_IN_PATH.search(url)
         call = path[1] if path else None
     facts = _call_facts(call, p)
-    if call is not None and isinstance(p.twiml, str) and not _code_refused(data):
+    if call is not None and isinstance(p.twiml, str) and not code_refused(data):
         for name in recorded_conferences_in_xml(p.twiml):
             facts += (TwimlFact(call, name),)
     account = ACCOUNTS[p.account_sid] or _flat_account(data) or account_in_path(url)
@@ -340,7 +340,7 @@ def _conference_request(kind: str, envelope: Envelope, data: Answered) -> Entry 
     if call is None:
         path = _CALL_IN_PATH.search(url)
         call = path[1] if path else CALLS[data.sid]
-    refused = _code_refused(data)
+    refused = code_refused(data)
     if conference is None and call is None and name is not None and not refused:
         # A request that only names its conference still needs a place in the window until the name binds it.
         call = f"request:{envelope.id}:{name}"
@@ -468,7 +468,6 @@ def _attributes(value: object) -> _Attributes:
 
 
 def _linked(value: object) -> tuple[str | None, tuple[str, ...]]:
-    """The conference and the calls that a task's attributes name."""
     attributes = _attributes(value)
     calls = _pair(CALLS[attributes.call_sid], CALLS[attributes.worker_call_sid])
     listed = attributes.conference
@@ -484,7 +483,15 @@ _often_linked = lru_cache(maxsize=1_024)(_linked)
 _OFTEN_CHARACTERS_MAX: Final = 2_048
 
 
-def _said(sid: Text, name: Text) -> tuple[str, ...]:
+def linked(attributes: object) -> tuple[str | None, tuple[str, ...]]:
+    """The conference and the calls that a task's attributes name."""
+    if type(attributes) is str and len(attributes) <= _OFTEN_CHARACTERS_MAX:
+        return _often_linked(attributes)
+    return _linked(attributes)
+
+
+def said(sid: Text, name: Text) -> tuple[str, ...]:
+    """What is told of a queue or a worker: its SID and its name."""
     if sid and name and type(sid) is str and type(name) is str:
         return (sid, name)
     return tuple([text for text in (text_of(sid), text_of(name)) if text])
@@ -497,15 +504,11 @@ def _ignored(kind: str, _envelope: Envelope, _data: Ignorable) -> Entry:
 def _task(kind: str, envelope: Envelope, data: TaskRouter) -> Entry:
     payload = data.payload
     task = TASKS[payload.task_sid]
-    attributes = payload.task_attributes
-    if type(attributes) is str and len(attributes) <= _OFTEN_CHARACTERS_MAX:
-        conference, calls = _often_linked(attributes)
-    else:
-        conference, calls = _linked(attributes)
+    conference, calls = linked(payload.task_attributes)
     facts: tuple[AnyFact, ...] = ()
     if task is not None:
-        queue = _said(payload.task_queue_sid, payload.task_queue_name)
-        worker = _said(payload.worker_sid, payload.worker_name)
+        queue = said(payload.task_queue_sid, payload.task_queue_name)
+        worker = said(payload.worker_sid, payload.worker_name)
         facts = (TaskFact(task, conference, calls, queue, worker),)
     return _event(
         kind,
@@ -746,6 +749,11 @@ def reader_of(spelled: str) -> tuple[str, Reader] | None:
         return found
     # TaskRouter has a dozen task and reservation events, all of one payload; the list grows.
     return (lowered, _task) if lowered.startswith(_TASK_PREFIXES) else None
+
+
+def is_ignored(read: Reader) -> bool:
+    """Whether a reader finds nothing for us, whatever it reads."""
+    return read is _ignored
 
 
 def shape_of(read: Reader) -> type[Data]:

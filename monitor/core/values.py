@@ -14,6 +14,10 @@ from typing import Final, TypeVar
 Text = str | int | float | bool | None
 _Known = TypeVar("_Known")
 
+MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
+AHEAD_MAX_MS: Final = 3_600_000  # What is stamped further ahead of log time counts only if its neighbour agrees.
+AGE_BOUNDS_MS: Final = (1_000, 5_000, 60_000, 900_000, 14_400_000)  # By which events are counted when they arrive.
+
 
 def epoch_ms(instant: datetime) -> int:
     """An instant, with its time zone, as the milliseconds since 1970 that all of ours are."""

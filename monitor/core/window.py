@@ -56,6 +56,7 @@ RECORDINGS_KEPT_FACTOR: Final = 4  # What says that there was a recording is kep
 # A conversation is cold when nothing arrived for this part of the window: twenty minutes of four hours. What Voice
 # Insights says of a call comes within half that time of what came before it; packed sooner, most are packed twice.
 COLD_AFTER: Final = 12
+LOOK_EVERY: Final = 4  # So many messages: to look at a conversation that has nothing to do with them costs as they do.
 COLD_TAIL_BYTES: Final = 512  # What a cold conversation may take in before it is packed again.
 
 
@@ -198,15 +199,15 @@ class Window:
         self.truncated_total = 0
         self.dropped_total = 0
         self.due_ms = _NEVER  # No deadline lies before this instant.
-        self._births: deque[Birth] = deque()
+        self.births: deque[Birth] = deque()
         self._by_name: list[tuple[int, int, int, Birth]] = []
         self._graces: deque[tuple[int, str, str]] = deque()
         self._buckets: dict[int, dict[int, Conversation]] = {}  # By identity: what is merged away leaves at once.
         self._bucket_order: list[int] = []
         self._due: list[tuple[int, int, int, Conversation]] = []
         self._filed = 0
-        self._renewed: list[Conversation] = []
-        self._cold_after_ms = window_ms // COLD_AFTER
+        self.renewed: list[Conversation] = []
+        self.cold_after_ms = window_ms // COLD_AFTER
         self._saver: Saver | None = None
         self._epoch = 0
         self._warm: deque[Conversation] = deque()  # Those not cold, each once, looked at in turn.
@@ -214,7 +215,7 @@ class Window:
             window_ms=window_ms,
             conferences_max=conferences_max,
             entries_max=entries_max,
-            renewed=self._renewed,
+            renewed=self.renewed,
             truncate=self._truncate,
         )
 
@@ -340,7 +341,7 @@ class Window:
 
     def oldest_birth(self) -> Birth | None:
         """The birth of the oldest open conversation: the first message that anything open rests on."""
-        births = self._births
+        births = self.births
         while births and not births[0].open:
             births.popleft()
         return births[0] if births else None
@@ -419,7 +420,7 @@ class Window:
 
     def restored(self, births: Iterable[Birth], graces: Iterable[tuple[int, str, str]]) -> None:
         """The snapshot is all there: births in order of their offsets, and the graces to come in order of time."""
-        self._births.extend(births)
+        self.births.extend(births)
         self._graces.extend(graces)
         self._look_at_deadlines()
 
@@ -435,7 +436,7 @@ class Window:
         account = self.accounts.get(event.account)
         if account is None:
             account = self.accounts[event.account] = Account(event.account)
-        renewed = self._renewed
+        renewed = self.renewed
         if renewed:
             renewed.clear()
         get = account.index.get
@@ -523,21 +524,16 @@ class Window:
         """Keep an event in its conversation; ``members`` are those of the event's that are in it."""
         conversation.ids += digest
         conversation.last_ms = arrived_ms
-        warm = self._warm
-        if warm:
-            # Of one conversation a message, the next in turn, whether it is cold: most are not.
-            if arrived_ms - warm[0].last_ms < self._cold_after_ms and warm[0].open:
-                warm.rotate(-1)
-            else:
-                self._cool(warm.popleft())
+        if offset % LOOK_EVERY == 0:
+            self.look_for_cold(arrived_ms)
         kinds = self._keep(account, conversation, event, members, offset, index, arrived_ms) if event.facts else 0
-        if not self._renewed:
+        if not self.renewed:
             return Touched(conversation, False, kinds, ())
         # A binding may have poured it into another one.
         return Touched(account.index[members[0]], False, kinds, self._open_renewed())
 
     def _open_renewed(self) -> list[Conversation]:
-        return [conversation for conversation in self._renewed if conversation.open]
+        return [conversation for conversation in self.renewed if conversation.open]
 
     def _take_out(self, account: Account, guests: Guests, call: str, offset: int, arrived_ms: int) -> None:
         """A call that has become nailed up leaves its conversation; nothing is left of one that it was alone in."""
@@ -595,7 +591,7 @@ class Window:
         conversation = Conversation(account_sid, [], birth, arrived_ms, arrived_ms + self.window_ms, truncated)
         conversation.epoch = self._epoch
         self.truncated_total += truncated
-        self._births.append(birth)
+        self.births.append(birth)
         self.open_conversations += 1
         self._file_again(conversation, arrived_ms)
         self._warm.append(conversation)
@@ -620,9 +616,15 @@ class Window:
                 if member.startswith("CF"):
                     conversation.conferences += 1
 
-    @staticmethod
-    def _cool(conversation: Conversation) -> None:
-        """Pack what has become cold."""
+    def look_for_cold(self, arrived_ms: int) -> None:
+        """Look at one conversation, the next in turn, and pack it if it is cold: never more than one a message."""
+        warm = self._warm
+        if not warm:
+            return
+        if warm[0].open and arrived_ms - warm[0].last_ms < self.cold_after_ms:
+            warm.rotate(-1)
+            return
+        conversation = warm.popleft()
         if conversation.open:
             conversation.pack()
             conversation.cold = True
@@ -680,7 +682,7 @@ class Window:
         other.members, other.evidence, other.properties, other.ids = [], b"", b"", b""
         other.recordings = other.suspects = other.claims = other.rooms = other.called = None
         self.open_conversations -= 1
-        self._renewed.append(one)
+        self.renewed.append(one)
         return one
 
     def _pour(self, one: Conversation, other: Conversation) -> None:
@@ -737,7 +739,7 @@ class Window:
                         continue
                     conversation.properties += encoded + self.nailed.stamp
                     conversation.properties_kept += 1
-                    if conversation.focus is None or _is_news(account, conversation.focus, fact, occurred_ms):
+                    if conversation.focus is None or is_news(account, conversation.focus, fact, occurred_ms):
                         new |= kind
                     if (
                         isinstance(fact, TaskFact)
@@ -756,7 +758,7 @@ class Window:
             if (
                 not kind & IN_FOCUS
                 or conversation.focus is None
-                or _is_news(account, conversation.focus, fact, occurred_ms)
+                or is_news(account, conversation.focus, fact, occurred_ms)
             ):
                 new |= kind
         if not timed and not dropped:
@@ -787,7 +789,7 @@ class Window:
             if self._saver is not None:
                 self._saver.before(conversation)
             conversation.truncated = True
-            self._renewed.append(conversation)
+            self.renewed.append(conversation)
             self.truncated_total += 1
 
     def _see_recording(self, conversation: Conversation, recording: str, seen: Seen) -> None:
@@ -821,7 +823,7 @@ class Window:
                 if fact.conference not in conversation.suspects:
                     conversation.suspects[fact.conference] = seen
                     if conversation.focus is None or fact.conference not in conversation.focus.recorded:
-                        self._renewed.append(conversation)
+                        self.renewed.append(conversation)
             if fact.name:
                 end_ms = at_ms if fact.phase == "end" else None
                 self._see_room(account, conversation, fact.name, fact.conference, at_ms, end_ms)
@@ -925,7 +927,7 @@ def _told_of(account: Account, members: tuple[str, ...], digest: bytes) -> Conve
     return None
 
 
-def _is_news(account: Account, focus: Focus, fact: AnyFact, occurred_ms: int) -> bool:
+def is_news(account: Account, focus: Focus, fact: AnyFact, occurred_ms: int) -> bool:
     """Whether a fact of a kind that is relevant can matter, given what its conversation's conclusions rest on."""
     if isinstance(fact, ParticipantFact):
         at_ms = occurred_ms if fact.at_ms is None else fact.at_ms

@@ -1,0 +1,71 @@
+"""Builds the compiled fast path (``monitor/core/native.pyx``) while the package is built, where that can be done.
+
+Wanted are Cython, a C compiler and Python's headers. Without them the package is pure Python and does the same, slower;
+``RECORDING_MONITOR_PURE=1`` asks for that.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+SOURCE = Path("monitor/core/native.pyx")
+
+
+class CannotBuild(Exception):
+    """Something is missing; the text says what."""
+
+
+class NativeHook(BuildHookInterface):
+    """Puts the compiled module beside its source; the wheel takes it along, and is of one platform then."""
+
+    PLUGIN_NAME = "custom"
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Build, or say why not."""
+        del version  # An editable installation wants it in place as well.
+        try:
+            built = build(Path(self.root))
+        except CannotBuild as missing:
+            self.app.display_warning(f"Without the compiled fast path: {missing}")
+            return
+        build_data["artifacts"].append(str(built))
+        build_data["pure_python"] = False
+        build_data["infer_tag"] = True
+
+
+def build(root: Path) -> Path:
+    """Compile the module in place; its path below ``root``. Raises CannotBuild."""
+    target = SOURCE.with_name(f"native{sysconfig.get_config_var('EXT_SUFFIX')}")
+    if os.environ.get("RECORDING_MONITOR_PURE"):
+        raise CannotBuild("RECORDING_MONITOR_PURE is set")
+    for stale in (root / SOURCE).parent.glob("native.*.so"):
+        stale.unlink()
+    if find_spec("Cython") is None:
+        raise CannotBuild("Cython is not installed")
+    with tempfile.TemporaryDirectory() as directory:
+        c_file = Path(directory) / "native.c"
+        _run(root, [sys.executable, "-m", "cython", "-3", str(SOURCE), "-o", str(c_file)])
+        headers = f"-I{sysconfig.get_paths()['include']}"
+        compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+        options = ["-shared", "-fPIC", "-O2", "-fno-strict-overflow", "-w", headers]
+        _run(root, [*compiler, *options, str(c_file), "-o", str(target)])
+    return target
+
+
+def _run(root: Path, command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)  # noqa: S603 - our own.
+    except OSError as error:
+        raise CannotBuild(f"{command[0]}: {error.strerror}") from None
+    if done.returncode:
+        raise CannotBuild(f"{command[0]} failed: {done.stderr.strip()[-1000:]}")

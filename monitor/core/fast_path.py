@@ -1,0 +1,27 @@
+"""The fast path, where it is at hand: what most messages bring, folded by compiled code.
+
+``native.pyx`` says what it does. It is optional: without it, or with ``RECORDING_MONITOR_PURE`` in the environment,
+every message goes the ordinary way, and ends in the same state.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from monitor.core.window import Window
+
+if TYPE_CHECKING:
+    from monitor.core.native import FastPath
+
+try:
+    from monitor.core import native
+except ImportError:
+    COMPILED = False  # It was not built.
+else:
+    COMPILED = not os.environ.get("RECORDING_MONITOR_PURE")
+
+
+def fast_path(window: Window) -> FastPath | None:
+    """The fast path into a window; None where there is none."""
+    return native.FastPath(window) if COMPILED else None

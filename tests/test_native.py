@@ -1,0 +1,203 @@
+"""The compiled fast path does what the ordinary way does, bit by bit: two folds of the same messages, one with each."""
+
+from __future__ import annotations
+
+import json
+import random
+import tracemalloc
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from monitor.core.account_settings import AccountSettings
+from monitor.core.conversation import Conversation
+from monitor.core.judging import Tuning
+from monitor.core.pipeline import Checkpoint, Pipeline, Told
+from monitor.core.policy import built_in_policy
+from monitor.core.verdict import Ledger
+from monitor.simulator.traffic import Knobs, traffic
+from tests.history import derived_of
+
+pytestmark = pytest.mark.compiled
+
+
+class Twins:
+    """Two folds of the same messages: one has the fast path, the other has not."""
+
+    def __init__(self, *, committed: int = 0, window: timedelta = timedelta(minutes=30)) -> None:
+        # Short enough that conversations grow cold and close within an hour.
+        self.tuning = msgspec.structs.replace(Tuning(), window_ms=window // timedelta(milliseconds=1), entries_max=40)
+        self.fast, self.plain = (
+            Pipeline(
+                self.tuning,
+                built_in_policy(),
+                AccountSettings(),
+                partition=0,
+                checkpoint=Checkpoint(offset=committed, generation=0, replay_from=0, log_time_ms=None),
+            )
+            for _ in range(2)
+        )
+        self.plain.fast_path = None
+        if not committed:
+            self.open()
+        self.offset = 0
+        self.taken = 0  # How many went the fast way.
+
+    def open(self) -> None:
+        for pipeline in (self.fast, self.plain):
+            pipeline.open(Ledger())
+
+    def feed(self, stamp_ms: int, value: bytes) -> list[Told]:
+        told = self.fast.feed(self.offset, stamp_ms, value)
+        assert list(told) == list(self.plain.feed(self.offset, stamp_ms, value)), value
+        assert self.fast.fast_path is not None
+        self.taken += self.fast.fast_path.envelope is None
+        self.offset += 1
+        return list(told)
+
+    def compare(self) -> None:
+        fast, plain = ([written(c) for c in pipeline.window.conversations()] for pipeline in (self.fast, self.plain))
+        assert fast == plain
+        assert derived_of(self.fast) == derived_of(self.plain)
+        assert self.fast.checkpoint() == self.plain.checkpoint()
+        assert self.fast.take_counts() == self.plain.take_counts()
+
+
+def written(conversation: Conversation) -> dict[str, Any]:
+    """All that a conversation holds, byte for byte."""
+    fields = {name: getattr(conversation, name) for name in conversation.__struct_fields__}
+    fields["birth"] = msgspec.structs.asdict(conversation.birth)
+    fields["notes"] = conversation.notes is not None
+    return fields
+
+
+def messages_of(*, seed: int, recorded: float, rate: float = 4.0, minutes: int = 60) -> list[tuple[int, bytes]]:
+    knobs = Knobs(
+        seed=seed,
+        rate=rate,
+        duration_s=60.0 * minutes,
+        accounts=7,
+        recorded=recorded,
+        late=0.05,
+        duplicates=0.05,
+    )
+    return [(due_ms, value) for due_ms, _, value in traffic(knobs)]
+
+
+@pytest.mark.parametrize("recorded", [0.1, 1.0])
+def test_live_both_tell_the_same_and_end_in_the_same_state(recorded: float):
+    twins = Twins()
+    told = 0
+    for count, (stamp_ms, value) in enumerate(messages_of(seed=11, recorded=recorded)):
+        told += len(twins.feed(stamp_ms, value))
+        if count % 1_500 == 0:
+            twins.compare()
+    twins.compare()
+    assert told > 20
+
+
+def test_a_rebuild_ends_in_the_same_state_and_tells_the_same_when_its_gate_opens():
+    messages = messages_of(seed=12, recorded=0.5)
+    twins = Twins(committed=len(messages) // 2)
+    for stamp_ms, value in messages[: len(messages) // 2]:
+        assert twins.feed(stamp_ms, value) == []
+    twins.compare()
+    twins.open()
+    assert sum(len(twins.feed(stamp_ms, value)) for stamp_ms, value in messages[len(messages) // 2 :]) > 20
+    twins.compare()
+
+
+def test_most_of_a_busy_stream_goes_the_fast_way():
+    twins = Twins(window=timedelta(hours=4))
+    messages = messages_of(seed=13, recorded=0.1)
+    for stamp_ms, value in messages:
+        twins.feed(stamp_ms, value)
+    assert twins.taken > 0.85 * len(messages)
+
+
+def test_what_is_told_otherwise_than_usual_is_told_of_all_the_same():
+    """Every other message has been tampered with: fields gone, of another type, of another thing, or put elsewhere."""
+    chance = random.Random(14)
+    messages = messages_of(seed=14, recorded=0.5, minutes=40)
+    sids = sorted({text for _, value in messages[:2_000] for text in texts_of(json.loads(value)) if len(text) == 34})
+    twins = Twins()
+    for count, (stamp_ms, value) in enumerate(messages):
+        twins.feed(stamp_ms, tampered(value, chance, sids) if chance.random() < 0.5 else value)
+        if count % 1_000 == 0:
+            twins.compare()
+    twins.compare()
+    assert 0.3 * len(messages) < twins.taken < 0.9 * len(messages)
+
+
+def texts_of(value: object) -> Iterable[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from texts_of(each)
+
+
+ODD: list[Any] = [None, True, 0, -1, 1.5, 1 << 70, "", " ", "\xe9\u20ac\U0001f600", "x" * 300, "x" * 70_000, [], {}]
+
+
+def tampered(value: bytes, chance: random.Random, sids: list[str]) -> bytes:
+    """The message with one to three changes somewhere in it, mostly still JSON."""
+    if chance.random() < 0.05:
+        cut = chance.randrange(len(value))
+        return value[:cut] + bytes([chance.randrange(256)]) + value[cut + 1 :]
+    event = json.loads(value)
+    for _ in range(chance.randint(1, 3)):
+        places = list(_places(event))
+        if not places:
+            break
+        holder, key = chance.choice(places)
+        what = chance.randrange(10)
+        if what == 0:
+            del holder[key]
+        elif what <= 2:
+            holder[key] = chance.choice(sids)
+        elif what == 3 and isinstance(holder[key], str):
+            holder[key] = holder[key].upper()
+        else:
+            holder[key] = chance.choice(ODD)
+    return json.dumps(event, ensure_ascii=chance.random() < 0.5).encode()
+
+
+def _places(value: object) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield value, key
+            yield from _places(each)
+    elif isinstance(value, list):
+        for key, each in enumerate(value):
+            yield value, key
+            yield from _places(each)
+
+
+def test_a_message_that_changes_nothing_leaves_nothing_behind():
+    """Neither what is declined nor what is taken may hold on to anything: a reference too many is a leak for ever."""
+    messages = messages_of(seed=15, recorded=0.1, minutes=5)
+    twins = Twins()
+    for stamp_ms, value in messages:
+        twins.feed(stamp_ms, value)
+    last_ms = messages[-1][0]
+    repeats = [value for _, value in messages[-200:]]
+
+    def again() -> None:
+        for value in repeats:
+            twins.fast.feed(twins.offset, last_ms, value)
+            twins.offset += 1
+
+    for _ in range(70):  # Duplicates are remembered up to a bound.
+        again()
+    tracemalloc.start()
+    again()
+    before, _ = tracemalloc.get_traced_memory()
+    for _ in range(20):
+        again()
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after - before < 20_000, "4,000 messages"
