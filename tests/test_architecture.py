@@ -28,6 +28,8 @@ CORE_ORDER: Final = (
     "conversation",
     "guests",
     "window",
+    "native",
+    "fast_path",
     "snapshot",
     "account_settings",
     "evidence",
@@ -124,7 +126,8 @@ def imports_of(path: Path) -> Iterator[Import]:
 def is_module(dotted: str) -> bool:
     """Whether a dotted name is a module or package of ours."""
     path = ROOT.joinpath(*dotted.split("."))
-    return dotted.startswith("monitor") and (path.with_suffix(".py").exists() or (path / "__init__.py").exists())
+    sources = (path.with_suffix(".py"), path.with_suffix(".pyx"), path / "__init__.py")
+    return dotted.startswith("monitor") and any(source.exists() for source in sources)
 
 
 def part_of(dotted: str) -> str:
@@ -189,6 +192,19 @@ def test_a_core_module_imports_only_what_stands_to_its_left(path):
     assert to_the_right == []
 
 
+def test_the_compiled_module_imports_what_a_module_in_its_place_may():
+    before = CORE_ORDER[: CORE_ORDER.index("native")]
+    text = (PACKAGE / "core" / "native.pyx").read_text()
+    imported = re.findall(r"^(?:from|import|cimport) ([\w.]+)", text, re.MULTILINE)
+
+    ours = {name.removeprefix("monitor.core.") for name in imported if name.startswith("monitor")}
+    assert ours
+    assert ours <= set(before)
+    assert {name for name in imported if not name.startswith("monitor")} <= {
+        *("msgspec", "cpython.bytes", "cpython.object", "libc.stdint", "libc.string")
+    }
+
+
 @pytest.mark.parametrize("path", CORE, ids=name_of)
 def test_a_core_module_imports_nothing_that_could_touch_the_world(path):
     allowed = PURE | PURE_IN_ONE.get(path.stem, {})
@@ -250,7 +266,9 @@ def test_the_core_loads_nothing_from_outside_but_msgspec():
     ).stdout.split()
 
     # What an interpreter with msgspec loads anyway (site-packages may bring hooks) is not the core's doing.
-    assert foreign_packages(loaded) - foreign_packages(set(bare)) == {"monitor"}
+    # Compiled code brings a module of its own that holds its names.
+    foreign = {name for name in foreign_packages(loaded) if not name.startswith(("cython_runtime", "_cython_"))}
+    assert foreign - foreign_packages(set(bare)) == {"monitor"}
     assert {name for name in loaded if name.startswith("monitor.") and not name.startswith("monitor.core")} == set()
 
 

@@ -1,12 +1,11 @@
 """The fast path, where it is at hand: what most messages bring, folded by compiled code.
 
-``native.pyx`` says what it does. It is optional: without it, or with ``RECORDING_MONITOR_PURE`` in the environment,
-every message goes the ordinary way, and ends in the same state.
+``native.pyx`` says what it does. It is optional: where it was not built (``deploy/native.py``) every message goes the
+ordinary way, and ends in the same state.
 """
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from monitor.core.window import Window
@@ -17,9 +16,9 @@ if TYPE_CHECKING:
 try:
     from monitor.core import native
 except ImportError:
-    COMPILED = False  # It was not built.
+    COMPILED = False
 else:
-    COMPILED = not os.environ.get("RECORDING_MONITOR_PURE")
+    COMPILED = True
 
 
 def fast_path(window: Window) -> FastPath | None:
