@@ -159,8 +159,9 @@ def tampered(value: bytes, chance: random.Random, sids: list[str]) -> bytes:
             del holder[key]
         elif what <= 2:
             holder[key] = chance.choice(sids)
-        elif what == 3 and isinstance(holder[key], str):
-            holder[key] = holder[key].upper()
+        elif what <= 5:
+            holder, key = chance.choice([(at, name) for at, name in places if isinstance(at[name], str)])
+            holder[key] = chance.choice([holder[key].upper(), holder[key].lower(), f" {holder[key]}"])
         else:
             holder[key] = chance.choice(ODD)
     return json.dumps(event, ensure_ascii=chance.random() < 0.5).encode()

@@ -2,10 +2,10 @@
 """The fast path, compiled: what most events of a busy stream show goes from its envelope straight into the window.
 
 Optional. Nine events of ten name what is known in a conversation that is open, as Twilio usually tells it. For each
-family of these, ``Fold`` does in one go exactly what its reader (``readers``) and ``Window.fold`` do together, without
-an ``Event`` and its facts between; or it declines, has changed nothing, and the message goes the ordinary way. What it
-decides is whether it may decline, never what follows: ``tests/test_native.py`` holds both ways against each other, bit
-by bit. JSON is still read by msgspec: nothing here looks at bytes from outside.
+family of these, ``FastPath`` does in one go exactly what its reader (``readers``) and ``Window.fold`` do together,
+without an ``Event`` and its facts between; or it declines, has changed nothing, and the message goes the ordinary way.
+It may decline whatever it likes, and must where it would do otherwise: ``tests/test_native.py`` holds both ways against
+each other, bit by bit. JSON is still read by msgspec: nothing here looks at bytes from outside.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -231,7 +231,7 @@ cdef enum:
 cdef class FastPath:
     """The fast path of one partition, into its window. It holds nothing but what it is at with the message at hand."""
 
-    cdef object window, nailed, births, skip
+    cdef object window, nailed, births
     cdef dict accounts
     cdef readonly object envelope  # The message last declined, as far as it was read.
     cdef Out facts  # The facts at hand, each as msgpack.
@@ -290,6 +290,7 @@ cdef class FastPath:
         counts.entries += 1
         if conversation is None:
             counts.ignored += 1
+            window.renewed.clear()  # That is of the last event folded, and has been looked at.
         else:
             self.tally(pipeline, kind, self.occurred_ms, log_time_ms)
             if kinds & conversation.relevant and (conversation.recordings or conversation.suspects):
