@@ -106,7 +106,8 @@ def seen_in(message: Message, case_actions: str) -> Seen | None:
 class Paging:
     """Cases and alerts of one process. ``start`` and ``stop`` are called from outside the loop.
 
-    ``policy`` gives the one in force, ``turning`` whether the judging goes on; ``web`` is where people reach us.
+    ``policy`` gives the one in force, ``turning`` whether the judging goes on, ``rebuilding`` whether it needs the core
+    to take over partitions; ``web`` is where people reach us.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Paging:
         health: Health,
         policy: Callable[[], Policy],
         turning: Callable[[], bool],
+        rebuilding: Callable[[], bool],
         web: str,
         pace: Pace,
         on_kafka_error: Callable[[KafkaError], None],
@@ -167,6 +169,7 @@ class Paging:
             self,
             self._freshness,
             ask_every_s=pace.probe_ms / 1000,
+            gives_way=rebuilding,
             on_error=on_kafka_error,
         )
         metrics.cases_from(self._board.open_cases, self._board.firing)

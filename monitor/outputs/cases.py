@@ -361,7 +361,7 @@ class _Other(NamedTuple):
     hour: str
 
 
-class _Entry:
+class _Known:
     """What is known under one key in the midst of a batch; ``case`` is what is still to be stored, as ``value``."""
 
     def __init__(self) -> None:
@@ -578,17 +578,17 @@ class CaseView:
         """
         counted: Counter[tuple[str, str]] = Counter()
         with self._lock, self._guarded(), self._whole():
-            entries = self._entries(seen)
+            all_known = self._known_of(seen)
             for one in seen:
-                entry = entries[one.key.partition("/")[0]]
+                known = all_known[one.key.partition("/")[0]]
                 if isinstance(one, VerdictSeen):
-                    self._take_verdict(entry, one, counted)
+                    self._take_verdict(known, one, counted)
                 else:
-                    self._take_action(entry, one)
-            changed = [entry for entry in entries.values() if entry.case is not None]
+                    self._take_action(known, one)
+            changed = [known for known in all_known.values() if known.case is not None]
             self._store(changed)
             if self.trouble is None:
-                self._store_others(entries)
+                self._store_others(all_known)
                 self._store_shares(counted)
             after = {topic: dict(partitions) for topic, partitions in self._offsets.items()}
             for (topic, partition), offset in offsets.items():
@@ -599,7 +599,7 @@ class CaseView:
             if self.trouble is not None:
                 self._keep_few()
             self._offsets = after
-        return [entry.case for entry in changed if entry.case is not None]
+        return [known.case for known in changed if known.case is not None]
 
     def commit(self) -> None:
         """Put on disk what was taken in. Raises ``ViewLost``."""
@@ -655,33 +655,33 @@ class CaseView:
 
     # One batch.
 
-    def _entries(self, seen: Sequence[Seen]) -> dict[str, _Entry]:
+    def _known_of(self, seen: Sequence[Seen]) -> dict[str, _Known]:
         """What is known under each key that a batch is about."""
-        entries = {key: _Entry() for key in [one.key.partition("/")[0] for one in seen]}
-        keys = _to_json(list(entries)).decode()
+        all_known = {key: _Known() for key in [one.key.partition("/")[0] for one in seen]}
+        keys = _to_json(list(all_known)).decode()
         named = "FROM json_each(?) AS named CROSS JOIN"
         ask = (
             f"SELECT cases.key, cases.id, stands {named} cases ON cases.key = value JOIN bodies ON bodies.id = cases.id"
         )
         for key, number, stands in self._db.execute(ask, (keys,)):
-            entries[key].id, entries[key].stands = number, _read_stands(_opened(key.encode(), stands))
+            all_known[key].id, all_known[key].stands = number, _read_stands(_opened(key.encode(), stands))
         for row in self._db.execute(f"SELECT others.* {named} others ON others.key = value", (keys,)):
-            entries[row[0]].other = _Other(*row)
+            all_known[row[0]].other = _Other(*row)
         between = "actions.key > value || '/' AND actions.key < value || '0'"  # '0' is what comes after '/'.
         for name, body in self._db.execute(f"SELECT actions.key, body {named} actions ON {between}", (keys,)):
-            entries[name.partition("/")[0]].actions[name] = _read_action(_opened(name.encode(), body))
-        return entries
+            all_known[name.partition("/")[0]].actions[name] = _read_action(_opened(name.encode(), body))
+        return all_known
 
-    def _take_verdict(self, entry: _Entry, seen: VerdictSeen, counted: Counter[tuple[str, str]]) -> None:
+    def _take_verdict(self, known: _Known, seen: VerdictSeen, counted: Counter[tuple[str, str]]) -> None:
         """Put one verdict in place; ``counted`` is told of the shares."""
-        verdict, before, other = seen.verdict, entry.stands, entry.other
+        verdict, before, other = seen.verdict, known.stands, known.other
         if verdict is None:
             if other is not None:
-                entry.other, entry.changed_other = None, True
+                known.other, known.changed_other = None, True
             if before is not None:
                 self._drop(seen.key)
-                entry.id = entry.stands = entry.case = None
-                entry.actions.clear()
+                known.id = known.stands = known.case = None
+                known.actions.clear()
             return
         if before is not None and (before.at, before.final) > _rank(verdict):
             return
@@ -690,18 +690,18 @@ class CaseView:
         share_before = before.share if before is not None else None if other is None else (ALLOWED, other.hour)
         if before is None and not is_case(verdict):
             hour = verdict.first_seen_at[:13]
-            entry.other = _Other(seen.key, verdict.revision, verdict.final, *verdict.at, hour)
-            entry.changed_other = True
+            known.other = _Other(seen.key, verdict.revision, verdict.final, *verdict.at, hour)
+            known.changed_other = True
             _count(counted, share_before, (ALLOWED, hour))
             return
         if other is not None:
-            entry.other, entry.changed_other = None, True
+            known.other, known.changed_other = None, True
         share = _counted(verdict)
         _count(counted, share_before, share)
         # Topics are read side by side: what was done about it may have been read before it.
-        case = _succeed(before, verdict, seen.seen_ms, entry.all_actions())
-        entry.case, entry.value = case, seen.value
-        entry.stands = _Stands(
+        case = _succeed(before, verdict, seen.seen_ms, known.all_actions())
+        known.case, known.value = case, seen.value
+        known.stands = _Stands(
             verdict.at,
             verdict.final,
             share,
@@ -713,47 +713,45 @@ class CaseView:
             () if before is None else before.named,
         )
 
-    def _take_action(self, entry: _Entry, seen: ActionSeen) -> None:
+    def _take_action(self, known: _Known, seen: ActionSeen) -> None:
         if seen.action is None:
             self._db.execute("DELETE FROM actions WHERE key = ?", (seen.key,))
-            entry.actions.pop(seen.key, None)
+            known.actions.pop(seen.key, None)
         else:
             body = _sealed(seen.key.encode(), _to_json(seen.action))
             self._db.execute("INSERT OR REPLACE INTO actions VALUES (?, ?)", (seen.key, body))
-            entry.actions[seen.key] = seen.action
-        if entry.case is None and entry.stands is not None:
+            known.actions[seen.key] = seen.action
+        if known.case is None and known.stands is not None:
             found = self._case(seen.key.partition("/")[0])
             if found is not None:
-                entry.case, entry.value = found
-        if entry.case is not None:
-            entry.case = msgspec.structs.replace(entry.case, actions=entry.all_actions())
+                known.case, known.value = found
+        if known.case is not None:
+            known.case = msgspec.structs.replace(known.case, actions=known.all_actions())
 
-    def _store(self, entries: Iterable[_Entry]) -> None:
+    def _store(self, all_known: Iterable[_Known]) -> None:
         """Write the cases that have changed, each once however often it did."""
         new: list[tuple[object, ...]] = []
         changed: list[tuple[object, ...]] = []
         bodies: list[tuple[int, bytes, bytes]] = []
         named: list[tuple[int, int]] = []
         not_named: list[tuple[int, int]] = []
-        for entry in entries:
-            case, stands = entry.case, entry.stands
+        for known in all_known:
+            case, stands = known.case, known.stands
             assert case is not None
             assert stands is not None
-            value = _to_json(case.verdict) if entry.value is None else entry.value
+            value = _to_json(case.verdict) if known.value is None else known.value
             columns = self._columns(case)
-            if entry.id is None:
+            if known.id is None:
                 self._last_id += 1
-                entry.id = self._last_id
-                new.append((entry.id, *columns))
+                known.id = self._last_id
+                new.append((known.id, *columns))
             else:
-                changed.append((*columns, entry.id))
+                changed.append((*columns, known.id))
             numbers = {_number(sid) for sid in _mentioned(case.verdict)}
-            named += [(number, entry.id) for number in numbers.difference(stands.named)]
-            not_named += [(number, entry.id) for number in set(stands.named).difference(numbers)]
+            named += [(number, known.id) for number in numbers.difference(stands.named)]
+            not_named += [(number, known.id) for number in set(stands.named).difference(numbers)]
             stands = msgspec.structs.replace(stands, named=tuple(numbers))
-            bodies.append(
-                (entry.id, _sealed(case.key.encode(), _pack(stands)), _sealed(_pack(columns), value)),
-            )
+            bodies.append((known.id, _sealed(case.key.encode(), _pack(stands)), _sealed(_pack(columns), value)))
         write = self._db.executemany
         write(f"INSERT INTO cases VALUES (?, {_PLACES})", new)
         write(f"UPDATE cases SET {_CHANGES} WHERE id = ?", changed)
@@ -761,8 +759,8 @@ class CaseView:
         write("DELETE FROM mentions WHERE sid = ? AND id = ?", not_named)
         write("INSERT OR IGNORE INTO mentions VALUES (?, ?)", sorted(named))  # Sorted: each page is met once.
 
-    def _store_others(self, entries: Mapping[str, _Entry]) -> None:
-        changed = {key: entry.other for key, entry in entries.items() if entry.changed_other}
+    def _store_others(self, all_known: Mapping[str, _Known]) -> None:
+        changed = {key: known.other for key, known in all_known.items() if known.changed_other}
         gone = [(key,) for key, other in changed.items() if other is None]
         self._db.executemany("DELETE FROM others WHERE key = ?", gone)
         kept = [other for other in changed.values() if other is not None]
