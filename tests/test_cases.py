@@ -187,6 +187,8 @@ def test_a_list_shows_what_goes_on_first_and_then_the_last_changed(path):
     ("wanted", "found"),
     [
         (Wanted(open=True), [1]),
+        (Wanted(open=True, sid="FW" + "7" * 32), [1]),
+        (Wanted(open=True, cause="dial_verb", account="AC" + "9" * 32), []),
         (Wanted(open=False), [3, 2]),
         (Wanted(account="AC" + "9" * 32), [3]),
         (Wanted(cause="dial_verb"), [1, 2]),
@@ -289,6 +291,14 @@ def test_a_batch_that_failed_midway_counts_once_when_it_comes_again(path):
     assert view.shares("") == []
     view.take(told[:1], {})
     assert view.shares("") == [Share("2026-11-21T08", 0, 1, 0)]
+
+
+def test_a_verdict_under_a_key_that_is_not_its_own_is_about_what_it_says(path):
+    view = opened(path)
+    for at in (1, 2):
+        view.take([VerdictSeen("another", verdict(1, at=at), T0)], {})
+    assert [(case.key, case.verdict.at) for case in view.cases()] == [(recording(1), (0, 2))]
+    assert view.trouble is None
 
 
 def test_what_people_made_of_a_case_is_the_last_explanation_since_it_was_reopened(path):

@@ -396,7 +396,8 @@ _COLUMNS: Final = ", ".join(Listed.__struct_fields__)
 _PLACES: Final = ", ".join("?" * len(Listed.__struct_fields__))
 _KEY: Final = Listed.__struct_fields__.index("key")
 _NAMING: Final = "SELECT id FROM cases WHERE key = ? UNION SELECT id FROM mentions WHERE sid = ?"
-_CHANGES: Final = ", ".join(f"{name} = ?" for name in Listed.__struct_fields__)
+# But for the key, or its index would be written anew as well.
+_CHANGES: Final = ", ".join(f"{name} = ?" for name in Listed.__struct_fields__ if name != "key")
 _TABLES: Final = """
 CREATE TABLE offsets (one INTEGER PRIMARY KEY CHECK (one = 1), body BLOB NOT NULL);
 CREATE TABLE cases (
@@ -580,7 +581,7 @@ class CaseView:
         with self._lock, self._guarded(), self._whole():
             all_known = self._known_of(seen)
             for one in seen:
-                known = all_known[one.key.partition("/")[0]]
+                known = all_known[_about(one)]
                 if isinstance(one, VerdictSeen):
                     self._take_verdict(known, one, counted)
                 else:
@@ -593,9 +594,6 @@ class CaseView:
             after = {topic: dict(partitions) for topic, partitions in self._offsets.items()}
             for (topic, partition), offset in offsets.items():
                 after.setdefault(topic, {})[partition] = offset
-            self._db.execute(
-                "INSERT OR REPLACE INTO offsets VALUES (1, ?)", (_sealed(self._source.encode(), _pack(after)),)
-            )
             if self.trouble is not None:
                 self._keep_few()
             self._offsets = after
@@ -607,6 +605,9 @@ class CaseView:
             self._commit()
 
     def _commit(self) -> None:
+        if self._offsets is not self._committed:
+            body = _sealed(self._source.encode(), _pack(self._offsets))
+            self._db.execute("INSERT OR REPLACE INTO offsets VALUES (1, ?)", (body,))
         self._db.commit()
         self._committed = self._offsets
 
@@ -650,14 +651,14 @@ class CaseView:
     def close(self) -> None:
         """Let go of the file; what was taken in is on disk then."""
         with self._lock, suppress(sqlite3.Error):
-            self._db.commit()
+            self._commit()
             self._db.close()
 
     # One batch.
 
     def _known_of(self, seen: Sequence[Seen]) -> dict[str, _Known]:
         """What is known under each key that a batch is about."""
-        all_known = {key: _Known() for key in [one.key.partition("/")[0] for one in seen]}
+        all_known = {_about(one): _Known() for one in seen}
         keys = _to_json(list(all_known)).decode()
         named = "FROM json_each(?) AS named CROSS JOIN"
         ask = (
@@ -690,7 +691,7 @@ class CaseView:
         share_before = before.share if before is not None else None if other is None else (ALLOWED, other.hour)
         if before is None and not is_case(verdict):
             hour = verdict.first_seen_at[:13]
-            known.other = _Other(seen.key, verdict.revision, verdict.final, *verdict.at, hour)
+            known.other = _Other(verdict.key, verdict.revision, verdict.final, *verdict.at, hour)
             known.changed_other = True
             _count(counted, share_before, (ALLOWED, hour))
             return
@@ -746,7 +747,7 @@ class CaseView:
                 known.id = self._last_id
                 new.append((known.id, *columns))
             else:
-                changed.append((*columns, known.id))
+                changed.append((*columns[:_KEY], *columns[_KEY + 1 :], known.id))
             numbers = {_number(sid) for sid in _mentioned(case.verdict)}
             named += [(number, known.id) for number in numbers.difference(stands.named)]
             not_named += [(number, known.id) for number in set(stands.named).difference(numbers)]
@@ -968,6 +969,13 @@ def is_case(verdict: Verdict) -> bool:
     if verdict.outcome != ALLOWED or verdict.alert is not None:
         return True
     return any(earlier.outcome != ALLOWED for earlier in verdict.history)
+
+
+def _about(seen: Seen) -> str:
+    """The key of the case; a verdict under a key that is not its own is about what it says."""
+    if isinstance(seen, VerdictSeen):
+        return seen.key if seen.verdict is None else seen.verdict.key
+    return seen.key.partition("/")[0]
 
 
 def _rank(verdict: Verdict) -> tuple[tuple[int, int], bool]:
