@@ -144,13 +144,16 @@ def test_a_partition_that_stays_is_judged_while_another_is_rebuilt(broker: RealB
         with Running(desk) as goes:
             goes.ready(1)
             stays.ready(1)
+            until(lambda: goes.heard.restores != [])  # It is told of a moment after it is so.
             [taken] = set(goes.heard.restores)
         assert Crawling.begun.wait(WAIT_S)
         desk.send([recording_event(90_000)], partition=1 - taken)
         until(lambda: any(v.recording_sid == recording_sid(90_000) for v in stays.verdicts_told()))
         assert stays.member.restoring() == f"partitions not restored yet: {taken}"
+        assert stays.member.rebuilding()
         Crawling.hurry.set()
         stays.ready(2)
+        assert not stays.member.rebuilding()
         until(lambda: stays.heard.restores[2:] == [taken])
 
 

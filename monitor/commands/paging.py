@@ -47,6 +47,8 @@ log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S: Final = 10.0
 FORGET_EVERY_S: Final = 3600.0
+COMMIT_EVERY_S: Final = 0.25
+"""So often at most is what was read put on disk. What was not yet, a process that dies reads again."""
 BEAT_S: Final = 1.0
 NEWS_MAX: Final = 2_000
 """Cases kept at hand beyond those that are paged singly, until they are looked through."""
@@ -98,13 +100,14 @@ def seen_in(message: Message, case_actions: str) -> Seen | None:
         verdict = None if value is None else decode_verdict(value)
     except (msgspec.DecodeError, ValueError):
         return None  # The ledger passes over it too.
-    return VerdictSeen(key, verdict, message.timestamp()[1])
+    return VerdictSeen(key, verdict, message.timestamp()[1], value)
 
 
 class Paging:
     """Cases and alerts of one process. ``start`` and ``stop`` are called from outside the loop.
 
-    ``policy`` gives the one in force, ``turning`` whether the judging goes on; ``web`` is where people reach us.
+    ``policy`` gives the one in force, ``turning`` whether the judging goes on, ``rebuilding`` whether it needs the core
+    to take over partitions; ``web`` is where people reach us.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class Paging:
         health: Health,
         policy: Callable[[], Policy],
         turning: Callable[[], bool],
+        rebuilding: Callable[[], bool],
         web: str,
         pace: Pace,
         on_kafka_error: Callable[[KafkaError], None],
@@ -148,7 +152,7 @@ class Paging:
         self._beating: asyncio.Task[None] | None = None
         self._to_write: queue.SimpleQueue[tuple[str, bytes | None]] = queue.SimpleQueue()
         self._delivery = Delivery(writing_properties(client), on_error=on_kafka_error)
-        self._looked_at = self._forgot_at = time.monotonic()
+        self._looked_at = self._forgot_at = self._committed_at = time.monotonic()
         self._awaited: dict[str, asyncio.Future[None]] = {}
         topics = settings.topics
         self.view = CaseView(
@@ -165,6 +169,7 @@ class Paging:
             self,
             self._freshness,
             ask_every_s=pace.probe_ms / 1000,
+            gives_way=rebuilding,
             on_error=on_kafka_error,
         )
         metrics.cases_from(self._board.open_cases, self._board.firing)
@@ -262,10 +267,13 @@ class Paging:
         """Write who was told, and look after the view now and then."""
         self._write()
         now = time.monotonic()
-        if now - self._looked_at < LOOK_EVERY_S:
-            return True
-        self._looked_at = now
         try:
+            if now - self._committed_at >= COMMIT_EVERY_S:
+                self._committed_at = now
+                self.view.commit()
+            if now - self._looked_at < LOOK_EVERY_S:
+                return True
+            self._looked_at = now
             self.view.look()
             if now - self._forgot_at >= FORGET_EVERY_S:
                 self._forgot_at = now

@@ -343,6 +343,7 @@ class Running:
             health=self.health,
             policy=self._policy,
             turning=lambda: not self.health.sick_reasons(time.monotonic()),
+            rebuilding=self._member.rebuilding,
             web=self.address,
             pace=pace,
             on_kafka_error=lambda error: self.metrics.kafka_error(_error_kind(error)),

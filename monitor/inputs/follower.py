@@ -26,6 +26,8 @@ GATHER_S: Final = 0.02
 """At most every so often is something taken in: each time costs a transaction, however much it brings. What comes after
 a silence longer than this is not held up."""
 AGAIN_S: Final = 1.0
+SHARE: Final = 0.1
+"""Of a core, no more than this while it gives way."""
 PARTITIONS_EVERY_S: Final = 60.0
 ASK_TIMEOUT_S: Final = 5.0
 
@@ -114,7 +116,10 @@ class Takes(Protocol):
 
 
 class TopicFollower:
-    """Follows ``topics``; ``stop`` ends it. What is wrong with a broker is waited out."""
+    """Follows ``topics``; ``stop`` ends it. What is wrong with a broker is waited out.
+
+    While ``gives_way`` says so, somebody else needs the core more: of it no more than ``SHARE`` is taken.
+    """
 
     def __init__(
         self,
@@ -125,6 +130,7 @@ class TopicFollower:
         freshness: Freshness,
         *,
         ask_every_s: float,
+        gives_way: Callable[[], bool],
         on_error: Callable[[KafkaError], None],
     ) -> None:
         self._properties = reader_properties(client, group_id)
@@ -134,12 +140,14 @@ class TopicFollower:
         self._takes = takes
         self._freshness = freshness
         self._ask_every_s = ask_every_s
+        self._gives_way = gives_way
         self._on_error = on_error
         self._stopping = threading.Event()
         self._places: dict[Place, None] = {}
         self._missed: set[str] = set()
         self._looked_at = 0.0
         self._took_at = 0.0
+        self._rests_until = 0.0
         self._threads = [
             threading.Thread(target=self._follow, name="follower", daemon=True),
             threading.Thread(target=self._ask, name="ends", daemon=True),
@@ -172,7 +180,7 @@ class TopicFollower:
             try:
                 self._places.clear()
                 self._looked_at = 0.0
-                while not self._stopping.is_set() and self._once(consumer):
+                while not self._stopping.is_set() and self._at_its_pace(consumer):
                     pass
             except Exception:
                 # The judging must not end with it, nor the paging of what is known: it begins again.
@@ -181,10 +189,25 @@ class TopicFollower:
             finally:
                 consumer.close()
 
+    def _at_its_pace(self, consumer: Consumer) -> bool:
+        """One turn, and a rest for it: of processor time spent while giving way, nine times as much is waited."""
+        began = time.thread_time()
+        goes_on = self._once(consumer)
+        if self._gives_way():
+            rest_s = (time.thread_time() - began) * (1 / SHARE - 1)
+            self._rests_until = max(self._rests_until, time.monotonic()) + rest_s
+        else:
+            self._rests_until = 0.0
+        return goes_on
+
     def _once(self, consumer: Consumer) -> bool:
         """One turn; False where all is to be read anew."""
         if not self._takes.turn():
             return False
+        rest_s = self._rests_until - time.monotonic()
+        if rest_s > 0.0:
+            self._stopping.wait(min(rest_s, POLL_S))
+            return True
         if time.monotonic() - self._looked_at >= (PARTITIONS_EVERY_S if self._places else AGAIN_S):
             self._looked_at = time.monotonic()
             self._find(consumer)

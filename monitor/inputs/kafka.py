@@ -363,6 +363,10 @@ class Member:
         left = sorted(number for number, held in list(self._held.items()) if held.stage is not Stage.LIVE)
         return f"partitions not restored yet: {', '.join(map(str, left))}" if left else None
 
+    def rebuilding(self) -> bool:
+        """Whether a partition is being rebuilt, so that whoever has the same core should leave it to us."""
+        return any(held.stage is Stage.REBUILDING for held in list(self._held.values()))
+
     # The loop.
 
     def run(self) -> None:
