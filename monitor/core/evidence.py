@@ -176,8 +176,22 @@ class Evidence:
         if rooms is None:
             rooms = self._rooms = {}
             for kept, fact in (*self._by_kind[ParticipantFact], *self._by_kind[ConferenceFact]):
-                if fact.name is not None:
-                    _see(rooms, kept, fact)
+                name = fact.name
+                if name is None:
+                    continue
+                at_ms = kept.occurred_ms if fact.at_ms is None else fact.at_ms
+                end_ms = at_ms if fact.phase == "end" else None
+                names = rooms.setdefault(fact.conference, {})
+                room = names.get(name)
+                if room is None:
+                    names[name] = _Room(at_ms, end_ms, kept)
+                    continue
+                if at_ms < room.first_ms:
+                    room.first_ms = at_ms
+                if end_ms is not None and (room.end_ms is None or end_ms > room.end_ms):
+                    room.end_ms = end_ms
+                if kept.offset < room.told.offset:
+                    room.told = kept
         return rooms
 
     def naming(self, conference: str) -> Proof | None:
@@ -364,26 +378,6 @@ def each_once(own: Iterable[Kept], beside: Iterable[Kept]) -> list[Kept]:
             known.update((kept.event_id or kept.offset, fact) for fact in new)
             entries.append(msgspec.structs.replace(kept, facts=tuple(new)))
     return entries
-
-
-def _see(rooms: dict[str, dict[str, _Room]], kept: Kept, fact: ParticipantFact | ConferenceFact) -> None:
-    """Take in a sight of a conference under the name that its event says."""
-    assert fact.name is not None
-    at_ms = kept.occurred_ms if fact.at_ms is None else fact.at_ms
-    end_ms = at_ms if fact.phase == "end" else None
-    names = rooms.get(fact.conference)
-    if names is None:
-        names = rooms[fact.conference] = {}
-    room = names.get(fact.name)
-    if room is None:
-        names[fact.name] = _Room(at_ms, end_ms, kept)
-        return
-    if at_ms < room.first_ms:
-        room.first_ms = at_ms
-    if end_ms is not None and (room.end_ms is None or end_ms > room.end_ms):
-        room.end_ms = end_ms
-    if kept.offset < room.told.offset:
-        room.told = kept
 
 
 def _is_task_name(name: str) -> bool:

@@ -96,6 +96,7 @@ class Judge:
         What led to what is published, as ``ledger`` knows it, is left out. ``due_ms`` is when it could first be said.
         """
         evidence = Evidence(conversation)
+        account = self._alias(conversation.account)
         drafts: list[Draft] = []
         attributions: list[Attribution] = []
         waiting = False
@@ -111,16 +112,16 @@ class Judge:
                 digest = _digest(conversation, seen, self.policy, attribution, judgement, closed=closed)
                 if not ledger.unchanged(recording, digest):
                     verdict = self._verdict(conversation, seen, attribution, judgement, moment, closed=closed)
+                    finding = Finding(verdict, evidence.first_offset, judgement.team, account)
                     too_old = self._too_old(seen, attribution, evidence)
-                    drafts.append(
-                        self._draft(evidence, seen, verdict, digest, due_ms, team=judgement.team, too_old=too_old)
-                    )
+                    drafts.append(Draft(recording, seen, finding, digest, due_ms, too_old))
             if attribution.conference_stated:
-                stated = {fact.conference for _, fact in evidence.recordings[recording] if fact.conference is not None}
+                # Most are published nothing of: whether this very recording states them is asked of the others.
                 drafts += [
                     Draft(conference, seen, None, 0, due_ms)
-                    for conference in sorted(stated)
+                    for conference in sorted(evidence.recorded)
                     if not ledger.owned or ledger.is_suspicion(conference)
+                    if any(fact.conference == conference for _, fact in evidence.recordings[recording])
                 ]
         if conversation.suspects:
             for conference, kept in evidence.suspected().items():
@@ -131,7 +132,8 @@ class Judge:
                 digest = _digest(conversation, suspected, self.policy, proof, closed=closed)
                 if not ledger.unchanged(conference, digest):
                     verdict = self._suspicion(conversation, conference, suspected, proof, moment, closed=closed)
-                    drafts.append(self._draft(evidence, suspected, verdict, digest, due_ms))
+                    finding = Finding(verdict, evidence.first_offset, None, account)
+                    drafts.append(Draft(conference, suspected, finding, digest, due_ms))
         if not closed:  # Else nothing more is looked at.
             conversation.waiting = waiting
             conversation.relevant, conversation.focus = relevance(evidence, attributions, self._conditions)
@@ -386,20 +388,6 @@ class Judge:
         kept = proof.kept
         position = f"{self._position}{kept.offset}"
         return Shown(kept.event_id, kept.type_name, position, render_instant(kept.occurred_ms), proof.shows)
-
-    def _draft(
-        self,
-        evidence: Evidence,
-        seen: Seen,
-        verdict: Verdict,
-        digest: int,
-        due_ms: int,
-        *,
-        team: str | None = None,
-        too_old: bool = False,
-    ) -> Draft:
-        finding = Finding(verdict, evidence.first_offset, team, self._alias(evidence.account))
-        return Draft(verdict.key, seen, finding, digest, due_ms, too_old)
 
     def _alias(self, account: str) -> str:
         return self._tuning.aliases.get(account, NO_ALIAS)

@@ -713,7 +713,7 @@ def _short(key: str) -> int | str:
     """A SID as a number, which takes half the room; any other key as it is."""
     if not _is_usual(key):
         return key
-    return int(key[2:], 16) << 1 | (key[0] == "C")
+    return int.from_bytes(bytes.fromhex(key[2:]), "big") << 1 | (key[0] == "C")
 
 
 class _Ends:
