@@ -475,15 +475,15 @@ def test_twiml_binds_only_as_the_name_the_time_and_the_call_allow(events):
         conference = evidence.bound_conference(call, name, at_ms)
         if conference is None:
             continue
-        rooms = evidence.rooms(conference)
-        assert not rooms or name in rooms
+        names = evidence.names(conference)
+        assert not names or name in names
         if evidence.entered(call):
             assert any(
                 stay.conference == conference and stay.first_seen_ms >= at_ms - JOIN_SLACK_MS
                 for stay in evidence.stays(call)
             )
         else:
-            assert rooms[name].first_ms <= at_ms + CLAIM_REACH_MS
+            assert evidence.rooms(conference)[name].first_ms <= at_ms + CLAIM_REACH_MS
 
 
 # --------------------------------------------------------------------------- the conference of a call

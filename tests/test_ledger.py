@@ -242,7 +242,8 @@ def test_a_verdict_with_a_number_that_no_position_has_is_passed_over(field: byte
 
 
 instants = st.one_of(
-    st.integers(0, 4_000_000_000_000).map(render_instant), st.sampled_from(["", "yesterday", "2026-11-02T15:30:00Z"])
+    st.integers(0, 4_000_000_000_000).map(render_instant),
+    st.sampled_from(["", "yesterday", "2026-11-02T15:30:00Z", "2026-11-02 15:30:00.000Z", "2026-11-02T15:30:60.000Z"]),
 )
 
 

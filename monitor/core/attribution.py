@@ -548,11 +548,11 @@ def relevance(
             if attribution.conference_sid is None or evidence.naming(attribution.conference_sid) is None:
                 kinds |= PLACES | KIND[TaskFact]
                 names = True
-            known = evidence.rooms(attribution.conference_sid or "")
+            known = evidence.names(attribution.conference_sid or "")
             if not known:
                 meant = None
             elif meant is not None:
-                meant |= known.keys()
+                meant |= known
             for claimant, name, at_ms in evidence.claims():
                 kinds |= PLACES
                 names = True
@@ -561,7 +561,7 @@ def relevance(
                 entered = evidence.entered(claimant)
                 joined = evidence.first_joined(claimant, name, at_ms) if entered else None
                 rooms = rooms or not entered
-                if joined is None or name not in evidence.rooms(joined.conference):
+                if joined is None or name not in evidence.names(joined.conference):
                     lookouts.append(Lookout(claimant, FAR, None, -FAR))
                 else:
                     # Another sight of it there is the same stay, unless it began before the TwiML ran.

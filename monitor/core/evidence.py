@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from operator import attrgetter
 from typing import Any, Final
 
@@ -56,6 +57,7 @@ class _Room(msgspec.Struct):
 
     first_ms: int
     end_ms: int | None
+    told: Kept  # The first that came.
 
 
 _Facts = list[tuple[Kept, Any]]
@@ -76,7 +78,6 @@ class Evidence:
         self._stays: dict[str, list[Stay]] = {}
         self._ends: dict[str, int] | None = None
         self._rooms: dict[str, dict[str, _Room]] | None = None
-        self._namings: dict[str, Proof | None] = {}
         self._properties: tuple[CallFact | TaskFact, ...] | None = None
         self._executions: dict[str, list[tuple[Kept, ExecutionFact]]] | None = None
         by_kind: defaultdict[type, _Facts] = defaultdict(list)
@@ -155,14 +156,18 @@ class Evidence:
         return [fact for fact in self.properties() if isinstance(fact, CallFact) and fact.call in wanted]
 
     def rooms(self, conference: str) -> Mapping[str, _Room]:
-        """A conference by its names; also one that only a guest was in, whose names alone are known."""
-        own = self._all_rooms().get(conference, _NO_ROOMS)
+        """A conference by its names; of one that only a guest was in, none."""
+        return self._all_rooms().get(conference, _NO_ROOMS)
+
+    def names(self, conference: str) -> AbstractSet[str]:
+        """The names of a conference; also of one that only a guest was in."""
+        own = self.rooms(conference).keys()
         seen = None if self._view is None else self._view.room(conference)
-        return own if seen is None else {**{name: _Room(FAR, None) for name in seen[0]}, **own}
+        return own if seen is None else own | set(seen[0])
 
     def may_be(self, conference: str, name: str) -> bool:
         """Whether a conference is of a name, or of a name not known."""
-        names = self.rooms(conference)
+        names = self.names(conference)
         return not names or name in names
 
     def _all_rooms(self) -> dict[str, dict[str, _Room]]:
@@ -170,29 +175,31 @@ class Evidence:
         rooms = self._rooms
         if rooms is None:
             rooms = self._rooms = {}
-            for kept, fact in self._by_kind[ParticipantFact]:
-                if fact.name is not None:
-                    _see(rooms, fact, kept.occurred_ms if fact.at_ms is None else fact.at_ms, None)
-            for kept, fact in self._by_kind[ConferenceFact]:
-                if fact.name is not None:
-                    at_ms = kept.occurred_ms if fact.at_ms is None else fact.at_ms
-                    _see(rooms, fact, at_ms, at_ms if fact.phase == "end" else None)
+            for kept, fact in (*self._by_kind[ParticipantFact], *self._by_kind[ConferenceFact]):
+                name = fact.name
+                if name is None:
+                    continue
+                at_ms = kept.occurred_ms if fact.at_ms is None else fact.at_ms
+                end_ms = at_ms if fact.phase == "end" else None
+                names = rooms.setdefault(fact.conference, {})
+                room = names.get(name)
+                if room is None:
+                    names[name] = _Room(at_ms, end_ms, kept)
+                    continue
+                if at_ms < room.first_ms:
+                    room.first_ms = at_ms
+                if end_ms is not None and (room.end_ms is None or end_ms > room.end_ms):
+                    room.end_ms = end_ms
+                if kept.offset < room.told.offset:
+                    room.told = kept
         return rooms
 
     def naming(self, conference: str) -> Proof | None:
         """What shows that Flex named a conference, after a task: the first event that says the name."""
-        if conference not in self._namings:
-            firsts: dict[str, Kept] = {}  # Of each name it goes by, of which there are few.
-            for kind in (ParticipantFact, ConferenceFact):
-                for kept, fact in self._by_kind[kind]:
-                    if fact.conference == conference and fact.name is not None:
-                        first = firsts.get(fact.name)
-                        if first is None or kept.offset < first.offset:
-                            firsts[fact.name] = kept
-            named = [kept for name, kept in firsts.items() if _is_task_name(name)]
-            shows = f"Conference {conference} is named after a Flex task"
-            self._namings[conference] = Proof(min(named, key=BY_OFFSET), shows) if named else None
-        return self._namings[conference]
+        named = [room.told for name, room in self.rooms(conference).items() if _is_task_name(name)]
+        return (
+            Proof(min(named, key=BY_OFFSET), f"Conference {conference} is named after a Flex task") if named else None
+        )
 
     def in_task(self, conference: str) -> Proof | None:
         """What shows that a task names a conference in its attributes: the first event that does."""
@@ -371,24 +378,6 @@ def each_once(own: Iterable[Kept], beside: Iterable[Kept]) -> list[Kept]:
             known.update((kept.event_id or kept.offset, fact) for fact in new)
             entries.append(msgspec.structs.replace(kept, facts=tuple(new)))
     return entries
-
-
-def _see(
-    rooms: dict[str, dict[str, _Room]], fact: ParticipantFact | ConferenceFact, at_ms: int, end_ms: int | None
-) -> None:
-    """Take in a sight of a conference under the name that its event says."""
-    assert fact.name is not None
-    names = rooms.get(fact.conference)
-    if names is None:
-        names = rooms[fact.conference] = {}
-    room = names.get(fact.name)
-    if room is None:
-        names[fact.name] = _Room(at_ms, end_ms)
-        return
-    if at_ms < room.first_ms:
-        room.first_ms = at_ms
-    if end_ms is not None and (room.end_ms is None or end_ms > room.end_ms):
-        room.end_ms = end_ms
 
 
 def _is_task_name(name: str) -> bool:

@@ -7,7 +7,7 @@ for one thing: what would say the same again is not rendered at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -96,6 +96,7 @@ class Judge:
         What led to what is published, as ``ledger`` knows it, is left out. ``due_ms`` is when it could first be said.
         """
         evidence = Evidence(conversation)
+        account = self._alias(conversation.account)
         drafts: list[Draft] = []
         attributions: list[Attribution] = []
         waiting = False
@@ -108,19 +109,19 @@ class Judge:
             judgement = self.judgement(conversation, evidence, attribution, grace_over=grace_over)
             waiting = waiting or judgement is None or attribution.cause is None
             if judgement is not None:
-                digest = self._digest(conversation, seen, attribution, judgement, closed=closed)
+                digest = _digest(conversation, seen, self.policy, attribution, judgement, closed=closed)
                 if not ledger.unchanged(recording, digest):
                     verdict = self._verdict(conversation, seen, attribution, judgement, moment, closed=closed)
+                    finding = Finding(verdict, evidence.first_offset, judgement.team, account)
                     too_old = self._too_old(seen, attribution, evidence)
-                    drafts.append(
-                        self._draft(evidence, seen, verdict, digest, due_ms, team=judgement.team, too_old=too_old)
-                    )
+                    drafts.append(Draft(recording, seen, finding, digest, due_ms, too_old))
             if attribution.conference_stated:
-                stated = {fact.conference for _, fact in evidence.recordings[recording] if fact.conference is not None}
+                # Most are published nothing of: whether this very recording states them is asked of the others.
                 drafts += [
                     Draft(conference, seen, None, 0, due_ms)
-                    for conference in sorted(stated)
+                    for conference in sorted(evidence.recorded)
                     if not ledger.owned or ledger.is_suspicion(conference)
+                    if any(fact.conference == conference for _, fact in evidence.recordings[recording])
                 ]
         if conversation.suspects:
             for conference, kept in evidence.suspected().items():
@@ -128,10 +129,11 @@ class Judge:
                 if suspected is None or conference in evidence.recorded:
                     continue
                 proof = Proof(kept, f"Voice Insights says that conference {conference} had recording on")
-                digest = _digest(conversation, suspected, self.policy, [proof], closed=closed)
+                digest = _digest(conversation, suspected, self.policy, proof, closed=closed)
                 if not ledger.unchanged(conference, digest):
                     verdict = self._suspicion(conversation, conference, suspected, proof, moment, closed=closed)
-                    drafts.append(self._draft(evidence, suspected, verdict, digest, due_ms))
+                    finding = Finding(verdict, evidence.first_offset, None, account)
+                    drafts.append(Draft(conference, suspected, finding, digest, due_ms))
         if not closed:  # Else nothing more is looked at.
             conversation.waiting = waiting
             conversation.relevant, conversation.focus = relevance(evidence, attributions, self._conditions)
@@ -153,35 +155,6 @@ class Judge:
                 finding = Finding(verdict, conversation.birth.offset, None, account, failed=True)
                 drafts.append(Draft(verdict.key, seen, finding, digest, due_ms))
         return drafts
-
-    def _digest(
-        self,
-        conversation: Conversation,
-        seen: Seen,
-        attribution: Attribution,
-        judgement: Judgement,
-        *,
-        closed: bool,
-    ) -> int:
-        return _digest(
-            conversation,
-            seen,
-            self.policy,
-            attribution.evidence,
-            judgement,
-            attribution.call_sid,
-            attribution.conference_sid,
-            attribution.start_source,
-            attribution.status,
-            attribution.found_by,
-            attribution.started_ms,
-            attribution.ended_ms,
-            attribution.cause,
-            attribution.strength,
-            attribution.ruled_out,
-            attribution.missing,
-            closed=closed,
-        )
 
     def _too_old(self, seen: Seen, attribution: Attribution, evidence: Evidence) -> bool:
         too_old_ms = self._tuning.recordings_too_old_ms
@@ -242,7 +215,7 @@ class Judge:
 
     @staticmethod
     def _names(evidence: Evidence, conference: str | None, absent: Values) -> Values:
-        names = () if conference is None else evidence.rooms(conference)
+        names = () if conference is None else evidence.names(conference)
         return Values(tuple(sorted(names)), True) if names else absent
 
     def _about_calls(self, evidence: Evidence, attribution: Attribution, absent: Values) -> _AboutCalls:
@@ -416,20 +389,6 @@ class Judge:
         position = f"{self._position}{kept.offset}"
         return Shown(kept.event_id, kept.type_name, position, render_instant(kept.occurred_ms), proof.shows)
 
-    def _draft(
-        self,
-        evidence: Evidence,
-        seen: Seen,
-        verdict: Verdict,
-        digest: int,
-        due_ms: int,
-        *,
-        team: str | None = None,
-        too_old: bool = False,
-    ) -> Draft:
-        finding = Finding(verdict, evidence.first_offset, team, self._alias(evidence.account))
-        return Draft(verdict.key, seen, finding, digest, due_ms, too_old)
-
     def _alias(self, account: str) -> str:
         return self._tuning.aliases.get(account, NO_ALIAS)
 
@@ -439,27 +398,12 @@ def _rests_from(conversation: Conversation, proofs: Iterable[Proof]) -> int:
     return min([conversation.birth.offset, *[proof.kept.offset for proof in proofs]])
 
 
-def _digest(
-    conversation: Conversation, seen: Seen, policy: Policy, proofs: Iterable[Proof], *said: object, closed: bool
-) -> int:
+def _digest(conversation: Conversation, seen: Seen, policy: Policy, *said: Hashable, closed: bool) -> int:
     """A number for all that a verdict is made of, but the moment of its making; never 0.
 
-    Of an event only what a verdict shows of it counts: its facts need not be looked at. ``hash()`` differs from process
-    to process: the number never leaves this one.
+    ``hash()`` differs from process to process: the number never leaves this one.
     """
-    what: list[object] = [
-        closed,
-        conversation.truncated,
-        conversation.birth.offset,
-        seen.arrived_ms,
-        seen.offset,
-        seen.index,
-    ]
-    what += [policy.hash, *said]
-    for proof in proofs:
-        kept = proof.kept
-        what += (kept.offset, kept.occurred_ms, kept.event_id, kept.type, proof.shows)
-    return hash(tuple(what)) or 1
+    return hash((closed, conversation.truncated, conversation.birth.offset, seen, policy.hash, said)) or 1
 
 
 @lru_cache(maxsize=1024)

@@ -38,7 +38,7 @@ from monitor.core.policy import Policy
 from monitor.core.readers import OWN
 from monitor.core.snapshot import Loading, Saving, Unusable, about
 from monitor.core.values import AGE_BOUNDS_MS, AHEAD_MAX_MS
-from monitor.core.verdict import Ledger, Verdict, orphaned, render_instant, revise
+from monitor.core.verdict import Ledger, Published, Verdict, orphaned, render_instant, revise
 from monitor.core.window import Cut, Window
 
 
@@ -723,12 +723,17 @@ class Pipeline:
                     told.append(Publish(key, None, None, draft.due_ms, late=False, appeared=draft.appearance))
                 continue
             verdict = finding.verdict
-            if ledger.unchanged(key, digest) or (draft.too_old and not ledger.knows(key)):
+            published: Published | None = None
+            if not ledger.knows(key):
+                if draft.too_old:
+                    continue
+            elif ledger.unchanged(key, digest):
                 continue
-            if ledger.ahead(key, verdict.at):
+            elif ledger.ahead(key, verdict.at):
                 self._hold(draft)
                 continue
-            published = ledger.last(key)
+            else:
+                published = ledger.last(key)
             new = revise(published, finding, ledger.published)
             if new is None:
                 ledger.note(key, digest)

@@ -20,7 +20,6 @@ from typing import Final, NamedTuple
 import msgspec
 
 from monitor.core.attribution import STATUS_RANK
-from monitor.core.values import INSTANTS
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -156,7 +155,33 @@ def _minute(minute: int) -> str:
 
 def read_instant(text: str) -> int:
     """Milliseconds since 1970 of an instant that ``render_instant`` wrote."""
-    return round((datetime.fromisoformat(text) - _EPOCH) / timedelta(milliseconds=1))
+    ms = _short_instant(text)
+    return ms if isinstance(ms, int) else round((datetime.fromisoformat(text) - _EPOCH) / timedelta(milliseconds=1))
+
+
+def _short_instant(text: str) -> int | str:
+    """An instant in milliseconds, if ``render_instant`` would write it so; else the text."""
+    minute_ms, second_ms, millis = _minute_ms(text[:17]), _SECOND_MS.get(text[17:20]), _MILLIS_OF.get(text[20:])
+    if minute_ms is None or second_ms is None or millis is None:
+        return text
+    return minute_ms + second_ms + millis
+
+
+_SECOND_MS: Final = {text: second * 1000 for second, text in enumerate(_SECONDS)}
+_MILLIS_OF: Final = {text: millis for millis, text in enumerate(_MILLIS)}
+
+
+@lru_cache(maxsize=8_192)
+def _minute_ms(text: str) -> int | None:
+    try:
+        minute = (datetime.fromisoformat(text + "00") - _EPOCH_BARE) // timedelta(minutes=1)
+    except (ValueError, TypeError):
+        return None
+    return minute * 60_000 if _minute(minute) == text else None
+
+
+def _long_instant(instant: int | str) -> str:
+    return instant if isinstance(instant, str) else render_instant(instant)
 
 
 # --------------------------------------------------------------------------- from a finding to what is published
@@ -238,15 +263,6 @@ def remember(verdict: Verdict, over: Published | None = None) -> Published:
         None if alert is None else msgspec.structs.astuple(alert),
         history,
     )
-
-
-def _short_instant(text: str) -> int | str:
-    ms = INSTANTS[text]
-    return ms if ms is not None and render_instant(ms) == text else text
-
-
-def _long_instant(instant: int | str) -> str:
-    return instant if isinstance(instant, str) else render_instant(instant)
 
 
 def revise(published: Published | None, finding: Finding, whole: Callable[[str], Verdict | None]) -> Verdict | None:
@@ -425,6 +441,9 @@ _REJUDGED: Final = 4
 _NO_PLACE: Final = -1
 _HEAD: Final = struct.Struct("<qqqIB")
 _FINDING: Final = struct.Struct("<q")
+_PLACE: Final = struct.Struct("<q")
+_AT: Final = struct.Struct("<qI")  # Offset and generation.
+_AT_AT: Final = _FINDING.size + _PLACE.size
 _FLAGS_AT: Final = _HEAD.size - 1
 _pack_rest = msgspec.msgpack.Encoder().encode
 _read_rest = msgspec.msgpack.Decoder(tuple[int, Published]).decode
@@ -495,7 +514,7 @@ class Ledger:
             if known.at == verdict.at and (known.place == place or entry[_HEAD.size :] == rest):
                 self._lies_at(key, entry, place)  # Our own, come round.
                 return None
-        self._put(key, verdict, head + rest, known)
+        self._put(key, verdict, head + rest, entry)
         self._awaited.pop(key, None)
         self._lies_at(key, head + rest, place)
         self.heard.append((verdict.account_sid, key))
@@ -517,7 +536,7 @@ class Ledger:
         awaited = self._awaited.pop(key, 0) - 1
         if awaited > 0:
             self._awaited[key] = awaited
-        elif _head(entry).at == at:
+        elif _AT.unpack_from(entry, _AT_AT) == (at[1], at[0]):
             self._lies_at(key, entry, place)
 
     def published(self, key: str) -> Verdict | None:
@@ -563,7 +582,7 @@ class Ledger:
         entry = self._entry(key)
         if entry is None:
             return False
-        _, _, offset, generation, _ = _HEAD.unpack_from(entry)
+        offset, generation = _AT.unpack_from(entry, _AT_AT)
         return (generation, offset) > at
 
     def unchanged(self, key: str, digest: int) -> bool:
@@ -583,7 +602,7 @@ class Ledger:
         entry = self._entry(key)
         rest = _pack_rest((self._number_of(verdict.account_sid), remember(verdict, over)))
         head = _HEAD.pack(digest, _NO_PLACE, verdict.at[1], verdict.at[0], _flags_of(verdict))
-        self._put(key, verdict, head + rest, None if entry is None else _head(entry))
+        self._put(key, verdict, head + rest, entry)
         self._awaited[key] = self._awaited.get(key, 0) + 1
 
     def withdraw(self, key: str) -> None:
@@ -651,29 +670,27 @@ class Ledger:
             self._names.append(account)
         return number
 
-    def _put(self, key: str, verdict: Verdict, entry: bytes, known: _Head | None) -> None:
+    def _put(self, key: str, verdict: Verdict, entry: bytes, known: bytes | None) -> None:
         if known is not None and key not in self._entries:
             del self._settled[_short(key)]
         self._entries[key] = entry
         self._whole[key] = verdict if self._fetch is not None else encode_verdict(verdict)
-        if verdict.final and (known is None or not known.final):
+        if verdict.final and (known is None or not known[_FLAGS_AT] & _FINAL):
             self._ends.add(self._end_ms(verdict), key)
             self.next_end_ms = self._ends.next_ms
 
     def _lies_at(self, key: str, entry: bytes, place: int) -> None:
         """Note the place of a verdict: what can be read back need not be kept."""
-        head = _head(entry)
-        rest = entry[_HEAD.size :]
-        placed = _HEAD.pack(head.finding, place, head.offset, head.generation, head.flags)
+        placed = entry[: _FINDING.size] + _PLACE.pack(place) + entry[_AT_AT:]
         if self._fetch is None:
-            self._replace(key, placed + rest)
+            self._replace(key, placed)
             return
         self._whole.pop(key, None)
-        if head.final:
+        if entry[_FLAGS_AT] & _FINAL:
             self._entries.pop(key, None)
-            self._settled[_short(key)] = placed
+            self._settled[_short(key)] = placed[: _HEAD.size]
         else:
-            self._entries[key] = placed + rest
+            self._entries[key] = placed
 
     def _bytes(self, key: str, head: _Head) -> bytes:
         whole = self._whole.get(key)
