@@ -48,7 +48,6 @@ class State(msgspec.Struct, array_like=True, gc=False):
     properties: bytes
     properties_kept: int
     packed: bytes
-    packed_evidence: int
     ids: bytes
     recordings: dict[str, Seen] | None
     suspects: dict[str, Seen] | None
@@ -56,8 +55,8 @@ class State(msgspec.Struct, array_like=True, gc=False):
     rooms: list[tuple[str, str, int, int | None]] | None
     called: list[str] | None
     by_name: bool
-    told_late: dict[bytes, int] | None
-    again: dict[str, list[tuple[int, int]]] | None
+    told_late: bytes
+    again: bytes
     guests: dict[str, int] | None
 
 
@@ -221,7 +220,6 @@ class Loading:
             properties=state.properties,
             properties_kept=state.properties_kept,
             packed=state.packed,
-            packed_evidence=state.packed_evidence,
             cold=bool(state.packed),
             ids=state.ids,
             recordings=state.recordings,
@@ -317,7 +315,6 @@ def _state_of(conversation: Conversation, account: Account) -> State:
         properties=conversation.properties,
         properties_kept=conversation.properties_kept,
         packed=conversation.packed,
-        packed_evidence=conversation.packed_evidence,
         ids=conversation.ids,
         recordings=conversation.recordings,
         suspects=conversation.suspects,

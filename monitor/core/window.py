@@ -31,6 +31,7 @@ from monitor.core.conversation import (
     digest_of,
     encode,
     holds,
+    merge_arrivals,
     shows_recording,
     stamp_of,
 )
@@ -641,14 +642,12 @@ class Window:
         one.members += other.members
         one.conferences += other.conferences
         if other.again:
-            one.again = _all_told(one.again or {}, other.again)
+            one.again = merge_arrivals(one.again, other.again)
         if other.birth.offset < one.birth.offset:
             one.birth, other.birth = other.birth, one.birth
         other.birth.open = False
         one.last_ms = max(one.last_ms, other.last_ms)
         one.truncated = one.truncated or other.truncated
-        if one.told_late or other.told_late:
-            one.told_late = _latest(one.told_late or {}, other.told_late or {})
         one.relevant, one.focus, one.waiting = EVERY_KIND, None, True
         self._pour(one, other)
         if one.cold:
@@ -953,16 +952,6 @@ def _moves_room(
     if room is None:
         return True
     return focus.rooms and (at_ms < room.first_ms or (ends and (room.end_ms is None or at_ms > room.end_ms)))
-
-
-def _latest(one: dict[bytes, int], other: dict[bytes, int]) -> dict[bytes, int]:
-    return one | {encoded: max(told, one.get(encoded, told)) for encoded, told in other.items()}
-
-
-def _all_told(
-    one: dict[str, list[tuple[int, int]]], other: dict[str, list[tuple[int, int]]]
-) -> dict[str, list[tuple[int, int]]]:
-    return one | {event_id: sorted([*one.get(event_id, ()), *told]) for event_id, told in other.items()}
 
 
 def _earliest(one: dict[str, Seen] | None, other: dict[str, Seen] | None) -> dict[str, Seen] | None:
