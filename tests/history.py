@@ -717,7 +717,7 @@ def derived_of(pipeline: Pipeline) -> dict[str, Any]:
     """What a window holds beside its conversations, and follows from them; and what the fold knows of the log."""
     window = pipeline.window
     log_time_ms = pipeline.log_time_ms or 0
-    filed = [c for bucket in window._buckets.values() for c in bucket.values()] + [c for *_, c in window._due]
+    filed = [c for bucket in window._buckets.values() for c in bucket] + [c for *_, c in window._due]
     return {
         "log": (pipeline.next_offset, pipeline.log_time_ms, pipeline._stamped_before_ms, window.cut),
         "counts": (window.open_conversations, window.open_recordings),

@@ -209,7 +209,7 @@ def test_a_conversation_closes_one_window_after_its_last_arrival():
     window.fold(event("a"), 1, 0, NOW_MS + 3)
 
     assert list(window.advance(NOW_MS + 3 + WINDOW_MS - 1)) == []
-    assert [c.members for c in window.advance(NOW_MS + 3 + WINDOW_MS)] == [["a"]]
+    assert [c.members for c in window.advance(NOW_MS + 3 + WINDOW_MS)] == [("a",)]
 
 
 def test_a_duplicate_is_an_arrival_and_no_evidence():
@@ -417,7 +417,7 @@ def test_what_is_born_before_the_end_of_a_cut_lacks_evidence():
     window.fold(event("a"), 11, 0, NOW_MS + 4)
     window.fold(event("b"), 12, 0, NOW_MS + 5)
 
-    assert [(c.members, c.truncated) for c in window.conversations()] == [(["a"], True), (["b"], False)]
+    assert [(c.members, c.truncated) for c in window.conversations()] == [(("a",), True), (("b",), False)]
     window.fold(event("a", "b"), 13, 0, NOW_MS + 6)
     assert [c.truncated for c in window.conversations()] == [True]
     assert window.truncated_total == 1

@@ -50,7 +50,7 @@ from monitor.core.nailed import (
     room_told,
 )
 
-_NOBODY: Final = Conversation("", [], Birth(0, 0, 0, 0), 0, 0, False)
+_NOBODY: Final = Conversation("", (), Birth(0, 0, 0, 0), 0, 0, False)
 
 
 class Nailed:

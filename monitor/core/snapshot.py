@@ -23,6 +23,7 @@ import msgspec
 
 from monitor.core.conversation import KIND, Birth, Conversation, Kept, Seen
 from monitor.core.nailed import Call, Execution, Note, Room, Sight
+from monitor.core.packing import USUAL
 from monitor.core.readers import EVENT_TYPES
 from monitor.core.window import Account, Cut, Window
 
@@ -39,7 +40,7 @@ class State(msgspec.Struct, array_like=True, gc=False):
     """A conversation as it is written. Of rooms also when they were first seen and ended, which the books know."""
 
     account: str
-    members: list[str]
+    members: tuple[str, ...]
     birth: tuple[int, int, int, int]
     last_ms: int
     truncated: bool
@@ -90,9 +91,9 @@ _OF_CALLS: Final = (Call, Sight, Note, Room, Execution)
 
 
 def _layout() -> str:
-    """What the bytes mean, by the types they are read into: with other types they are not read."""
+    """What the bytes mean, by the types they are read into and what is packed by: with others they are not read."""
     kinds = [(kind.__name__, kind.__annotations__) for kind in (*KIND, Kept, Seen, State, *_OF_CALLS)]
-    return hashlib.sha256(repr((EVENT_TYPES, kinds)).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((EVENT_TYPES, kinds, USUAL)).encode()).hexdigest()[:16]
 
 
 LAYOUT: Final = _layout()

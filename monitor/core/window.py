@@ -202,7 +202,7 @@ class Window:
         self._births: deque[Birth] = deque()
         self._by_name: list[tuple[int, int, int, Birth]] = []
         self._graces: deque[tuple[int, str, str]] = deque()
-        self._buckets: dict[int, dict[int, Conversation]] = {}  # By identity: what is merged away leaves at once.
+        self._buckets: dict[int, dict[Conversation, None]] = {}  # In order, and what is merged away leaves at once.
         self._bucket_order: list[int] = []
         self._due: list[tuple[int, int, int, Conversation]] = []
         self._filed = 0
@@ -239,7 +239,7 @@ class Window:
         """Yield, closed, the conversations whose window ends at or before ``log_time_ms``, in order of deadline."""
         while self._bucket_order and self._bucket_order[0] * BUCKET_MS <= log_time_ms:
             bucket = heappop(self._bucket_order)
-            for conversation in self._buckets.pop(bucket).values():
+            for conversation in self._buckets.pop(bucket):
                 self._file_again(conversation, log_time_ms)
         while self._due and self._due[0][0] <= log_time_ms:
             _, _, _, conversation = heappop(self._due)
@@ -275,9 +275,9 @@ class Window:
             heappush(self._due, (due_ms, conversation.birth.offset, self._filed, conversation))
             self.due_ms = min(self.due_ms, due_ms)
         elif bucket in self._buckets:
-            self._buckets[bucket][id(conversation)] = conversation
+            self._buckets[bucket][conversation] = None
         else:
-            self._buckets[bucket] = {id(conversation): conversation}
+            self._buckets[bucket] = {conversation: None}
             heappush(self._bucket_order, bucket)
             self.due_ms = min(self.due_ms, bucket * BUCKET_MS)
 
@@ -392,7 +392,7 @@ class Window:
 
     def filed_under(self, bucket: int) -> list[Conversation]:
         """What a bucket holds now."""
-        return list(self._buckets.get(bucket, {}).values())
+        return list(self._buckets.get(bucket, ()))
 
     def restore(
         self,
@@ -536,7 +536,7 @@ class Window:
     def _take_out(self, account: Account, guests: Guests, call: str, offset: int, arrived_ms: int) -> None:
         """A call that has become nailed up leaves its conversation; nothing is left of one that it was alone in."""
         conversation = account.index.pop(call)
-        conversation.members.remove(call)
+        conversation.members = tuple([member for member in conversation.members if member != call])
         self._release(account, conversation, call)
         guests.leave(conversation, call, offset, arrived_ms)
         if not conversation.members:
@@ -586,7 +586,7 @@ class Window:
         oldest = self.oldest_birth()
         beside = (offset, arrived_ms) if oldest is None else (oldest.offset, oldest.arrived_ms)
         birth = Birth(offset, arrived_ms, *beside)
-        conversation = Conversation(account_sid, [], birth, arrived_ms, arrived_ms + self.window_ms, truncated)
+        conversation = Conversation(account_sid, (), birth, arrived_ms, arrived_ms + self.window_ms, truncated)
         conversation.epoch = self._epoch
         self.truncated_total += truncated
         self._births.append(birth)
@@ -610,7 +610,7 @@ class Window:
         for member in members:
             if member not in index:
                 index[member] = conversation
-                conversation.members.append(member)
+                conversation.members += (member,)
                 if member.startswith("CF"):
                     conversation.conferences += 1
 
@@ -672,8 +672,8 @@ class Window:
             self._rest_on_names(one)
         other.open = False
         if (bucket := self._buckets.get(other.due_ms // BUCKET_MS)) is not None:
-            bucket.pop(id(other), None)
-        other.members, other.evidence, other.properties, other.ids = [], b"", b"", b""
+            bucket.pop(other, None)
+        other.members, other.evidence, other.properties, other.ids = (), b"", b"", b""
         other.recordings = other.suspects = other.claims = other.rooms = other.called = None
         self.open_conversations -= 1
         self._renewed.append(one)
