@@ -706,7 +706,7 @@ def _open_now(pipeline: Pipeline) -> list[tuple[Any, ...]]:
             tuple(sorted((key, seen.offset, seen.arrived_ms) for key, seen in (conversation.recordings or {}).items())),
             tuple(sorted((key, seen.offset) for key, seen in (conversation.suspects or {}).items())),
             tuple(sorted(conversation.claims or ())),
-            tuple(sorted(conversation.rooms or ())),
+            tuple(sorted((room.name, room.conference) for room in conversation.rooms)),
             _beside(conversation),
         )
         for conversation in pipeline.window.conversations()
@@ -732,7 +732,7 @@ def derived_of(pipeline: Pipeline) -> dict[str, Any]:
         "not filed": len(window.conversations()) - len({id(c) for c in filed if c.open}),
         "due in time": all(c.last_ms + window.window_ms >= min(window.due_ms, log_time_ms + 1) for c in filed),
         "books": {
-            (account, name): (book.callers, [*book.order], [*book.claims], {c: r.end_ms for c, r in book.rooms.items()})
+            (account, name): (book.callers, [*map(msgspec.structs.astuple, book.rooms)], [*(book.claims or ())])
             for account, known in window.accounts.items()
             for name, book in known.books.items()
         },

@@ -185,12 +185,13 @@ def assert_sound(window: Window) -> None:
             assert conversation.open
             assert member in conversation.members
         for name, book in account.books.items():
-            for conference in book.rooms:
-                assert (name, conference) in (account.index[conference].rooms or ())
-            for at_ms, member in book.claims:
+            for room in book.rooms:
+                assert room.name == name
+                assert room in account.index[room.conference].rooms
+            for at_ms, member in book.claims or ():
                 assert (name, at_ms, member) in (account.index[member].claims or ())
-            assert [conference for _, conference in sorted(book.order)] == [c for _, c in book.order]
-            assert book.claims == sorted(book.claims)
+            assert book.rooms == sorted(book.rooms, key=lambda room: (room.first_ms, room.conference))
+            assert (book.claims or []) == sorted(book.claims or [])
     assert window.open_conversations == len(conversations)
     assert window.open_recordings == sum(len(c.recordings or ()) for c in conversations)
     members = [(c.account, member) for c in conversations for member in c.members]

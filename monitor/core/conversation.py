@@ -132,6 +132,15 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
         return (self.offset, self.index) < (other.offset, other.index)
 
 
+class NamedRoom(msgspec.Struct, array_like=True, gc=False, eq=False):
+    """A conference under a name: when it was first seen, and when it ended as far as is known."""
+
+    name: str
+    conference: str
+    first_ms: int
+    end_ms: int | None
+
+
 class Lookout(msgspec.Struct, frozen=True, gc=False):
     """Which sights of a call can still change a conclusion: those up to ``until_ms``.
 
@@ -188,7 +197,7 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
     recordings: dict[str, Seen] | None = None
     suspects: dict[str, Seen] | None = None  # Conferences that Insights says had recording on.
     claims: list[tuple[str, int, str]] | None = None  # TwiML that waits for its conference: name, instant, member.
-    rooms: list[tuple[str, str]] | None = None  # Conferences with a name: name, conference.
+    rooms: tuple[NamedRoom, ...] = ()  # Conferences with a name.
     called: list[str] | None = None  # Conference names that TwiML of its calls, or requests for them, hold.
     by_name: bool = False  # What it is joined with may rest on the names that other conversations hold.
     relevant: int = EVERY_KIND  # The kinds of facts that can still change what was last concluded from it.
@@ -254,6 +263,13 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
             return []
         digest = digest_of(event_id)
         return [(offset, bucket) for which, offset, bucket in _ARRIVAL.iter_unpack(self.again) if which == digest]
+
+    def room(self, name: str, conference: str) -> NamedRoom | None:
+        """A conference of it under a name; of those it has few."""
+        for room in self.rooms:
+            if room.conference == conference and room.name == name:
+                return room
+        return None
 
     def view(self) -> View | None:
         """What it sees through its guests; None where it has none."""

@@ -13,6 +13,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import heappop, heappush
+from operator import attrgetter
 from typing import Final, Protocol
 
 import msgspec
@@ -27,6 +28,7 @@ from monitor.core.conversation import (
     Conversation,
     Focus,
     Kept,
+    NamedRoom,
     Seen,
     digest_of,
     encode,
@@ -60,77 +62,84 @@ COLD_AFTER: Final = (
 COLD_TAIL_BYTES: Final = 512  # What a cold conversation may take in before it is packed again.
 
 
-class _Room(msgspec.Struct, gc=False):
-    """A conference by its name: when it was first seen, and when it ended as far as is known."""
+class _Book(msgspec.Struct, gc=False):
+    """All that goes by one conference name in one account: rooms by time, and TwiML that waits for its room.
 
-    first_ms: int
-    end_ms: int | None
+    Most names are those of tasks, and have one room and nothing else.
+    """
 
+    callers: int = 0  # Open conversations that have called the name, whether or not their call still waits.
+    rooms: list[NamedRoom] = []  # By first sight.
+    claims: list[tuple[int, str]] | None = None  # (instant, member), sorted.
 
-class _Book:
-    """All that goes by one conference name in one account: rooms by time, and TwiML that waits for its room."""
+    def add(self, room: NamedRoom) -> Sequence[tuple[int, str]]:
+        """Take in a room; the claims whose room may be another one now."""
+        insort(self.rooms, room, key=_BY_SIGHT)
+        return self._claims_near(room, room.first_ms)
 
-    __slots__ = ("callers", "claims", "order", "rooms")
-
-    def __init__(self) -> None:
-        self.callers = 0  # Open conversations that have called the name, whether or not their call still waits.
-        self.rooms: dict[str, _Room] = {}
-        self.order: list[tuple[int, str]] = []  # (first seen, conference), sorted.
-        self.claims: list[tuple[int, str]] = []  # (instant, member), sorted.
-
-    def see(self, conference: str, first_ms: int, end_ms: int | None) -> Sequence[tuple[int, str]]:
-        """Take in a sight of a room; the claims whose room may be another one now."""
-        room = self.rooms.get(conference)
-        if room is None:
-            self.rooms[conference] = _Room(first_ms, end_ms)
-            insort(self.order, (first_ms, conference))
-            return self._claims_near(conference, first_ms)
+    def move(self, room: NamedRoom, first_ms: int, end_ms: int | None) -> Sequence[tuple[int, str]]:
+        """Take in another sight of a room; the claims whose room may be another one now."""
         changed = False
         stood_ms = room.first_ms
-        if first_ms < room.first_ms:
-            self.order.remove((room.first_ms, conference))
-            insort(self.order, (first_ms, conference))
+        if first_ms < stood_ms:
+            self.forget(room)
             room.first_ms = first_ms
+            insort(self.rooms, room, key=_BY_SIGHT)
             changed = True
         if end_ms is not None and (room.end_ms is None or end_ms > room.end_ms):
             room.end_ms = end_ms
             changed = True
-        return self._claims_near(conference, stood_ms) if changed else ()
+        return self._claims_near(room, stood_ms) if changed else ()
 
-    def forget(self, conference: str) -> None:
-        room = self.rooms.pop(conference, None)
-        if room is not None:
-            self.order.remove((room.first_ms, conference))
+    def forget(self, room: NamedRoom) -> None:
+        del self.rooms[bisect_left(self.rooms, _BY_SIGHT(room), key=_BY_SIGHT)]
+
+    def claim(self, claim: tuple[int, str]) -> bool:
+        """Let TwiML wait for its room; whether it did not yet."""
+        if self.claims is None:
+            self.claims = []
+        place = bisect_left(self.claims, claim)
+        if place < len(self.claims) and self.claims[place] == claim:
+            return False
+        self.claims.insert(place, claim)
+        return True
 
     def unclaim(self, claim: tuple[int, str]) -> None:
-        at = bisect_left(self.claims, claim)
-        if at < len(self.claims) and self.claims[at] == claim:
-            del self.claims[at]
+        claims = self.claims or []
+        at = bisect_left(claims, claim)
+        if at < len(claims) and claims[at] == claim:
+            del claims[at]
+        self.claims = claims or None
 
     def meant(self, at_ms: int) -> str | None:
         """The room in progress at an instant, else the nearest first seen soon after it."""
-        place = bisect_right(self.order, (at_ms, "\x7f"))
+        rooms = self.rooms
+        place = bisect_right(rooms, (at_ms, "\x7f"), key=_BY_SIGHT)
         if place:
-            _, conference = self.order[place - 1]
-            end_ms = self.rooms[conference].end_ms
-            if end_ms is None or end_ms >= at_ms:
-                return conference
-        if place < len(self.order) and self.order[place][0] <= at_ms + CLAIM_REACH_MS:
-            return self.order[place][1]
+            room = rooms[place - 1]
+            if room.end_ms is None or room.end_ms >= at_ms:
+                return room.conference
+        if place < len(rooms) and rooms[place].first_ms <= at_ms + CLAIM_REACH_MS:
+            return rooms[place].conference
         return None
 
-    def _claims_near(self, conference: str, stood_ms: int) -> list[tuple[int, str]]:
+    def _claims_near(self, room: NamedRoom, stood_ms: int) -> Sequence[tuple[int, str]]:
         """The claims that a change of this room can concern: from its reach before it to the start of the next room.
 
         Where its first sight has moved back, the next room is the one after ``stood_ms``, its first sight till then.
         """
-        room = self.rooms[conference]
-        low = bisect_left(self.claims, (room.first_ms - CLAIM_REACH_MS, ""))
-        place = bisect_right(self.order, (stood_ms, conference))
-        high = len(self.claims)
-        if place < len(self.order):
-            high = bisect_right(self.claims, (self.order[place][0], "\x7f"))
-        return self.claims[low:high]
+        claims = self.claims
+        if not claims:
+            return ()
+        low = bisect_left(claims, (room.first_ms - CLAIM_REACH_MS, ""))
+        place = bisect_right(self.rooms, (stood_ms, room.conference), key=_BY_SIGHT)
+        high = len(claims)
+        if place < len(self.rooms):
+            high = bisect_right(claims, (self.rooms[place].first_ms, "\x7f"))
+        return claims[low:high]
+
+
+_BY_SIGHT: Final = attrgetter("first_ms", "conference")
 
 
 class Account:
@@ -287,10 +296,9 @@ class Window:
         account = self.accounts[conversation.account]
         for member in conversation.members:
             del account.index[member]
-        for name, conference in conversation.rooms or ():
-            if (book := account.books.get(name)) is not None:
-                book.forget(conference)
-                self._drop_if_empty(account, name)
+        for room in conversation.rooms:
+            account.books[room.name].forget(room)
+            self._drop_if_empty(account, room.name)
         for name, at_ms, member in conversation.claims or ():
             if (book := account.books.get(name)) is not None:
                 book.unclaim((at_ms, member))
@@ -398,16 +406,15 @@ class Window:
         self,
         account: Account,
         conversation: Conversation,
-        rooms: Iterable[tuple[str, str, int, int | None]],
         log_time_ms: int,
         *,
         by_name: bool,
     ) -> None:
         """Take in a conversation of a snapshot whose members are in the index: books, deadlines, counts."""
-        for name, conference, first_ms, end_ms in rooms:
-            _book(account, name).see(conference, first_ms, end_ms)
+        for room in conversation.rooms:
+            _book(account, room.name).add(room)
         for name, at_ms, member in conversation.claims or ():
-            insort(_book(account, name).claims, (at_ms, member))
+            _book(account, name).claim((at_ms, member))
         for name in conversation.called or ():
             _book(account, name).callers += 1
         if by_name:
@@ -657,8 +664,7 @@ class Window:
         one.suspects = _earliest(one.suspects, other.suspects)
         if other.claims:
             one.claims = (one.claims or []) + other.claims
-        if other.rooms:
-            one.rooms = (one.rooms or []) + other.rooms
+        one.rooms += other.rooms
         for name in other.called or ():
             if name in (one.called or ()):
                 account.books[name].callers -= 1
@@ -674,7 +680,8 @@ class Window:
         if (bucket := self._buckets.get(other.due_ms // BUCKET_MS)) is not None:
             bucket.pop(other, None)
         other.members, other.evidence, other.properties, other.ids = (), b"", b"", b""
-        other.recordings = other.suspects = other.claims = other.rooms = other.called = None
+        other.recordings = other.suspects = other.claims = other.called = None
+        other.rooms = ()
         self.open_conversations -= 1
         self._renewed.append(one)
         return one
@@ -835,8 +842,8 @@ class Window:
             conversation.called = [*(conversation.called or ()), name]
             book.callers += 1
             if book.callers == 1:
-                for conference in book.rooms:
-                    self._rest_on_names(account.index[conference])
+                for room in book.rooms:
+                    self._rest_on_names(account.index[room.conference])
         self._rest_on_names(conversation)
         if not _entered(conversation, member):
             self._claim(account, book, conversation, name, at_ms, member)
@@ -859,24 +866,27 @@ class Window:
         first_ms: int,
         end_ms: int | None,
     ) -> None:
-        book = _book(account, name)
-        room = book.rooms.get(conference)
+        room = conversation.room(name, conference)
         if room is not None and first_ms >= room.first_ms and end_ms is None:
             return  # As most sights of a room: it has been seen before, and nothing follows.
-        if room is None:
-            conversation.rooms = [*(conversation.rooms or ()), (name, conference)]
+        book = _book(account, name)
         if book.callers:
             self._rest_on_names(conversation)
-        for at_ms, member in book.see(conference, first_ms, end_ms):
+        if room is None:
+            # A task's name is a member: one text for both.
+            name = next((member for member in conversation.members if member == name), name)
+            room = NamedRoom(name, conference, first_ms, end_ms)
+            conversation.rooms += (room,)
+            concerned = book.add(room)
+        else:
+            concerned = book.move(room, first_ms, end_ms)
+        for at_ms, member in concerned:
             self._join_by_name(account, book, at_ms, member)
 
     def _claim(
         self, account: Account, book: _Book, conversation: Conversation, name: str, at_ms: int, member: str
     ) -> None:
-        claim = (at_ms, member)
-        place = bisect_left(book.claims, claim)
-        if place == len(book.claims) or book.claims[place] != claim:
-            book.claims.insert(place, claim)
+        if book.claim((at_ms, member)):
             conversation.claims = [*(conversation.claims or ()), (name, at_ms, member)]
         self._join_by_name(account, book, at_ms, member)
 
@@ -947,8 +957,8 @@ def _moves_room(
     """Whether a sight of a conference changes what is known of it under its name: as most do not."""
     if fact.name is None:
         return False
-    book = account.books.get(fact.name)
-    room = book.rooms.get(fact.conference) if book is not None else None
+    here = account.index.get(fact.conference)
+    room = here.room(fact.name, fact.conference) if here is not None else None
     if room is None:
         return True
     return focus.rooms and (at_ms < room.first_ms or (ends and (room.end_ms is None or at_ms > room.end_ms)))
