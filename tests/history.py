@@ -722,7 +722,9 @@ def derived_of(pipeline: Pipeline) -> dict[str, Any]:
         "log": (pipeline.next_offset, pipeline.log_time_ms, pipeline._stamped_before_ms, window.cut),
         "counts": (window.open_conversations, window.open_recordings),
         "from": window.rebuild_from(),
-        "births": [(b.offset, b.arrived_ms, b.beside_offset, b.beside_ms) for b in window._births if b.open],
+        "births": [
+            (b.offset, b.arrived_ms, b.beside_offset, b.beside_ms) for b in (*window._births, *window._young) if b.open
+        ],
         "by name": sorted({(at, ms, birth.offset) for at, ms, _, birth in window._by_name if birth.open}),
         "graces": [
             grace

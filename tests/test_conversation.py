@@ -23,7 +23,7 @@ def conversation() -> Conversation:
     """One that keeps a participant event, and that the first two calls were told at bucket 5."""
     kept = Kept(1_000, 7, "EV1", "a type of its own", (ParticipantFact("CF1", "CA1", "join", None, None),))
     properties = b"".join([encode(call) + stamp_of(5) for call in CALLS[:2]])
-    return Conversation("AC1", ("CA1",), Birth(7, 1_000, 7, 1_000), 1_000, 2_000, False, encode(kept), 1, properties, 2)
+    return Conversation("AC1", ("CA1",), Birth(7, 1_000, 7, 1_000), 1_000, 0, False, encode(kept), 1, properties, 2)
 
 
 def add(known: Conversation, call: CallFact, bucket: int) -> None:

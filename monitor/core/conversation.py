@@ -170,7 +170,7 @@ class Focus(msgspec.Struct, frozen=True, gc=False):
     rooms: bool
     recorded: tuple[str, ...]
     executions: tuple[tuple[str, int], ...]
-    meant: frozenset[str] | None = None
+    meant: tuple[str, ...] | None = None
 
 
 class Conversation(msgspec.Struct, gc=False, eq=False):
@@ -184,7 +184,7 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
     members: tuple[str, ...]
     birth: Birth
     last_ms: int
-    due_ms: int  # The deadline it is filed under; the true one is ``last_ms`` + window.
+    bucket: int  # Of deadlines, that it is filed under; the true deadline is ``last_ms`` + window.
     truncated: bool
     evidence: bytes = b""
     kept: int = 0

@@ -214,7 +214,7 @@ class Loading:
             members=state.members,
             birth=birth,
             last_ms=state.last_ms,
-            due_ms=0,
+            bucket=0,
             truncated=state.truncated,
             evidence=state.evidence,
             kept=state.kept,

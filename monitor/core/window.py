@@ -208,11 +208,15 @@ class Window:
         self.truncated_total = 0
         self.dropped_total = 0
         self.due_ms = _NEVER  # No deadline lies before this instant.
-        self._births: deque[Birth] = deque()
+        self._births: deque[Birth] = (
+            deque()
+        )  # In order of their offsets; and those behind them, most of which end soon.
+        self._young: deque[Birth] = deque()
         self._by_name: list[tuple[int, int, int, Birth]] = []
         self._graces: deque[tuple[int, str, str]] = deque()
         self._buckets: dict[int, dict[Conversation, None]] = {}  # In order, and what is merged away leaves at once.
         self._bucket_order: list[int] = []
+        self._bucket = 0  # The last one that anything was filed under.
         self._due: list[tuple[int, int, int, Conversation]] = []
         self._filed = 0
         self._renewed: list[Conversation] = []
@@ -277,8 +281,11 @@ class Window:
             return
         if self._saver is not None:
             self._saver.before(conversation)  # It may move to where the snapshot has been.
-        due_ms = conversation.due_ms = conversation.last_ms + self.window_ms
+        due_ms = conversation.last_ms + self.window_ms
         bucket = due_ms // BUCKET_MS
+        if bucket == self._bucket:
+            bucket = self._bucket  # One number for all that are filed under it.
+        self._bucket = conversation.bucket = bucket
         if bucket * BUCKET_MS <= log_time_ms:
             self._filed += 1
             heappush(self._due, (due_ms, conversation.birth.offset, self._filed, conversation))
@@ -349,10 +356,12 @@ class Window:
 
     def oldest_birth(self) -> Birth | None:
         """The birth of the oldest open conversation: the first message that anything open rests on."""
-        births = self._births
-        while births and not births[0].open:
-            births.popleft()
-        return births[0] if births else None
+        for births in (self._births, self._young):
+            while births and not births[0].open:
+                births.popleft()
+            if births:
+                return births[0]
+        return None
 
     def rebuild_from(self) -> tuple[int, int] | None:
         """Offset and log time of the first message that anything open rests on; None where nothing is open.
@@ -593,10 +602,15 @@ class Window:
         oldest = self.oldest_birth()
         beside = (offset, arrived_ms) if oldest is None else (oldest.offset, oldest.arrived_ms)
         birth = Birth(offset, arrived_ms, *beside)
-        conversation = Conversation(account_sid, (), birth, arrived_ms, arrived_ms + self.window_ms, truncated)
+        conversation = Conversation(account_sid, (), birth, arrived_ms, 0, truncated)
         conversation.epoch = self._epoch
         self.truncated_total += truncated
-        self._births.append(birth)
+        self._young.append(birth)
+        while self._young and self._young[0].arrived_ms <= arrived_ms - self._cold_after_ms:
+            # By now it is seen which were poured into others: more than are left.
+            grown = self._young.popleft()
+            if grown.open:
+                self._births.append(grown)
         self.open_conversations += 1
         self._file_again(conversation, arrived_ms)
         self._warm.append(conversation)
@@ -677,7 +691,7 @@ class Window:
             one.by_name = False  # Its birth may be another one now.
             self._rest_on_names(one)
         other.open = False
-        if (bucket := self._buckets.get(other.due_ms // BUCKET_MS)) is not None:
+        if (bucket := self._buckets.get(other.bucket)) is not None:
             bucket.pop(other, None)
         other.members, other.evidence, other.properties, other.ids = (), b"", b"", b""
         other.recordings = other.suspects = other.claims = other.called = None
@@ -873,8 +887,8 @@ class Window:
         if book.callers:
             self._rest_on_names(conversation)
         if room is None:
-            # A task's name is a member: one text for both.
-            name = next((member for member in conversation.members if member == name), name)
+            if (task := account.index.get(name)) is not None:
+                name = next(member for member in task.members if member == name)  # One text for both.
             room = NamedRoom(name, conference, first_ms, end_ms)
             conversation.rooms += (room,)
             concerned = book.add(room)
