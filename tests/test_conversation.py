@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import zlib
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +18,7 @@ from monitor.core.conversation import (
     stamp_of,
 )
 from monitor.core.events import CallFact, ParticipantFact
+from monitor.core.packing import USUAL, pack, unpack
 
 CALLS = tuple(CallFact(f"CA{number}", "inbound", None, None) for number in range(4))
 
@@ -61,6 +65,14 @@ def test_what_is_told_again_has_its_latest_stamp_whenever_it_was_packed(told: li
     known.unpack()
     assert dict(known.read_stamped()) == latest
     assert known.told_late == b""
+
+
+def test_usual_evidence_packs_to_little_more_than_its_digits():
+    facts = (ParticipantFact("CF" + "0123456789abcdef" * 2, "CA" + "fedcba9876543210" * 2, "join", None, None),)
+    evidence = encode(Kept(1_800_000_000_000, 70_000, "VW" + "02468ace13579bdf" * 2, 1, facts))
+    assert len(pack(evidence)) < len(zlib.compress(evidence, 9)) - 10
+    assert unpack(pack(evidence)) == evidence
+    assert re.search(rb"[0-9a-f]{12}", USUAL) is None  # What it refers to holds no SID.
 
 
 def test_a_duplicate_is_taken_down_once_a_bucket():

@@ -204,6 +204,27 @@ def assert_sound(window: Window) -> None:
 # --------------------------------------------------------------------------- arrivals
 
 
+def test_of_what_was_poured_into_others_no_birth_is_left_after_a_while():
+    window = window_of()
+    names = [f"a{number}" for number in range(9)]
+    for offset, name in enumerate(names):
+        window.fold(event(name), offset, 0, NOW_MS)
+    window.fold(event(*names), 9, 0, NOW_MS)
+    window.fold(event("b"), 10, 0, NOW_MS + WINDOW_MS // 2)
+
+    assert [(birth.offset, birth.open) for birth in (*window._births, *window._young)] == [(0, True), (10, True)]
+
+
+def test_a_conference_named_after_a_task_holds_the_tasks_own_text():
+    window = window_of()
+    task, name = "WT" + "1" * 32, "WT" + "".join(["1"] * 32)
+    window.fold(event(task), 0, 0, NOW_MS)
+    window.fold(event("CF1", facts=(ConferenceFact("CF1", name, "start", None, None),)), 1, 0, NOW_MS)
+
+    (room,) = window.accounts["AC1"].index["CF1"].rooms
+    assert (room.name, room.name is task) == (task, True)
+
+
 def test_a_conversation_closes_one_window_after_its_last_arrival():
     window = window_of()
     window.fold(event("a"), 0, 0, NOW_MS)
