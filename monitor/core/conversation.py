@@ -232,19 +232,19 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
 
     def tell_again(self, encoded: bytes, stamp: bytes) -> bool:
         """Take down that something known without a time was told again; whether it is known at all."""
-        packed = self._unpacked()[1] if self.packed else b""
-        told = packed + self.properties
+        told = self.all_properties() if self.packed else self.properties
         place = told.find(encoded)
         if place < 0:
             return False
         end = place + len(encoded)
         if told.startswith(stamp, end):
             return True
-        if end < len(packed):  # To pack again for this would cost more than all else that a late event does.
+        packed = len(told) - len(self.properties)
+        if end < packed:  # To pack again for this would cost more than all else that a late event does.
             late = dict(_TOLD_LATE.iter_unpack(self.told_late)) | {end: stamp}
             self.told_late = b"".join([_TOLD_LATE.pack(*one) for one in late.items()])
         else:
-            self.properties = told[len(packed) : end] + stamp + told[end + STAMP_BYTES :]
+            self.properties = told[packed:end] + stamp + told[end + STAMP_BYTES :]
         return True
 
     def arrive_again(self, event_id: str, offset: int, bucket: int, most: int) -> None:
