@@ -706,7 +706,7 @@ def _open_now(pipeline: Pipeline) -> list[tuple[Any, ...]]:
             tuple(sorted((key, seen.offset, seen.arrived_ms) for key, seen in (conversation.recordings or {}).items())),
             tuple(sorted((key, seen.offset) for key, seen in (conversation.suspects or {}).items())),
             tuple(sorted(conversation.claims or ())),
-            tuple(sorted(conversation.rooms or ())),
+            tuple(sorted((room.name, room.conference) for room in conversation.rooms)),
             _beside(conversation),
         )
         for conversation in pipeline.window.conversations()
@@ -717,12 +717,14 @@ def derived_of(pipeline: Pipeline) -> dict[str, Any]:
     """What a window holds beside its conversations, and follows from them; and what the fold knows of the log."""
     window = pipeline.window
     log_time_ms = pipeline.log_time_ms or 0
-    filed = [c for bucket in window._buckets.values() for c in bucket.values()] + [c for *_, c in window._due]
+    filed = [c for bucket in window._buckets.values() for c in bucket] + [c for *_, c in window._due]
     return {
         "log": (pipeline.next_offset, pipeline.log_time_ms, pipeline.stamped_before_ms, window.cut),
         "counts": (window.open_conversations, window.open_recordings),
         "from": window.rebuild_from(),
-        "births": [(b.offset, b.arrived_ms, b.beside_offset, b.beside_ms) for b in window.births if b.open],
+        "births": [
+            (b.offset, b.arrived_ms, b.beside_offset, b.beside_ms) for b in (*window.births, *window.young) if b.open
+        ],
         "by name": sorted({(at, ms, birth.offset) for at, ms, _, birth in window._by_name if birth.open}),
         "graces": [
             grace
@@ -732,7 +734,7 @@ def derived_of(pipeline: Pipeline) -> dict[str, Any]:
         "not filed": len(window.conversations()) - len({id(c) for c in filed if c.open}),
         "due in time": all(c.last_ms + window.window_ms >= min(window.due_ms, log_time_ms + 1) for c in filed),
         "books": {
-            (account, name): (book.callers, [*book.order], [*book.claims], {c: r.end_ms for c, r in book.rooms.items()})
+            (account, name): (book.callers, [*map(msgspec.structs.astuple, book.rooms)], [*(book.claims or ())])
             for account, known in window.accounts.items()
             for name, book in known.books.items()
         },

@@ -25,6 +25,7 @@ CORE_ORDER: Final = (
     "readers",
     "decode",
     "nailed",
+    "packing",
     "conversation",
     "guests",
     "window",

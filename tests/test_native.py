@@ -70,6 +70,7 @@ def written(conversation: Conversation) -> dict[str, Any]:
     """All that a conversation holds, byte for byte."""
     fields = {name: getattr(conversation, name) for name in conversation.__struct_fields__}
     fields["birth"] = msgspec.structs.asdict(conversation.birth)
+    fields["rooms"] = [msgspec.structs.astuple(room) for room in conversation.rooms]
     fields["notes"] = conversation.notes is not None
     return fields
 

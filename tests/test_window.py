@@ -185,12 +185,13 @@ def assert_sound(window: Window) -> None:
             assert conversation.open
             assert member in conversation.members
         for name, book in account.books.items():
-            for conference in book.rooms:
-                assert (name, conference) in (account.index[conference].rooms or ())
-            for at_ms, member in book.claims:
+            for room in book.rooms:
+                assert room.name == name
+                assert room in account.index[room.conference].rooms
+            for at_ms, member in book.claims or ():
                 assert (name, at_ms, member) in (account.index[member].claims or ())
-            assert [conference for _, conference in sorted(book.order)] == [c for _, c in book.order]
-            assert book.claims == sorted(book.claims)
+            assert book.rooms == sorted(book.rooms, key=lambda room: (room.first_ms, room.conference))
+            assert (book.claims or []) == sorted(book.claims or [])
     assert window.open_conversations == len(conversations)
     assert window.open_recordings == sum(len(c.recordings or ()) for c in conversations)
     members = [(c.account, member) for c in conversations for member in c.members]
@@ -203,13 +204,34 @@ def assert_sound(window: Window) -> None:
 # --------------------------------------------------------------------------- arrivals
 
 
+def test_of_what_was_poured_into_others_no_birth_is_left_after_a_while():
+    window = window_of()
+    names = [f"a{number}" for number in range(9)]
+    for offset, name in enumerate(names):
+        window.fold(event(name), offset, 0, NOW_MS)
+    window.fold(event(*names), 9, 0, NOW_MS)
+    window.fold(event("b"), 10, 0, NOW_MS + WINDOW_MS // 2)
+
+    assert [(birth.offset, birth.open) for birth in (*window.births, *window.young)] == [(0, True), (10, True)]
+
+
+def test_a_conference_named_after_a_task_holds_the_tasks_own_text():
+    window = window_of()
+    task, name = "WT" + "1" * 32, "WT" + "".join(["1"] * 32)
+    window.fold(event(task), 0, 0, NOW_MS)
+    window.fold(event("CF1", facts=(ConferenceFact("CF1", name, "start", None, None),)), 1, 0, NOW_MS)
+
+    (room,) = window.accounts["AC1"].index["CF1"].rooms
+    assert (room.name, room.name is task) == (task, True)
+
+
 def test_a_conversation_closes_one_window_after_its_last_arrival():
     window = window_of()
     window.fold(event("a"), 0, 0, NOW_MS)
     window.fold(event("a"), 1, 0, NOW_MS + 3)
 
     assert list(window.advance(NOW_MS + 3 + WINDOW_MS - 1)) == []
-    assert [c.members for c in window.advance(NOW_MS + 3 + WINDOW_MS)] == [["a"]]
+    assert [c.members for c in window.advance(NOW_MS + 3 + WINDOW_MS)] == [("a",)]
 
 
 def test_a_duplicate_is_an_arrival_and_no_evidence():
@@ -417,7 +439,7 @@ def test_what_is_born_before_the_end_of_a_cut_lacks_evidence():
     window.fold(event("a"), 11, 0, NOW_MS + 4)
     window.fold(event("b"), 12, 0, NOW_MS + 5)
 
-    assert [(c.members, c.truncated) for c in window.conversations()] == [(["a"], True), (["b"], False)]
+    assert [(c.members, c.truncated) for c in window.conversations()] == [(("a",), True), (("b",), False)]
     window.fold(event("a", "b"), 13, 0, NOW_MS + 6)
     assert [c.truncated for c in window.conversations()] == [True]
     assert window.truncated_total == 1

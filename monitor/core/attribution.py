@@ -582,7 +582,7 @@ def relevance(
         rooms,
         evidence.recorded,
         tuple(executions),
-        None if meant is None else frozenset(meant),
+        None if meant is None else tuple(meant),
     )
 
 

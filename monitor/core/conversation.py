@@ -6,8 +6,9 @@ objects. What joins, bounds and closes conversations is the window.
 
 from __future__ import annotations
 
-import zlib
 from binascii import crc32, crc_hqx
+from collections.abc import Iterable
+from operator import itemgetter
 from struct import Struct
 from typing import Final, cast
 
@@ -26,9 +27,11 @@ from monitor.core.events import (
     TwimlFact,
 )
 from monitor.core.nailed import Notes, View
+from monitor.core.packing import pack, unpack
 from monitor.core.readers import EVENT_TYPES
 
 DIGEST_BYTES: Final = 6  # Of two events that are none of each other's repeats, one pair in 10**14 looks like it.
+AGAIN_MAX: Final = 64  # So many repeated arrivals of one event, the last ones, are remembered.
 TYPE_CODES: Final = {name: code for code, name in enumerate(EVENT_TYPES)}
 
 # One bit a kind of fact; what may change a conclusion is a set of kinds.
@@ -82,6 +85,9 @@ def stamp_of(bucket: int) -> bytes:
 
 
 STAMP_BYTES: Final = len(stamp_of(0))
+_TOLD_LATE: Final = Struct(f">I{STAMP_BYTES}s")  # Where a stamp stands among packed properties, and what it is now.
+_ARRIVAL: Final = Struct(f">{DIGEST_BYTES}sQQ")  # Of which event, at which offset, in which bucket.
+_PACKED_HEAD: Final = Struct(">I")  # How many of the packed bytes are evidence.
 
 
 def read_noted(view: View) -> tuple[Kept, ...]:
@@ -126,6 +132,15 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
         return (self.offset, self.index) < (other.offset, other.index)
 
 
+class NamedRoom(msgspec.Struct, array_like=True, gc=False, eq=False):
+    """A conference under a name: when it was first seen, and when it ended as far as is known."""
+
+    name: str
+    conference: str
+    first_ms: int
+    end_ms: int | None
+
+
 class Lookout(msgspec.Struct, frozen=True, gc=False):
     """Which sights of a call can still change a conclusion: those up to ``until_ms``.
 
@@ -155,36 +170,34 @@ class Focus(msgspec.Struct, frozen=True, gc=False):
     rooms: bool
     recorded: tuple[str, ...]
     executions: tuple[tuple[str, int], ...]
-    meant: frozenset[str] | None = None
+    meant: tuple[str, ...] | None = None
 
 
 class Conversation(msgspec.Struct, gc=False, eq=False):
     """What belongs together. ``members`` are its SIDs; ``ids`` holds ``DIGEST_BYTES`` of each event id seen.
 
     ``properties`` has, behind each, when it was last told. It and ``evidence`` are what has been kept since the rest
-    was packed: most conversations of a window are over, and wait for nothing but late events. Packing takes 3.1 kB to
-    0.75 kB, in 45 µs once a conversation.
+    was packed: most conversations of a window are over, and wait for nothing but late events.
     """
 
     account: str
-    members: list[str]
+    members: tuple[str, ...]
     birth: Birth
     last_ms: int
-    due_ms: int  # The deadline it is filed under; the true one is ``last_ms`` + window.
+    bucket: int  # Of deadlines, that it is filed under; the true deadline is ``last_ms`` + window.
     truncated: bool
     evidence: bytes = b""
     kept: int = 0
     properties: bytes = b""
     properties_kept: int = 0
-    told_late: dict[bytes, int] | None = None  # Of properties that were told again when they had been packed: when.
+    told_late: bytes = b""  # The stamps of properties that were told again when they had been packed.
     packed: bytes = b""  # Earlier evidence and properties, compressed.
-    packed_evidence: int = 0  # How many of the packed bytes are evidence.
     cold: bool = False
     ids: bytes = b""
     recordings: dict[str, Seen] | None = None
     suspects: dict[str, Seen] | None = None  # Conferences that Insights says had recording on.
     claims: list[tuple[str, int, str]] | None = None  # TwiML that waits for its conference: name, instant, member.
-    rooms: list[tuple[str, str]] | None = None  # Conferences with a name: name, conference.
+    rooms: tuple[NamedRoom, ...] = ()  # Conferences with a name.
     called: list[str] | None = None  # Conference names that TwiML of its calls, or requests for them, hold.
     by_name: bool = False  # What it is joined with may rest on the names that other conversations hold.
     relevant: int = EVERY_KIND  # The kinds of facts that can still change what was last concluded from it.
@@ -193,7 +206,7 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
     open: bool = True
     epoch: int = 0  # The last snapshot that it was written for, or born after.
     conferences: int = 0  # Of its members, so many are conferences.
-    again: dict[str, list[tuple[int, int]]] | None = None  # Of duplicates by event id: offset and arrival (a bucket).
+    again: bytes = b""  # When duplicates arrived, in order: see ``arrive_again``.
     guests: dict[str, int] | None = None  # Nailed-up calls it has met, and since when (a bucket).
     notes: Notes | None = None  # Where these are noted.
 
@@ -201,7 +214,7 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
         """Everything kept with a time, in order of arrival within each merged part."""
         evidence = self.evidence
         if self.packed:
-            evidence = zlib.decompress(self.packed)[: self.packed_evidence] + evidence
+            evidence = self._unpacked()[0] + evidence
         return _decode_kept(_array(evidence, self.kept))
 
     def read_properties(self) -> tuple[CallFact | TaskFact, ...]:
@@ -211,16 +224,11 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
     def read_stamped(self) -> list[tuple[CallFact | TaskFact, int]]:
         """What is known without a time, and when it was last told (a bucket)."""
         stamped = iter(_decode_properties(_array(self.all_properties(), 2 * self.properties_kept)))
-        found = cast("list[tuple[CallFact | TaskFact, int]]", list(zip(stamped, stamped, strict=True)))
-        if (late := self.told_late) is None:
-            return found
-        return [(fact, max(told, late.get(encode(fact), told))) for fact, told in found]
+        return cast("list[tuple[CallFact | TaskFact, int]]", list(zip(stamped, stamped, strict=True)))
 
     def all_properties(self) -> bytes:
         """The properties as they are kept, packed ones too."""
-        if not self.packed:
-            return self.properties
-        return zlib.decompress(self.packed)[self.packed_evidence :] + self.properties
+        return self._unpacked()[1] + self.properties if self.packed else self.properties
 
     def tell_again(self, encoded: bytes, stamp: bytes) -> bool:
         """Take down that something known without a time was told again; whether it is known at all."""
@@ -231,11 +239,37 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
         end = place + len(encoded)
         if told.startswith(stamp, end):
             return True
-        if self.packed:  # To pack again for this would cost more than all else that a late event does.
-            self.told_late = {**(self.told_late or {}), encoded: int.from_bytes(stamp[1:], "big")}
+        packed = len(told) - len(self.properties)
+        if end < packed:  # To pack again for this would cost more than all else that a late event does.
+            late = dict(_TOLD_LATE.iter_unpack(self.told_late)) | {end: stamp}
+            self.told_late = b"".join([_TOLD_LATE.pack(*one) for one in late.items()])
         else:
-            self.properties = told[:end] + stamp + told[end + STAMP_BYTES :]
+            self.properties = told[packed:end] + stamp + told[end + STAMP_BYTES :]
         return True
+
+    def arrive_again(self, event_id: str, offset: int, bucket: int, most: int) -> None:
+        """Take down that a duplicate has arrived in a bucket; beyond ``most`` of all events the earliest are lost."""
+        told = self.arrivals_again(event_id)
+        if told and told[-1][1] == bucket:
+            return  # A rebuild begins with the first message of a bucket.
+        arrivals = [*_ARRIVAL.iter_unpack(self.again), (digest_of(event_id), offset, bucket)]
+        if len(told) >= AGAIN_MAX:
+            arrivals.remove((digest_of(event_id), *told[0]))
+        self.again = _write_arrivals(arrivals[-most:])
+
+    def arrivals_again(self, event_id: str) -> list[tuple[int, int]]:
+        """At which offsets, and in which buckets, an event has arrived again, in order."""
+        if not self.again:
+            return []
+        digest = digest_of(event_id)
+        return [(offset, bucket) for which, offset, bucket in _ARRIVAL.iter_unpack(self.again) if which == digest]
+
+    def room(self, name: str, conference: str) -> NamedRoom | None:
+        """A conference of it under a name; of those it has few."""
+        for room in self.rooms:
+            if room.conference == conference and room.name == name:
+                return room
+        return None
 
     def view(self) -> View | None:
         """What it sees through its guests; None where it has none."""
@@ -244,18 +278,34 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
     def pack(self) -> None:
         """Compress what is kept; a quiet conversation costs little and can still be read."""
         self.unpack()
-        self.packed_evidence = len(self.evidence)
-        # Level 1: the repeated SIDs are found at any level, and the higher ones only take longer.
-        self.packed = zlib.compress(self.evidence + self.properties, 1)
+        self.packed = _PACKED_HEAD.pack(len(self.evidence)) + pack(self.evidence + self.properties)
         self.evidence = self.properties = b""
 
     def unpack(self) -> None:
         """Undo ``pack``."""
         if self.packed:
-            kept = zlib.decompress(self.packed)
-            self.evidence = kept[: self.packed_evidence] + self.evidence
-            self.properties = kept[self.packed_evidence :] + self.properties
-            self.packed, self.packed_evidence = b"", 0
+            evidence, properties = self._unpacked()
+            self.evidence = evidence + self.evidence
+            self.properties = properties + self.properties
+            self.packed = self.told_late = b""
+
+    def _unpacked(self) -> tuple[bytes, bytes]:
+        """What is packed: evidence, and properties with the stamps that they have by now."""
+        kept = unpack(memoryview(self.packed)[_PACKED_HEAD.size :])
+        (border,) = _PACKED_HEAD.unpack_from(self.packed)
+        properties = kept[border:]
+        for at, stamp in _TOLD_LATE.iter_unpack(self.told_late):
+            properties = properties[:at] + stamp + properties[at + STAMP_BYTES :]
+        return kept[:border], properties
+
+
+def merge_arrivals(one: bytes, other: bytes) -> bytes:
+    """When the duplicates of two conversations arrived (``Conversation.again``), in order."""
+    return _write_arrivals(sorted([*_ARRIVAL.iter_unpack(one), *_ARRIVAL.iter_unpack(other)], key=itemgetter(1)))
+
+
+def _write_arrivals(arrivals: Iterable[tuple[bytes, int, int]]) -> bytes:
+    return b"".join([_ARRIVAL.pack(*arrival) for arrival in arrivals])
 
 
 def shows_recording(fact: AnyFact) -> bool:

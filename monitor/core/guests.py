@@ -50,9 +50,7 @@ from monitor.core.nailed import (
     room_told,
 )
 
-AGAIN_MAX: Final = 64  # So many arrivals of one event, the last ones, are remembered.
-
-_NOBODY: Final = Conversation("", [], Birth(0, 0, 0, 0), 0, 0, False)
+_NOBODY: Final = Conversation("", (), Birth(0, 0, 0, 0), 0, 0, False)
 
 
 class Nailed:
@@ -141,21 +139,15 @@ class Nailed:
         Only where a call was, and what is to be noted of it, depends on when it was told.
         """
         bucket = arrived_ms // self.marks.bucket_ms
-        if conversation.again is None:
-            conversation.again = {}
-        told = conversation.again.setdefault(event.id or "", [])
-        if not told or told[-1][1] != bucket:  # A rebuild begins with the first message of a bucket.
-            told.append((offset, bucket))
-            del told[:-AGAIN_MAX]
-        if len(conversation.again) > self.entries_max:
-            del conversation.again[next(iter(conversation.again))]
+        assert event.id is not None  # Else it would be no duplicate.
+        conversation.arrive_again(event.id, offset, bucket, self.entries_max)
         for fact in event.facts:
             if KIND[type(fact)] & PROPERTIES:
                 conversation.tell_again(encode(fact), self.stamp)
 
     def arrivals(self, conversation: Conversation, kept: Kept) -> list[tuple[int, int]]:
         """At which offsets, and when, an event that a conversation keeps has arrived: first, and again."""
-        again = (conversation.again or {}).get(kept.event_id or "", ())
+        again = () if kept.event_id is None else conversation.arrivals_again(kept.event_id)
         return [(kept.offset, self.marks.bucket_of(kept.offset)), *again]
 
     # ----------------------------------------------------------------- dump and load

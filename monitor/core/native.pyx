@@ -231,7 +231,7 @@ cdef enum:
 cdef class FastPath:
     """The fast path of one partition, into its window. It holds nothing but what it is at with the message at hand."""
 
-    cdef object window, nailed, births
+    cdef object window, nailed, births, young
     cdef dict accounts
     cdef readonly object envelope  # The message last declined, as far as it was read.
     cdef Out facts  # The facts at hand, each as msgpack.
@@ -243,7 +243,8 @@ cdef class FastPath:
     cdef object call  # The call that was seen in it.
 
     def __cinit__(self, window):
-        self.window, self.nailed, self.accounts, self.births = window, window.nailed, window.accounts, window.births
+        self.window, self.nailed, self.accounts = window, window.nailed, window.accounts
+        self.births, self.young = window.births, window.young
 
     def feed(self, pipeline, offset, timestamp_ms, value, headers):
         """As ``Pipeline.feed``; None where the message is to go the ordinary way, and nothing has happened yet."""
@@ -281,7 +282,7 @@ cdef class FastPath:
         pipeline.stamped_before_ms, pipeline.log_time_ms, pipeline.next_offset = timestamp_ms, log_time_ms, offset + 1
         counts = pipeline.counts
         cdef bint aged = False
-        if conversation is not None and log_time_ms - self.births[0].arrived_ms > window.age_max_ms:
+        if conversation is not None and log_time_ms - self.oldest().arrived_ms > window.age_max_ms:
             aged = log_time_ms - conversation.birth.arrived_ms > window.age_max_ms  # Only if the oldest birth is.
         if not telling:
             counts.replayed += 1
@@ -298,6 +299,10 @@ cdef class FastPath:
         if aged or window.renewed or not pipeline.is_calm(log_time_ms):
             return pipeline.tell_of(None, offset, log_time_ms, aged=aged)
         return ()
+
+    cdef object oldest(self):
+        """The birth of the oldest conversation, or of one that was older; one is open."""
+        return self.births[0] if self.births else self.young[0]
 
     cdef int tally(self, object pipeline, object kind, object occurred_ms, object log_time_ms) except -1:
         cdef int64_t age_ms = log_time_ms - occurred_ms
@@ -697,7 +702,7 @@ cdef class FastPath:
         conversation.kept += 1
         if conversation.cold and PyBytes_GET_SIZE(evidence) > COLD_TAIL_BYTES:
             window._warm_up(conversation)
-        if self.name is not None and self.sees_room(account):
+        if self.name is not None and self.sees_room(conversation):
             seen = Seen(arrived_ms, offset, 0)
             for fact in self.as_read():
                 window._bind(account, conversation, fact, self.occurred_ms, seen)
@@ -715,13 +720,12 @@ cdef class FastPath:
         """The facts at hand as the structs that they are."""
         return _decode_facts(bytes([0x90 | self.count]) + self.facts.bytes[: self.facts.size])
 
-    cdef bint sees_room(self, object account) except -1:
+    cdef bint sees_room(self, object conversation) except -1:
         """Whether something follows from the sight of a room: from most nothing does."""
-        book = account.books.get(self.name)
-        if book is None:
-            return True
-        room = book.rooms.get(self.room)
-        return room is None or self.first_ms < room.first_ms or self.end_ms is not None
+        for room in conversation.rooms:
+            if room.conference == self.room and room.name == self.name:
+                return self.first_ms < room.first_ms or self.end_ms is not None
+        return True
 
 
 cdef bytes _join(bytes one, const unsigned char* other, Py_ssize_t size):

@@ -21,8 +21,9 @@ from typing import Final
 
 import msgspec
 
-from monitor.core.conversation import KIND, Birth, Conversation, Kept, Seen
+from monitor.core.conversation import KIND, Birth, Conversation, Kept, NamedRoom, Seen
 from monitor.core.nailed import Call, Execution, Note, Room, Sight
+from monitor.core.packing import USUAL
 from monitor.core.readers import EVENT_TYPES
 from monitor.core.window import Account, Cut, Window
 
@@ -36,10 +37,10 @@ class Unusable(Exception):
 
 
 class State(msgspec.Struct, array_like=True, gc=False):
-    """A conversation as it is written. Of rooms also when they were first seen and ended, which the books know."""
+    """A conversation as it is written."""
 
     account: str
-    members: list[str]
+    members: tuple[str, ...]
     birth: tuple[int, int, int, int]
     last_ms: int
     truncated: bool
@@ -48,16 +49,15 @@ class State(msgspec.Struct, array_like=True, gc=False):
     properties: bytes
     properties_kept: int
     packed: bytes
-    packed_evidence: int
     ids: bytes
     recordings: dict[str, Seen] | None
     suspects: dict[str, Seen] | None
     claims: list[tuple[str, int, str]] | None
-    rooms: list[tuple[str, str, int, int | None]] | None
+    rooms: tuple[NamedRoom, ...]
     called: list[str] | None
     by_name: bool
-    told_late: dict[bytes, int] | None
-    again: dict[str, list[tuple[int, int]]] | None
+    told_late: bytes
+    again: bytes
     guests: dict[str, int] | None
 
 
@@ -91,9 +91,9 @@ _OF_CALLS: Final = (Call, Sight, Note, Room, Execution)
 
 
 def _layout() -> str:
-    """What the bytes mean, by the types they are read into: with other types they are not read."""
-    kinds = [(kind.__name__, kind.__annotations__) for kind in (*KIND, Kept, Seen, State, *_OF_CALLS)]
-    return hashlib.sha256(repr((EVENT_TYPES, kinds)).encode()).hexdigest()[:16]
+    """What the bytes mean, by the types they are read into and what is packed by: with others they are not read."""
+    kinds = [(kind.__name__, kind.__annotations__) for kind in (*KIND, Kept, Seen, NamedRoom, State, *_OF_CALLS)]
+    return hashlib.sha256(repr((EVENT_TYPES, kinds, USUAL)).encode()).hexdigest()[:16]
 
 
 LAYOUT: Final = _layout()
@@ -128,7 +128,7 @@ class Saving:
         if conversation.epoch == self._epoch:
             return
         conversation.epoch = self._epoch
-        state = _encode(_state_of(conversation, self._window.accounts[conversation.account]))
+        state = _encode(_state_of(conversation))
         self._states.append(msgspec.Raw(state))
         self._saved += 1
         self._size += len(state)
@@ -214,20 +214,19 @@ class Loading:
             members=state.members,
             birth=birth,
             last_ms=state.last_ms,
-            due_ms=0,
+            bucket=0,
             truncated=state.truncated,
             evidence=state.evidence,
             kept=state.kept,
             properties=state.properties,
             properties_kept=state.properties_kept,
             packed=state.packed,
-            packed_evidence=state.packed_evidence,
             cold=bool(state.packed),
             ids=state.ids,
             recordings=state.recordings,
             suspects=state.suspects,
             claims=state.claims,
-            rooms=[(name, conference) for name, conference, _, _ in state.rooms] if state.rooms else None,
+            rooms=state.rooms,
             called=state.called,
             told_late=state.told_late,
             again=state.again,
@@ -237,7 +236,7 @@ class Loading:
         if any(member in account.index for member in state.members):
             raise Unusable("one call in two conversations")
         account.index.update(dict.fromkeys(state.members, conversation))
-        window.restore(account, conversation, state.rooms or (), self._log_time_ms, by_name=state.by_name)
+        window.restore(account, conversation, self._log_time_ms, by_name=state.by_name)
         for recording, seen in (state.recordings or {}).items():
             # Those that ended before were seen to; but for what the very last message brought.
             if seen.arrived_ms + window.grace_ms > self._log_time_ms or seen.offset == self._offset - 1:
@@ -297,14 +296,7 @@ def _read(chunk: bytes) -> _Header | _Calls | _Some | _End:
     return read
 
 
-def _state_of(conversation: Conversation, account: Account) -> State:
-    rooms = None
-    if conversation.rooms:
-        rooms = [
-            (name, conference, room.first_ms, room.end_ms)
-            for name, conference in conversation.rooms
-            for room in (account.books[name].rooms[conference],)
-        ]
+def _state_of(conversation: Conversation) -> State:
     birth = conversation.birth
     return State(
         account=conversation.account,
@@ -317,12 +309,11 @@ def _state_of(conversation: Conversation, account: Account) -> State:
         properties=conversation.properties,
         properties_kept=conversation.properties_kept,
         packed=conversation.packed,
-        packed_evidence=conversation.packed_evidence,
         ids=conversation.ids,
         recordings=conversation.recordings,
         suspects=conversation.suspects,
         claims=conversation.claims,
-        rooms=rooms,
+        rooms=conversation.rooms,
         called=conversation.called,
         by_name=conversation.by_name,
         told_late=conversation.told_late,

@@ -13,6 +13,7 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import heappop, heappush
+from operator import attrgetter
 from typing import Final, Protocol
 
 import msgspec
@@ -27,10 +28,12 @@ from monitor.core.conversation import (
     Conversation,
     Focus,
     Kept,
+    NamedRoom,
     Seen,
     digest_of,
     encode,
     holds,
+    merge_arrivals,
     shows_recording,
     stamp_of,
 )
@@ -60,77 +63,84 @@ LOOK_EVERY: Final = 4  # So many messages: to look at a conversation that has no
 COLD_TAIL_BYTES: Final = 512  # What a cold conversation may take in before it is packed again.
 
 
-class _Room(msgspec.Struct, gc=False):
-    """A conference by its name: when it was first seen, and when it ended as far as is known."""
+class _Book(msgspec.Struct, gc=False):
+    """All that goes by one conference name in one account: rooms by time, and TwiML that waits for its room.
 
-    first_ms: int
-    end_ms: int | None
+    Most names are those of tasks, and have one room and nothing else.
+    """
 
+    callers: int = 0  # Open conversations that have called the name, whether or not their call still waits.
+    rooms: list[NamedRoom] = []  # By first sight.
+    claims: list[tuple[int, str]] | None = None  # (instant, member), sorted.
 
-class _Book:
-    """All that goes by one conference name in one account: rooms by time, and TwiML that waits for its room."""
+    def add(self, room: NamedRoom) -> Sequence[tuple[int, str]]:
+        """Take in a room; the claims whose room may be another one now."""
+        insort(self.rooms, room, key=_BY_SIGHT)
+        return self._claims_near(room, room.first_ms)
 
-    __slots__ = ("callers", "claims", "order", "rooms")
-
-    def __init__(self) -> None:
-        self.callers = 0  # Open conversations that have called the name, whether or not their call still waits.
-        self.rooms: dict[str, _Room] = {}
-        self.order: list[tuple[int, str]] = []  # (first seen, conference), sorted.
-        self.claims: list[tuple[int, str]] = []  # (instant, member), sorted.
-
-    def see(self, conference: str, first_ms: int, end_ms: int | None) -> Sequence[tuple[int, str]]:
-        """Take in a sight of a room; the claims whose room may be another one now."""
-        room = self.rooms.get(conference)
-        if room is None:
-            self.rooms[conference] = _Room(first_ms, end_ms)
-            insort(self.order, (first_ms, conference))
-            return self._claims_near(conference, first_ms)
+    def move(self, room: NamedRoom, first_ms: int, end_ms: int | None) -> Sequence[tuple[int, str]]:
+        """Take in another sight of a room; the claims whose room may be another one now."""
         changed = False
         stood_ms = room.first_ms
-        if first_ms < room.first_ms:
-            self.order.remove((room.first_ms, conference))
-            insort(self.order, (first_ms, conference))
+        if first_ms < stood_ms:
+            self.forget(room)
             room.first_ms = first_ms
+            insort(self.rooms, room, key=_BY_SIGHT)
             changed = True
         if end_ms is not None and (room.end_ms is None or end_ms > room.end_ms):
             room.end_ms = end_ms
             changed = True
-        return self._claims_near(conference, stood_ms) if changed else ()
+        return self._claims_near(room, stood_ms) if changed else ()
 
-    def forget(self, conference: str) -> None:
-        room = self.rooms.pop(conference, None)
-        if room is not None:
-            self.order.remove((room.first_ms, conference))
+    def forget(self, room: NamedRoom) -> None:
+        del self.rooms[bisect_left(self.rooms, _BY_SIGHT(room), key=_BY_SIGHT)]
+
+    def claim(self, claim: tuple[int, str]) -> bool:
+        """Let TwiML wait for its room; whether it did not yet."""
+        if self.claims is None:
+            self.claims = []
+        place = bisect_left(self.claims, claim)
+        if place < len(self.claims) and self.claims[place] == claim:
+            return False
+        self.claims.insert(place, claim)
+        return True
 
     def unclaim(self, claim: tuple[int, str]) -> None:
-        at = bisect_left(self.claims, claim)
-        if at < len(self.claims) and self.claims[at] == claim:
-            del self.claims[at]
+        claims = self.claims or []
+        at = bisect_left(claims, claim)
+        if at < len(claims) and claims[at] == claim:
+            del claims[at]
+        self.claims = claims or None
 
     def meant(self, at_ms: int) -> str | None:
         """The room in progress at an instant, else the nearest first seen soon after it."""
-        place = bisect_right(self.order, (at_ms, "\x7f"))
+        rooms = self.rooms
+        place = bisect_right(rooms, (at_ms, "\x7f"), key=_BY_SIGHT)
         if place:
-            _, conference = self.order[place - 1]
-            end_ms = self.rooms[conference].end_ms
-            if end_ms is None or end_ms >= at_ms:
-                return conference
-        if place < len(self.order) and self.order[place][0] <= at_ms + CLAIM_REACH_MS:
-            return self.order[place][1]
+            room = rooms[place - 1]
+            if room.end_ms is None or room.end_ms >= at_ms:
+                return room.conference
+        if place < len(rooms) and rooms[place].first_ms <= at_ms + CLAIM_REACH_MS:
+            return rooms[place].conference
         return None
 
-    def _claims_near(self, conference: str, stood_ms: int) -> list[tuple[int, str]]:
+    def _claims_near(self, room: NamedRoom, stood_ms: int) -> Sequence[tuple[int, str]]:
         """The claims that a change of this room can concern: from its reach before it to the start of the next room.
 
         Where its first sight has moved back, the next room is the one after ``stood_ms``, its first sight till then.
         """
-        room = self.rooms[conference]
-        low = bisect_left(self.claims, (room.first_ms - CLAIM_REACH_MS, ""))
-        place = bisect_right(self.order, (stood_ms, conference))
-        high = len(self.claims)
-        if place < len(self.order):
-            high = bisect_right(self.claims, (self.order[place][0], "\x7f"))
-        return self.claims[low:high]
+        claims = self.claims
+        if not claims:
+            return ()
+        low = bisect_left(claims, (room.first_ms - CLAIM_REACH_MS, ""))
+        place = bisect_right(self.rooms, (stood_ms, room.conference), key=_BY_SIGHT)
+        high = len(claims)
+        if place < len(self.rooms):
+            high = bisect_right(claims, (self.rooms[place].first_ms, "\x7f"))
+        return claims[low:high]
+
+
+_BY_SIGHT: Final = attrgetter("first_ms", "conference")
 
 
 class Account:
@@ -199,11 +209,13 @@ class Window:
         self.truncated_total = 0
         self.dropped_total = 0
         self.due_ms = _NEVER  # No deadline lies before this instant.
-        self.births: deque[Birth] = deque()
+        self.births: deque[Birth] = deque()  # In order of their offsets.
+        self.young: deque[Birth] = deque()  # Those behind them, most of which end soon.
         self._by_name: list[tuple[int, int, int, Birth]] = []
         self._graces: deque[tuple[int, str, str]] = deque()
-        self._buckets: dict[int, dict[int, Conversation]] = {}  # By identity: what is merged away leaves at once.
+        self._buckets: dict[int, dict[Conversation, None]] = {}  # In order, and what is merged away leaves at once.
         self._bucket_order: list[int] = []
+        self._bucket = 0  # The last one that anything was filed under.
         self._due: list[tuple[int, int, int, Conversation]] = []
         self._filed = 0
         self.renewed: list[Conversation] = []
@@ -239,7 +251,7 @@ class Window:
         """Yield, closed, the conversations whose window ends at or before ``log_time_ms``, in order of deadline."""
         while self._bucket_order and self._bucket_order[0] * BUCKET_MS <= log_time_ms:
             bucket = heappop(self._bucket_order)
-            for conversation in self._buckets.pop(bucket).values():
+            for conversation in self._buckets.pop(bucket):
                 self._file_again(conversation, log_time_ms)
         while self._due and self._due[0][0] <= log_time_ms:
             _, _, _, conversation = heappop(self._due)
@@ -268,16 +280,19 @@ class Window:
             return
         if self._saver is not None:
             self._saver.before(conversation)  # It may move to where the snapshot has been.
-        due_ms = conversation.due_ms = conversation.last_ms + self.window_ms
+        due_ms = conversation.last_ms + self.window_ms
         bucket = due_ms // BUCKET_MS
+        if bucket == self._bucket:
+            bucket = self._bucket  # One number for all that are filed under it.
+        self._bucket = conversation.bucket = bucket
         if bucket * BUCKET_MS <= log_time_ms:
             self._filed += 1
             heappush(self._due, (due_ms, conversation.birth.offset, self._filed, conversation))
             self.due_ms = min(self.due_ms, due_ms)
         elif bucket in self._buckets:
-            self._buckets[bucket][id(conversation)] = conversation
+            self._buckets[bucket][conversation] = None
         else:
-            self._buckets[bucket] = {id(conversation): conversation}
+            self._buckets[bucket] = {conversation: None}
             heappush(self._bucket_order, bucket)
             self.due_ms = min(self.due_ms, bucket * BUCKET_MS)
 
@@ -287,10 +302,9 @@ class Window:
         account = self.accounts[conversation.account]
         for member in conversation.members:
             del account.index[member]
-        for name, conference in conversation.rooms or ():
-            if (book := account.books.get(name)) is not None:
-                book.forget(conference)
-                self._drop_if_empty(account, name)
+        for room in conversation.rooms:
+            account.books[room.name].forget(room)
+            self._drop_if_empty(account, room.name)
         for name, at_ms, member in conversation.claims or ():
             if (book := account.books.get(name)) is not None:
                 book.unclaim((at_ms, member))
@@ -341,10 +355,12 @@ class Window:
 
     def oldest_birth(self) -> Birth | None:
         """The birth of the oldest open conversation: the first message that anything open rests on."""
-        births = self.births
-        while births and not births[0].open:
-            births.popleft()
-        return births[0] if births else None
+        for births in (self.births, self.young):
+            while births and not births[0].open:
+                births.popleft()
+            if births:
+                return births[0]
+        return None
 
     def rebuild_from(self) -> tuple[int, int] | None:
         """Offset and log time of the first message that anything open rests on; None where nothing is open.
@@ -392,22 +408,21 @@ class Window:
 
     def filed_under(self, bucket: int) -> list[Conversation]:
         """What a bucket holds now."""
-        return list(self._buckets.get(bucket, {}).values())
+        return list(self._buckets.get(bucket, ()))
 
     def restore(
         self,
         account: Account,
         conversation: Conversation,
-        rooms: Iterable[tuple[str, str, int, int | None]],
         log_time_ms: int,
         *,
         by_name: bool,
     ) -> None:
         """Take in a conversation of a snapshot whose members are in the index: books, deadlines, counts."""
-        for name, conference, first_ms, end_ms in rooms:
-            _book(account, name).see(conference, first_ms, end_ms)
+        for room in conversation.rooms:
+            _book(account, room.name).add(room)
         for name, at_ms, member in conversation.claims or ():
-            insort(_book(account, name).claims, (at_ms, member))
+            _book(account, name).claim((at_ms, member))
         for name in conversation.called or ():
             _book(account, name).callers += 1
         if by_name:
@@ -538,7 +553,7 @@ class Window:
     def _take_out(self, account: Account, guests: Guests, call: str, offset: int, arrived_ms: int) -> None:
         """A call that has become nailed up leaves its conversation; nothing is left of one that it was alone in."""
         conversation = account.index.pop(call)
-        conversation.members.remove(call)
+        conversation.members = tuple([member for member in conversation.members if member != call])
         self._release(account, conversation, call)
         guests.leave(conversation, call, offset, arrived_ms)
         if not conversation.members:
@@ -588,10 +603,15 @@ class Window:
         oldest = self.oldest_birth()
         beside = (offset, arrived_ms) if oldest is None else (oldest.offset, oldest.arrived_ms)
         birth = Birth(offset, arrived_ms, *beside)
-        conversation = Conversation(account_sid, [], birth, arrived_ms, arrived_ms + self.window_ms, truncated)
+        conversation = Conversation(account_sid, (), birth, arrived_ms, 0, truncated)
         conversation.epoch = self._epoch
         self.truncated_total += truncated
-        self.births.append(birth)
+        self.young.append(birth)
+        while self.young and self.young[0].arrived_ms <= arrived_ms - self.cold_after_ms:
+            # By now it is seen which were poured into others: more than are left.
+            grown = self.young.popleft()
+            if grown.open:
+                self.births.append(grown)
         self.open_conversations += 1
         self._file_again(conversation, arrived_ms)
         self._warm.append(conversation)
@@ -612,7 +632,7 @@ class Window:
         for member in members:
             if member not in index:
                 index[member] = conversation
-                conversation.members.append(member)
+                conversation.members += (member,)
                 if member.startswith("CF"):
                     conversation.conferences += 1
 
@@ -646,14 +666,12 @@ class Window:
         one.members += other.members
         one.conferences += other.conferences
         if other.again:
-            one.again = _all_told(one.again or {}, other.again)
+            one.again = merge_arrivals(one.again, other.again)
         if other.birth.offset < one.birth.offset:
             one.birth, other.birth = other.birth, one.birth
         other.birth.open = False
         one.last_ms = max(one.last_ms, other.last_ms)
         one.truncated = one.truncated or other.truncated
-        if one.told_late or other.told_late:
-            one.told_late = _latest(one.told_late or {}, other.told_late or {})
         one.relevant, one.focus, one.waiting = EVERY_KIND, None, True
         self._pour(one, other)
         if one.cold:
@@ -663,8 +681,7 @@ class Window:
         one.suspects = _earliest(one.suspects, other.suspects)
         if other.claims:
             one.claims = (one.claims or []) + other.claims
-        if other.rooms:
-            one.rooms = (one.rooms or []) + other.rooms
+        one.rooms += other.rooms
         for name in other.called or ():
             if name in (one.called or ()):
                 account.books[name].callers -= 1
@@ -677,10 +694,11 @@ class Window:
             one.by_name = False  # Its birth may be another one now.
             self._rest_on_names(one)
         other.open = False
-        if (bucket := self._buckets.get(other.due_ms // BUCKET_MS)) is not None:
-            bucket.pop(id(other), None)
-        other.members, other.evidence, other.properties, other.ids = [], b"", b"", b""
-        other.recordings = other.suspects = other.claims = other.rooms = other.called = None
+        if (bucket := self._buckets.get(other.bucket)) is not None:
+            bucket.pop(other, None)
+        other.members, other.evidence, other.properties, other.ids = (), b"", b"", b""
+        other.recordings = other.suspects = other.claims = other.called = None
+        other.rooms = ()
         self.open_conversations -= 1
         self.renewed.append(one)
         return one
@@ -841,8 +859,8 @@ class Window:
             conversation.called = [*(conversation.called or ()), name]
             book.callers += 1
             if book.callers == 1:
-                for conference in book.rooms:
-                    self._rest_on_names(account.index[conference])
+                for room in book.rooms:
+                    self._rest_on_names(account.index[room.conference])
         self._rest_on_names(conversation)
         if not _entered(conversation, member):
             self._claim(account, book, conversation, name, at_ms, member)
@@ -865,24 +883,27 @@ class Window:
         first_ms: int,
         end_ms: int | None,
     ) -> None:
-        book = _book(account, name)
-        room = book.rooms.get(conference)
+        room = conversation.room(name, conference)
         if room is not None and first_ms >= room.first_ms and end_ms is None:
             return  # As most sights of a room: it has been seen before, and nothing follows.
-        if room is None:
-            conversation.rooms = [*(conversation.rooms or ()), (name, conference)]
+        book = _book(account, name)
         if book.callers:
             self._rest_on_names(conversation)
-        for at_ms, member in book.see(conference, first_ms, end_ms):
+        if room is None:
+            if (task := account.index.get(name)) is not None:
+                name = next(member for member in task.members if member == name)  # One text for both.
+            room = NamedRoom(name, conference, first_ms, end_ms)
+            conversation.rooms += (room,)
+            concerned = book.add(room)
+        else:
+            concerned = book.move(room, first_ms, end_ms)
+        for at_ms, member in concerned:
             self._join_by_name(account, book, at_ms, member)
 
     def _claim(
         self, account: Account, book: _Book, conversation: Conversation, name: str, at_ms: int, member: str
     ) -> None:
-        claim = (at_ms, member)
-        place = bisect_left(book.claims, claim)
-        if place == len(book.claims) or book.claims[place] != claim:
-            book.claims.insert(place, claim)
+        if book.claim((at_ms, member)):
             conversation.claims = [*(conversation.claims or ()), (name, at_ms, member)]
         self._join_by_name(account, book, at_ms, member)
 
@@ -953,21 +974,11 @@ def _moves_room(
     """Whether a sight of a conference changes what is known of it under its name: as most do not."""
     if fact.name is None:
         return False
-    book = account.books.get(fact.name)
-    room = book.rooms.get(fact.conference) if book is not None else None
+    here = account.index.get(fact.conference)
+    room = here.room(fact.name, fact.conference) if here is not None else None
     if room is None:
         return True
     return focus.rooms and (at_ms < room.first_ms or (ends and (room.end_ms is None or at_ms > room.end_ms)))
-
-
-def _latest(one: dict[bytes, int], other: dict[bytes, int]) -> dict[bytes, int]:
-    return one | {encoded: max(told, one.get(encoded, told)) for encoded, told in other.items()}
-
-
-def _all_told(
-    one: dict[str, list[tuple[int, int]]], other: dict[str, list[tuple[int, int]]]
-) -> dict[str, list[tuple[int, int]]]:
-    return one | {event_id: sorted([*one.get(event_id, ()), *told]) for event_id, told in other.items()}
 
 
 def _earliest(one: dict[str, Seen] | None, other: dict[str, Seen] | None) -> dict[str, Seen] | None:
