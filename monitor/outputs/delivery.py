@@ -30,6 +30,7 @@ all the same, it does not wait with: once ``linger.ms`` is over its thread polls
 WAITING_MAX: Final = 1_000
 """Messages of a partition that are held back for that; beyond it, librdkafka's own queue says when it is full."""
 LOOK_EVERY_S: Final = 0.02
+"""At most so long, while more is sent, it goes unseen that something has arrived."""
 
 
 class _Message(NamedTuple):
@@ -195,6 +196,7 @@ class Delivery:
 
     def close(self, for_s: float) -> None:
         """Send what can be sent within ``for_s``, and give up the rest (each is told)."""
+        self._full_timeout_s = 0.0  # Nobody waits for room any more.
         self._release_all()
         self._producer.flush(for_s)
         self._producer.purge()
