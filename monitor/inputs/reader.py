@@ -20,6 +20,9 @@ from confluent_kafka.admin import AdminClient
 from monitor.errors import OutOfReach
 
 BEGINNING: Final[int] = OFFSET_BEGINNING
+READER_FETCH_BYTES: Final = 65_536
+"""Less than this a ``Reader`` is told with the next ``fetch.wait.max.ms``: what it follows live, for the most part, is
+what its own process has just written, and would be fetched batch by batch."""
 
 # Properties that make a member of a group; a reader is none, and producers warn about them.
 _MEMBERSHIP: Final = frozenset(
@@ -106,7 +109,7 @@ def reader_properties(client: Mapping[str, object], group_id: str) -> dict[str, 
     """
     given = {k: v for k, v in shared_properties(client, consumes=True).items() if k not in _MEMBERSHIP}
     return {
-        "fetch.queue.backoff.ms": 2,
+        "fetch.queue.backoff.ms": 20,
         "fetch.wait.max.ms": 25,
         "queued.max.messages.kbytes": 16384,
         **given,
@@ -219,7 +222,9 @@ class Reader:
     """Follows any number of partitions on the caller's thread; of each, one follower is told."""
 
     def __init__(self, properties: Mapping[str, object], *, on_error: Callable[[KafkaError], None]) -> None:
-        self._consumer = Consumer({**properties, "error_cb": on_error}, logger=logger)
+        self._consumer = Consumer(
+            {"fetch.min.bytes": READER_FETCH_BYTES, **properties, "error_cb": on_error}, logger=logger
+        )
         self._followers: dict[tuple[str, int], Follower] = {}
         self._known: set[str] = set()
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -22,6 +23,32 @@ log = structlog.get_logger(__name__)
 Headers = list[tuple[str, bytes]]
 Done = Callable[[int | None], None]
 """Called on the polling thread with the offset the message was placed at; None: it was not delivered."""
+
+FLYING_MAX: Final = 5
+"""With so many messages of a partition on their way, an idempotent librdkafka sends no more of it. What is handed to it
+all the same, it does not wait with: once ``linger.ms`` is over its thread polls until the broker has answered."""
+WAITING_MAX: Final = 1_000
+"""Messages of a partition that are held back for that; beyond it, librdkafka's own queue says when it is full."""
+LOOK_EVERY_S: Final = 0.02
+"""At most so long, while more is sent, it goes unseen that something has arrived."""
+
+
+class _Message(NamedTuple):
+    topic: str
+    value: bytes | None
+    partition: int | None
+    key: str | None
+    headers: Headers | None
+    done: Done
+
+
+class _Lane:
+    """The messages of one partition: how many are on their way, since when a batch fills, and what waits behind it."""
+
+    def __init__(self) -> None:
+        self.flying = 0
+        self.filling_since = 0.0
+        self.waiting: list[_Message] = []
 
 
 def producer_properties(client: Mapping[str, object]) -> dict[str, object]:
@@ -50,7 +77,11 @@ class Delivery:
         """``full_timeout_s``: how long ``send`` waits for room in a full queue before it gives up."""
         self._properties = {**properties, "error_cb": on_error}
         self._full_timeout_s = full_timeout_s
+        self._linger_s = float(str(properties.get("linger.ms", 0))) / 1000
         self._broken = False
+        self._lanes: defaultdict[tuple[str, int | None], _Lane] = defaultdict(_Lane)
+        self._held_up: list[_Lane] = []
+        self._looked_at = 0.0
         self.outstanding = 0
         self._producer = Producer(self._properties, logger=logger)
 
@@ -68,18 +99,55 @@ class Delivery:
 
         Raises OutputUnavailable when the queue stays full or the client refuses the message; ``done`` is not called.
         """
+        message = _Message(topic, value, partition, key, headers, done)
+        lane = self._lanes[topic, partition]
+        now = time.monotonic()
+        if lane.waiting or now - lane.filling_since >= self._linger_s:
+            if lane.waiting or lane.flying >= FLYING_MAX:
+                self._hold(lane, message, now)
+                return
+            lane.filling_since = now
+        self._produce(lane, message)
+        self.outstanding += 1
+
+    def _hold(self, lane: _Lane, message: _Message, now: float) -> None:
+        if not lane.waiting:
+            self._held_up.append(lane)
+        lane.waiting.append(message)
+        self.outstanding += 1
+        if len(lane.waiting) >= WAITING_MAX:
+            self._release(lane, now)
+        elif now - self._looked_at >= LOOK_EVERY_S:
+            self.poll()
+
+    def _release(self, lane: _Lane, now: float) -> None:
+        """Hand over what was held back; what is refused then, and all that comes after it, is told as not delivered."""
+        waiting, lane.waiting = lane.waiting, []
+        self._held_up.remove(lane)
+        lane.filling_since = now
+        for number, message in enumerate(waiting):
+            try:
+                self._produce(lane, message)
+            except OutputUnavailable as why:
+                log.warning("message_not_delivered", topic=message.topic, partition=message.partition, why=str(why))
+                self.outstanding -= len(waiting) - number
+                for lost in waiting[number:]:
+                    lost.done(None)
+                return
+
+    def _produce(self, lane: _Lane, message: _Message) -> None:
         if self._broken:
             self._reopen()
-        delivered = partial(self._delivered, done)
+        delivered = partial(self._delivered, lane, message.done)
         until: float | None = None
         while True:
             try:
                 self._producer.produce(
-                    topic,
-                    value,
-                    key,
-                    partition=-1 if partition is None else partition,  # -1: as the partitioner says.
-                    headers=headers,  # type: ignore[arg-type]  # Its types want a list that may hold None and text.
+                    message.topic,
+                    message.value,
+                    message.key,
+                    partition=-1 if message.partition is None else message.partition,  # -1: as the partitioner says.
+                    headers=message.headers,  # type: ignore[arg-type]  # Its types want one that may hold None and text.
                     on_delivery=delivered,
                 )
                 break
@@ -88,15 +156,16 @@ class Delivery:
                 until = until or time.monotonic() + self._full_timeout_s
                 self._producer.poll(0.1)
                 if time.monotonic() > until:
-                    raise OutputUnavailable(f"{topic}: the queue of messages to send stayed full") from None
+                    raise OutputUnavailable(f"{message.topic}: the queue of messages to send stayed full") from None
             except KafkaException as failure:
                 error = failure.args[0]
                 self._broken = self._broken or error.fatal() or error.code() == KafkaError._FATAL
-                raise OutputUnavailable(f"{topic}: {error.name()}") from failure
-        self.outstanding += 1
+                raise OutputUnavailable(f"{message.topic}: {error.name()}") from failure
+        lane.flying += 1
 
-    def _delivered(self, done: Done, error: KafkaError | None, message: Message) -> None:
+    def _delivered(self, lane: _Lane, done: Done, error: KafkaError | None, message: Message) -> None:
         self.outstanding -= 1
+        lane.flying -= 1
         if error is None:
             done(message.offset())
             return
@@ -113,18 +182,30 @@ class Delivery:
     def poll(self, for_s: float = 0.0) -> None:
         """Tell the senders what has been acknowledged, or refused, since."""
         self._producer.poll(for_s)
+        if self._held_up:
+            self._looked_at = now = time.monotonic()
+            for lane in [lane for lane in self._held_up if lane.flying < FLYING_MAX]:
+                self._release(lane, now)
 
     def flush(self, for_s: float) -> None:
         """Return once nothing is on its way; raises OutputUnavailable when that takes longer than ``for_s``."""
+        self._release_all()
         left = self._producer.flush(for_s)
         if left:
             raise OutputUnavailable(f"{left} messages were not acknowledged within {for_s:g} s")
 
     def close(self, for_s: float) -> None:
         """Send what can be sent within ``for_s``, and give up the rest (each is told)."""
+        self._full_timeout_s = 0.0  # Nobody waits for room any more.
+        self._release_all()
         self._producer.flush(for_s)
         self._producer.purge()
         self._producer.poll(0)
+
+    def _release_all(self) -> None:
+        now = time.monotonic()
+        for lane in list(self._held_up):
+            self._release(lane, now)
 
     def _reopen(self) -> None:
         """Replace a producer that has failed for good. What it still held is told as not delivered."""

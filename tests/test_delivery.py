@@ -1,0 +1,77 @@
+"""The producer of a process: what it holds back, what it tells of each message, and in which order things arrive."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from monitor.errors import OutputUnavailable
+from monitor.outputs.delivery import FLYING_MAX, WAITING_MAX, Delivery, producer_properties
+from tests.broker import RealBroker
+from tests.member import WAIT_S, Desk
+
+
+def delivery_to(broker: RealBroker, **more: object) -> Delivery:
+    return Delivery(
+        {**producer_properties({"bootstrap.servers": broker.bootstrap}), **more},
+        on_error=lambda _: None,
+        full_timeout_s=0.2,
+    )
+
+
+def send(delivery: Delivery, desk: Desk, numbers: range, placed: list[int | None], partition: int = 0) -> None:
+    for number in numbers:
+        delivery.send(desk.topics.events, b"%d" % number, partition=partition, done=placed.append)
+
+
+def await_all(delivery: Delivery) -> None:
+    until = time.monotonic() + WAIT_S
+    while delivery.outstanding and time.monotonic() < until:
+        delivery.poll(0.05)
+
+
+def test_behind_messages_that_are_not_acknowledged_none_is_polled_for_and_all_arrive_in_order(broker: RealBroker):
+    desk, placed = Desk.on(broker, 2), list[int | None]()
+    delivery = delivery_to(broker)
+    send(delivery, desk, range(1), placed)
+    await_all(delivery)  # It is connected, and knows the topic.
+    with broker.paused():
+        send(delivery, desk, range(1, 1 + FLYING_MAX), placed)
+        time.sleep(0.05)  # Longer than its linger: they are on their way.
+        began, began_cpu = time.monotonic(), time.process_time()
+        send(delivery, desk, range(1 + FLYING_MAX, 40), placed)
+        time.sleep(0.5)
+        # A thread that polls takes all it is given; a busy machine gives it less, never more.
+        assert time.process_time() - began_cpu < (time.monotonic() - began) / 4
+        assert delivery.outstanding == 39
+        assert placed == [0]
+    await_all(delivery)
+    assert placed == list(range(40))
+    assert [value for _, value, _ in desk.read(desk.topics.events)] == [b"%d" % number for number in range(40)]
+    delivery.close(1)
+
+
+def test_a_partition_does_not_wait_for_another(broker: RealBroker):
+    desk, here, there = Desk.on(broker, 2), list[int | None](), list[int | None]()
+    delivery = delivery_to(broker, **{"linger.ms": 0})
+    send(delivery, desk, range(3 * FLYING_MAX), here)
+    send(delivery, desk, range(2), there, partition=1)
+    delivery.flush(WAIT_S)
+    assert (here, there) == (list(range(3 * FLYING_MAX)), [0, 1])
+    delivery.close(1)
+
+
+def test_what_is_held_back_is_bounded_and_told_when_it_is_refused(broker: RealBroker):
+    desk, placed = Desk.on(broker), list[int | None]()
+    delivery = delivery_to(broker, **{"queue.buffering.max.messages": 100, "linger.ms": 0})
+    with broker.paused():
+        send(delivery, desk, range(FLYING_MAX + WAITING_MAX), placed)
+        assert delivery.outstanding == 100
+        assert placed == [None] * (FLYING_MAX + WAITING_MAX - 100)
+        send(delivery, desk, range(10), placed)  # Held back again; where it is not, who sends is told.
+        with pytest.raises(OutputUnavailable):
+            delivery.send(desk.topics.events, b"", done=placed.append)
+    delivery.flush(WAIT_S)
+    assert delivery.outstanding == 0
+    delivery.close(1)
