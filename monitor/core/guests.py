@@ -87,9 +87,7 @@ class Nailed:
 
     def mark(self, offset: int, arrived_ms: int, oldest: Birth | None) -> Iterable[str]:
         """Take down that log time has come to a new bucket; the accounts of whose calls nothing is known any more."""
-        bucket = self.marks.mark(offset, arrived_ms)
-        self.due_ms = self.marks.due_ms
-        self.stamp = stamp_of(self.marks.stamp(bucket))
+        bucket = self.begin_bucket(offset, arrived_ms)
         if bucket < self.forget_due:
             return ()
         self.forget_due = bucket + self.marks.part
@@ -99,6 +97,13 @@ class Nailed:
         for sid in forgotten:
             del self.accounts[sid]
         return forgotten
+
+    def begin_bucket(self, offset: int, arrived_ms: int) -> int:
+        """Take down that log time has come to a new bucket; the bucket."""
+        bucket = self.marks.mark(offset, arrived_ms)
+        self.due_ms = self.marks.due_ms
+        self.stamp = stamp_of(self.marks.stamp(bucket))
+        return bucket
 
     def open(self, account: str, index: dict[str, Conversation]) -> Guests:
         """The guests of an account's conversations."""

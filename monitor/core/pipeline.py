@@ -412,11 +412,6 @@ class Pipeline:
         """From which offset on messages are folded as they come."""
         return max(self._open_from, self._covered + 1)
 
-    @property
-    def is_even(self) -> bool:
-        """Whether nothing is left to be told of the messages before."""
-        return not (self._kept_back or self._overtaken or self.ledger.heard)
-
     def is_calm(self, log_time_ms: int) -> bool:
         """Whether nothing is to be told after a message that changed no conclusion."""
         return not (

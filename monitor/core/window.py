@@ -573,7 +573,7 @@ class Window:
     def look_back(self, event: Event, offset: int, arrived_ms: int) -> None:
         """Note an event from before the first one that a rebuild folds."""
         if arrived_ms >= self.nailed.due_ms:
-            self._mark(offset, arrived_ms)
+            self.nailed.begin_bucket(offset, arrived_ms)  # It looks back one window: nothing can be forgotten yet.
         if event.members:
             account = self.accounts.get(event.account)
             if account is None:
