@@ -12,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import zlib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,9 @@ class NativeHook(BuildHookInterface):
 def build(root: Path) -> Path:
     """Compile the module in place; its path below ``root``. Raises CannotBuild."""
     target = SOURCE.with_name(f"native{sysconfig.get_config_var('EXT_SUFFIX')}")
+    (root / target).unlink(missing_ok=True)
     if os.environ.get("RECORDING_MONITOR_PURE"):
         raise CannotBuild("RECORDING_MONITOR_PURE is set")
-    for stale in (root / SOURCE).parent.glob("native.*.so"):
-        stale.unlink()
     if find_spec("Cython") is None:
         raise CannotBuild("Cython is not installed")
     with tempfile.TemporaryDirectory() as directory:
@@ -57,7 +57,9 @@ def build(root: Path) -> Path:
         _run(root, [sys.executable, "-m", "cython", "-3", str(SOURCE), "-o", str(c_file)])
         headers = f"-I{sysconfig.get_paths()['include']}"
         compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
-        options = ["-shared", "-fPIC", "-O2", "-fno-strict-overflow", "-w", headers]
+        # What it was built from: beside another version of its source it is not used.
+        built_from = f"-DBUILT_FROM={zlib.crc32((root / SOURCE).read_bytes())}u"
+        options = ["-shared", "-fPIC", "-O2", "-fno-strict-overflow", "-w", built_from, headers]
         _run(root, [*compiler, *options, str(c_file), "-o", str(target)])
     return target
 

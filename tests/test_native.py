@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Iterable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,6 +26,8 @@ from monitor.simulator.traffic import Knobs, traffic
 from tests.history import derived_of
 
 pytestmark = pytest.mark.compiled
+
+ROOT = Path(__file__).parents[1]
 
 
 class Twins:
@@ -51,10 +57,13 @@ class Twins:
             pipeline.open(Ledger())
 
     def feed(self, stamp_ms: int, value: bytes) -> list[Told]:
-        told = self.fast.feed(self.offset, stamp_ms, value)
-        assert list(told) == list(self.plain.feed(self.offset, stamp_ms, value)), value
         assert self.fast.fast_path is not None
-        self.taken += self.fast.fast_path.envelope is None
+        told = self.fast.fast_path.feed(self.fast, self.offset, stamp_ms, value, None)
+        if told is None:  # Then nothing has changed, and it may be asked again.
+            told = self.fast.feed(self.offset, stamp_ms, value)
+        else:
+            self.taken += 1
+        assert list(told) == list(self.plain.feed(self.offset, stamp_ms, value)), value
         self.offset += 1
         return list(told)
 
@@ -116,7 +125,7 @@ def test_most_of_a_busy_stream_goes_the_fast_way():
     messages = messages_of(seed=13, recorded=0.1)
     for stamp_ms, value in messages:
         twins.feed(stamp_ms, value)
-    assert twins.taken > 0.85 * len(messages)
+    assert twins.taken > 0.8 * len(messages)
 
 
 def test_what_is_told_otherwise_than_usual_is_told_of_all_the_same():
@@ -203,3 +212,18 @@ def test_a_message_that_changes_nothing_leaves_nothing_behind():
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert after - before < 20_000, "4,000 messages"
+
+
+def test_what_was_built_from_another_version_of_its_source_is_not_used(tmp_path: Path):
+    """As after `git pull` without `make setup`."""
+    shutil.copytree(ROOT / "monitor", tmp_path / "monitor", ignore=shutil.ignore_patterns("__pycache__"))
+    script = "from monitor.core.fast_path import COMPILED, fast_path; print(COMPILED, fast_path(None))"
+    assert printed(script.replace("fast_path(None)", "0"), tmp_path) == "True 0"
+    source = tmp_path / "monitor" / "core" / "native.pyx"
+    source.write_text(source.read_text() + "# Another version.\n")
+    assert printed(script, tmp_path) == "False None"
+
+
+def printed(script: str, place: Path) -> str:
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=place)
+    return done.stdout.strip()

@@ -1,11 +1,13 @@
 """The fast path, where it is at hand: what most messages bring, folded by compiled code.
 
-``native.pyx`` says what it does. It is optional: where it was not built (``deploy/native.py``) every message goes the
-ordinary way, and ends in the same state.
+``native.pyx`` says what it does. It is optional: where it was not built (``deploy/native.py``), or from another version
+of its source, every message goes the ordinary way, and ends in the same state.
 """
 
 from __future__ import annotations
 
+import zlib
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from monitor.core.window import Window
@@ -18,7 +20,7 @@ try:
 except ImportError:
     COMPILED = False
 else:
-    COMPILED = True
+    COMPILED = zlib.crc32(files("monitor.core").joinpath("native.pyx").read_bytes()) == native.BUILT_FROM
 
 
 def fast_path(window: Window) -> FastPath | None:

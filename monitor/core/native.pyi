@@ -4,6 +4,8 @@ from monitor.core.envelope import Envelope
 from monitor.core.pipeline import Pipeline, Told
 from monitor.core.window import Window
 
+BUILT_FROM: int
+
 class FastPath:
     @property
     def envelope(self) -> Envelope | None: ...

@@ -1,7 +1,7 @@
 # cython: language_level=3, binding=False, embedsignature=False
 """The fast path, compiled: what most events of a busy stream show goes from its envelope straight into the window.
 
-Optional. Nine events of ten name what is known in a conversation that is open, as Twilio usually tells it. For each
+Optional. 85 events in a hundred name what is known in a conversation that is open, as Twilio usually tells it. For each
 family of these, ``FastPath`` does in one go exactly what its reader (``readers``) and ``Window.fold`` do together,
 without an ``Event`` and its facts between; or it declines, has changed nothing, and the message goes the ordinary way.
 It may decline whatever it likes, and must where it would do otherwise: ``tests/test_native.py`` holds both ways against
@@ -10,7 +10,7 @@ each other, bit by bit. JSON is still read by msgspec: nothing here looks at byt
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
 from monitor.core.conversation import KIND, STAMP_BYTES, TYPE_CODES, Seen
@@ -34,7 +34,7 @@ from monitor.core.readers import (
     linked,
     said,
 )
-from monitor.core.twiml import TwimlRefusedError, recorded_conferences
+from monitor.core.twiml import recorded_conferences
 from monitor.core.values import AGE_BOUNDS_MS, AHEAD_MAX_MS, MESSAGE_BYTES_MAX, ACCOUNTS, CALLS, CONFERENCES, EXECUTIONS, INSTANTS, TASKS, number_of
 from monitor.core.window import COLD_TAIL_BYTES, LOOK_EVERY, is_news
 
@@ -53,6 +53,9 @@ cdef extern from *:
     }
     """
     const unsigned char* find_bytes(const unsigned char*, Py_ssize_t, const unsigned char*, Py_ssize_t)
+    const unsigned int BUILT_FROM_ "BUILT_FROM"
+
+BUILT_FROM = BUILT_FROM_  # The CRC-32 of this file when it was compiled.
 
 cdef enum:
     OUT_MAX = 4096  # Of facts that take more, and of what takes more with them, none is kept this way.
@@ -373,7 +376,7 @@ cdef class FastPath:
             try:
                 if recorded_conferences(body) and not code_refused(data):
                     return False
-            except TwimlRefusedError:
+            except FAULTS:
                 return False
         call = _known(CALLS, p.call_sid)
         self.account = _known(ACCOUNTS, p.account_sid)
@@ -605,7 +608,7 @@ cdef class FastPath:
         cdef const char* utf8
         cdef const unsigned char* at
         cdef bytes ids
-        cdef int room_left
+        cdef Py_ssize_t room_left
         window = self.window
         if found is NULL or not _is_text(event_id) or arrived_ms >= self.nailed.due_ms or window.cold_after_ms <= 0:
             return None
@@ -735,8 +738,6 @@ cdef bytes _join(bytes one, const unsigned char* other, Py_ssize_t size):
     memcpy(PyBytes_AS_STRING(both), PyBytes_AS_STRING(one), before)
     memcpy(PyBytes_AS_STRING(both) + before, other, size)
     return both
-
-
 
 
 _VOICE = "com.twilio.voice."

@@ -26,20 +26,20 @@ from monitor.core.events import (
 )
 
 _DIGITS: Final = "0" * 32  # Of a SID; they are taken out again.
-_WINDOW_BITS: Final = -13  # Raw, as nothing else reads it; 8 kB back are two whole conversations.
+WINDOW_BITS: Final = -13  # Raw, as nothing else reads it; 8 kB back are two whole conversations.
 _MEMORY: Final = 5  # 48 kB to work in each time; by default it is a quarter of a megabyte.
 _LEVEL: Final = 3  # 6 makes 50 B less of it, in half as much time again.
 
 
 def pack(data: bytes) -> bytes:
     """Compress evidence, properties, or both."""
-    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _WINDOW_BITS, _MEMORY, zlib.Z_DEFAULT_STRATEGY, USUAL)
+    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, WINDOW_BITS, _MEMORY, zlib.Z_DEFAULT_STRATEGY, USUAL)
     return packer.compress(data) + packer.flush()
 
 
 def unpack(packed: bytes | memoryview) -> bytes:
     """What was packed."""
-    return zlib.decompressobj(_WINDOW_BITS, zdict=USUAL).decompress(packed)
+    return zlib.decompressobj(WINDOW_BITS, zdict=USUAL).decompress(packed)
 
 
 def _usual() -> Iterator[tuple[str, AnyFact]]:

@@ -890,8 +890,10 @@ class Window:
         if book.callers:
             self._rest_on_names(conversation)
         if room is None:
+            # One text for a room and for the members that it goes by.
             if (task := account.index.get(name)) is not None:
-                name = next(member for member in task.members if member == name)  # One text for both.
+                name = next(member for member in task.members if member == name)
+            conference = next(member for member in conversation.members if member == conference)
             room = NamedRoom(name, conference, first_ms, end_ms)
             conversation.rooms += (room,)
             concerned = book.add(room)
