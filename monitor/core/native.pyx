@@ -262,8 +262,10 @@ cdef class FastPath:
         gate = pipeline.gate
         cdef bint telling = gate is not None and offset >= gate
         # Where something is to be done before its entry is folded, a message goes the ordinary way.
-        if log_time_ms >= window.due_ms or window.cut is not None or offset < pipeline.folds_from:
+        if log_time_ms >= window.due_ms or window.cut is not None:
             return None
+        if offset < pipeline._open_from or offset <= pipeline._covered:
+            return None  # It is not folded as others are.
         if telling and (pipeline._kept_back or pipeline._overtaken or pipeline.ledger.heard):
             return None
         try:

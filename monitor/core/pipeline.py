@@ -407,11 +407,6 @@ class Pipeline:
 
     # ----------------------------------------------------------------- what the fast path asks, once it has folded
 
-    @property
-    def folds_from(self) -> int:
-        """From which offset on messages are folded as they come."""
-        return max(self._open_from, self._covered + 1)
-
     def is_calm(self, log_time_ms: int) -> bool:
         """Whether nothing is to be told after a message that changed no conclusion."""
         return not (
