@@ -406,7 +406,7 @@ CREATE TABLE cases (
     severity TEXT NOT NULL, start_source TEXT NOT NULL, started_at TEXT NOT NULL, handled TEXT NOT NULL
 );
 CREATE INDEX cases_by_change ON cases (live, changed_ms);
-CREATE INDEX cases_by_close ON cases (closes_ms);
+CREATE INDEX cases_by_close ON cases (closes_ms, live, changed_ms, cause, account);
 CREATE INDEX cases_by_cause ON cases (cause, live, changed_ms);
 CREATE INDEX cases_by_rule ON cases (rule, live, changed_ms);
 CREATE TABLE bodies (id INTEGER PRIMARY KEY, stands BLOB NOT NULL, verdict BLOB NOT NULL);
