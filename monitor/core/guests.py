@@ -132,7 +132,7 @@ class Nailed:
         for fact in event.facts:
             if type(fact) is ParticipantFact:
                 if guests is None:
-                    if not _moves(index, fact):
+                    if not moves(index, fact.call, fact.conference):
                         continue
                     guests = self.open(account, index)
                 guests.see(fact, arrived_ms // self.marks.bucket_ms)
@@ -205,7 +205,7 @@ class Guests:
         most = self.nailed.conferences_max + 1
         known = self.notes.calls.get(fact.call)
         if known is None:
-            if not _moves(self.index, fact):
+            if not moves(self.index, fact.call, fact.conference):
                 return
             known = self.notes.call(fact.call)
             here = self.index[fact.call]
@@ -462,12 +462,12 @@ class Guests:
             self.nailed.truncate(conversation)
 
 
-def _moves(index: dict[str, Conversation], fact: ParticipantFact) -> bool:
+def moves(index: dict[str, Conversation], call: str, conference: str) -> bool:
     """Whether a call is seen in a second conference, as far as its conversation's members can tell."""
-    here = index.get(fact.call)
+    here = index.get(call)
     if here is None or here.conferences == 0:
         return False
-    return here.conferences > 1 or index.get(fact.conference) is not here
+    return here.conferences > 1 or index.get(conference) is not here
 
 
 def _kept_of(event: Event, offset: int, arrived_ms: int) -> Kept:

@@ -24,6 +24,7 @@ from monitor.core.events import (
     StepFact,
     TaskFact,
 )
+from monitor.core.guests import moves
 from monitor.core.readers import (
     BY_ENVELOPE,
     PARTICIPANT,
@@ -35,7 +36,18 @@ from monitor.core.readers import (
     said,
 )
 from monitor.core.twiml import recorded_conferences
-from monitor.core.values import AGE_BOUNDS_MS, AHEAD_MAX_MS, MESSAGE_BYTES_MAX, ACCOUNTS, CALLS, CONFERENCES, EXECUTIONS, INSTANTS, TASKS, number_of
+from monitor.core.values import (
+    ACCOUNTS,
+    AGE_BOUNDS_MS,
+    AHEAD_MAX_MS,
+    CALLS,
+    CONFERENCES,
+    EXECUTIONS,
+    INSTANTS,
+    MESSAGE_BYTES_MAX,
+    TASKS,
+    number_of,
+)
 from monitor.core.window import COLD_TAIL_BYTES, LOOK_EVERY, is_news
 
 import msgspec
@@ -357,17 +369,8 @@ cdef class FastPath:
     # ----------------------------------------------------------------- one function a family: what it shows
 
     cdef bint read_call(self, object data) except -1:
-        p = data.request.parameters
-        self.account = _known(ACCOUNTS, p.account_sid)
-        call = _known(CALLS, p.call_sid)
-        self.occurred_ms = _known(INSTANTS, p.timestamp)
-        direction, from_, to = p.direction, p.from_, p.to
-        if self.account is None or call is None or self.occurred_ms is None:
-            return False
-        if not (_is_text(direction) and _is_text(from_) and _is_text(to)):
-            return False
-        self.members = self.pair(call, _known(CALLS, p.parent_call_sid))
-        return self.show_call(call, direction, from_, to)
+        self.occurred_ms = _known(INSTANTS, data.request.parameters.timestamp)
+        return self.show_parameters(data.request.parameters)
 
     cdef bint read_twiml(self, object data) except -1:
         p = data.request.parameters
@@ -380,11 +383,15 @@ cdef class FastPath:
                     return False
             except FAULTS:
                 return False
-        call = _known(CALLS, p.call_sid)
-        self.account = _known(ACCOUNTS, p.account_sid)
         self.occurred_ms = _known(INSTANTS, p.timestamp)
         if self.occurred_ms is None:
             self.occurred_ms = _known(INSTANTS, data.timestamp)
+        return self.show_parameters(p)
+
+    cdef bint show_parameters(self, object p) except -1:
+        """What the parameters of a callback say of its call."""
+        self.account = _known(ACCOUNTS, p.account_sid)
+        call = _known(CALLS, p.call_sid)
         direction, from_, to = p.direction, p.from_, p.to
         if self.account is None or call is None or self.occurred_ms is None:
             return False
@@ -643,7 +650,7 @@ cdef class FastPath:
             return None
         if self.call is not None and conversation is not None and (not joined or conversation.conferences > complete):
             # A call may have been seen in a second conference (``Nailed.see``).
-            if guests is not None or self.moves(index):
+            if guests is not None or moves(index, self.call, self.room):
                 return None
         if timeless and joined and conversation is not None and conversation.packed:
             return None
@@ -713,13 +720,6 @@ cdef class FastPath:
                 window._bind(account, conversation, fact, self.occurred_ms, seen)
                 conversation = index[self.members[0]]  # A binding may have poured it into another one.
         return conversation, new
-
-    cdef bint moves(self, dict index) except -1:
-        """Whether the call is seen in a second conference, as far as its conversation's members can tell."""
-        here = index.get(self.call)
-        if here is None or here.conferences == 0:
-            return False
-        return here.conferences > 1 or index.get(self.room) is not here
 
     cdef object as_read(self):
         """The facts at hand as the structs that they are."""

@@ -474,9 +474,7 @@ class Pipeline:
             elif isinstance(entry, Malformed) and not safe:
                 told.append(SetAside(entry.reason, entry.detail, entry.data, index))
         if aged:
-            drafts = self._cut(offset, log_time_ms)
-            if not safe:
-                self._kept_back += drafts
+            return [*told, *self.rebuilt_too_old(offset, log_time_ms)]
         return told + self._take_failures()  # No verdicts, but what else its entries tell.
 
     def _tell(self, offset: int, log_time_ms: int, entries: list[Entry]) -> Sequence[Told]:
