@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 import time
 
 import pytest
+from confluent_kafka import KafkaError
 
 from monitor.errors import OutputUnavailable
 from monitor.outputs.delivery import FLYING_MAX, WAITING_MAX, Delivery, producer_properties
@@ -74,4 +77,29 @@ def test_what_is_held_back_is_bounded_and_told_when_it_is_refused(broker: RealBr
             delivery.send(desk.topics.events, b"", done=placed.append)
     delivery.flush(WAIT_S)
     assert delivery.outstanding == 0
+    delivery.close(1)
+
+
+def test_a_producer_that_fails_for_good_is_heard_of_and_another_takes_its_place(broker: RealBroker):
+    """What librdkafka gives up after, the client raises out of whatever is asked next: nobody who polls may fail."""
+    desk, placed, heard = Desk.on(broker, 2, max_message_bytes="2000"), list[int | None](), list[KafkaError]()
+    properties = producer_properties({"bootstrap.servers": broker.bootstrap, "linger.ms": 0})
+    delivery = Delivery({**properties, "enable.gapless.guarantee": True}, on_error=heard.append)
+    send(delivery, desk, range(1), placed)
+    await_all(delivery)
+    too_large = secrets.token_bytes(10_000)
+    for ask in (await_all, lambda delivery: delivery.flush(WAIT_S)):  # By polls, and by waiting for all.
+        placed.clear()
+        heard.clear()
+        delivery.send(desk.topics.events, too_large, partition=0, done=placed.append)
+        send(delivery, desk, range(3), placed, partition=1)
+        ask(delivery)
+        assert any(error.fatal() for error in heard)
+        with contextlib.suppress(OutputUnavailable):  # The one that finds out.
+            send(delivery, desk, range(1), [])
+        placed.clear()
+        send(delivery, desk, range(3), placed)
+        await_all(delivery)
+        assert None not in placed
+        assert len(placed) == 3
     delivery.close(1)

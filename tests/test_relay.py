@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,7 +14,7 @@ from monitor.errors import WrongInput
 from monitor.inputs import relay as relaying
 from monitor.inputs.relay import FullError, Relay
 from monitor.outputs.delivery import producer_properties
-from tests.broker import free_ports
+from tests.broker import free_ports, unique_name
 from tests.verify import read_topic
 
 
@@ -109,5 +110,18 @@ def test_a_new_secret_makes_a_new_producer_and_what_was_on_its_way_arrives(broke
 
             assert set(await asyncio.gather(*sending)) == {"acknowledged"}
             assert sorted(message.value or b"" for message in read_topic(broker.bootstrap, topic)) == sorted(values)
+
+    asyncio.run(sent())
+
+
+def test_a_producer_that_fails_for_good_is_replaced(broker):
+    topic = broker.create_topic(unique_name("relay"), 1, max_message_bytes="2000")
+    given = {"bootstrap.servers": broker.bootstrap, "enable.gapless.guarantee": True}
+
+    async def sent() -> None:
+        async with asyncio.timeout(60), relay(lambda: producer_properties(given)) as running:
+            assert await running.send([(topic, "key", secrets.token_bytes(10_000))], until=soon(10)) != "acknowledged"
+            for _ in range(3):
+                assert await running.send([(topic, "key", b"value")], until=soon(20)) == "acknowledged"
 
     asyncio.run(sent())

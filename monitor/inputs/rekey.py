@@ -14,13 +14,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from monitor.core.decode import Headers, account_of, decode, entries_of
 from monitor.core.events import Event
 from monitor.core.readers import TICK
 from monitor.errors import OutOfReach, WrongInput
 from monitor.inputs.reader import describe, first_at, logger
+from monitor.producer import Writer
 
 TIMEOUT_S: Final = 30.0
 COMMIT_EVERY_S: Final = 0.5
@@ -340,13 +341,13 @@ class Copy:
     # Writing.
 
     @staticmethod
-    def _open(producing: Mapping[str, object], name: str) -> Producer:
+    def _open(producing: Mapping[str, object], name: str) -> Writer:
         ours = {
             "transactional.id": name,
             "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
             "message.max.bytes": MESSAGE_BYTES_MAX,
         }
-        writer = Producer({**producing, **ours}, logger=logger)
+        writer = Writer({**producing, **ours}, on_error=lambda _: None)  # Whatever is asked of it next says so.
         try:
             writer.init_transactions(TIMEOUT_S)
         except KafkaException as failure:
@@ -418,6 +419,11 @@ class Copy:
     def _reach(self, failure: KafkaException) -> OutOfReach | WrongInput:
         """What a failure of the client means for whoever started the copy."""
         error = failure.args[0]
+        if error.code() == KafkaError._FATAL and self._writer is not None:
+            try:  # Where it fails between two calls, only those of transactions say what of.
+                self._writer.begin_transaction()
+            except KafkaException as named:
+                error = named.args[0]
         if error.code() in _FENCED:
             return WrongInput(
                 f"another rekey from {self._source} to {self._target} has begun: it goes on, this one ends"

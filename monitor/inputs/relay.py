@@ -10,16 +10,15 @@ import asyncio
 import contextlib
 import heapq
 import itertools
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Literal, NamedTuple
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from monitor.errors import WrongInput
+from monitor.producer import Writer
 
-logger: Final = logging.getLogger("librdkafka")
 log = structlog.get_logger(__name__)
 
 MESSAGES_MAX: Final = 120_000
@@ -70,9 +69,8 @@ class _Batch:
 class _Client:
     """One librdkafka producer and what is on its way in it."""
 
-    def __init__(self, properties: Mapping[str, object]) -> None:
-        self.properties = dict(properties)
-        self.producer = Producer(self.properties, logger=logger)
+    def __init__(self, properties: Mapping[str, object], on_error: Callable[[KafkaError], None]) -> None:
+        self.producer = Writer(properties, on_error=on_error)
         self.outstanding = 0
 
 
@@ -103,14 +101,13 @@ class Relay:
             "message.timeout.ms": round(deliver_within_s * 1000),
             "queue.buffering.max.messages": 2 * messages_max,
             "queue.buffering.max.kbytes": 2 * bytes_max // 1024 + 1,
-            "error_cb": self._error,
         }
         self.outstanding = 0
         """Messages on their way."""
         self.bytes = 0
         """What their values take."""
         self._given = self._read()
-        self._client = _Client({**self._given, **self._ours})
+        self._client = _Client({**self._given, **self._ours}, self._error)
         self._single: _Client | None = None
         self._leaving: list[_Client] = []
         self._waiting: list[tuple[float, int, _Batch]] = []  # A heap, the first to be given up in front.
@@ -218,7 +215,7 @@ class Relay:
         """
         try:
             if self._single is None:
-                self._single = _Client({**self._given, **self._ours, "batch.num.messages": 1})
+                self._single = _Client({**self._given, **self._ours, "batch.num.messages": 1}, self._error)
             self._hand_over(self._single, batch, message)
         except (FullError, KafkaException):
             batch.failed = True
@@ -285,7 +282,7 @@ class Relay:
     def _replace(self, why: str) -> None:
         """Put a new producer in place. What the old one has on its way is acknowledged, or given up in its time."""
         try:
-            client = _Client({**self._given, **self._ours})
+            client = _Client({**self._given, **self._ours}, self._error)
         except KafkaException as failure:
             log.error("producer_not_replaced", why=why, kind=failure.args[0].name())
             return

@@ -5,7 +5,6 @@ Delivery is at least once. Whoever sends a message is told where it was placed, 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -13,11 +12,11 @@ from functools import partial
 from typing import Final, NamedTuple
 
 import structlog
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from monitor.errors import OutputUnavailable
+from monitor.producer import Writer
 
-logger: Final = logging.getLogger("librdkafka")
 log = structlog.get_logger(__name__)
 
 Headers = list[tuple[str, bytes]]
@@ -75,7 +74,8 @@ class Delivery:
         full_timeout_s: float = 20.0,
     ) -> None:
         """``full_timeout_s``: how long ``send`` waits for room in a full queue before it gives up."""
-        self._properties = {**properties, "error_cb": on_error}
+        self._properties = dict(properties)
+        self._on_error = on_error
         self._full_timeout_s = full_timeout_s
         self._linger_s = float(str(properties.get("linger.ms", 0))) / 1000
         self._broken = False
@@ -83,7 +83,7 @@ class Delivery:
         self._held_up: list[_Lane] = []
         self._looked_at = 0.0
         self.outstanding = 0
-        self._producer = Producer(self._properties, logger=logger)
+        self._producer = Writer(self._properties, on_error=self._error)
 
     def send(
         self,
@@ -159,7 +159,7 @@ class Delivery:
                     raise OutputUnavailable(f"{message.topic}: the queue of messages to send stayed full") from None
             except KafkaException as failure:
                 error = failure.args[0]
-                self._broken = self._broken or error.fatal() or error.code() == KafkaError._FATAL
+                self._look_whether_broken(error)
                 raise OutputUnavailable(f"{message.topic}: {error.name()}") from failure
         lane.flying += 1
 
@@ -169,10 +169,17 @@ class Delivery:
         if error is None:
             done(message.offset())
             return
-        # Fatal: an idempotent producer that lost its sequence refuses all that follows. Another takes its place.
-        self._broken = self._broken or error.fatal() or error.code() == KafkaError._FATAL
+        self._look_whether_broken(error)
         log.warning("message_not_delivered", topic=message.topic(), partition=message.partition(), kind=error.name())
         done(None)
+
+    def _error(self, error: KafkaError) -> None:
+        self._look_whether_broken(error)
+        self._on_error(error)
+
+    def _look_whether_broken(self, error: KafkaError) -> None:
+        # Fatal: an idempotent producer that lost its sequence refuses all that follows. Another takes its place.
+        self._broken = self._broken or error.fatal() or error.code() == KafkaError._FATAL
 
     def change_password(self, username: str, password: str) -> None:
         """Come in so from the next connection on; from any thread."""
@@ -212,5 +219,5 @@ class Delivery:
         self._producer.purge()
         self._producer.flush(1)
         log.warning("producer_replaced")
-        self._producer = Producer(self._properties, logger=logger)
+        self._producer = Writer(self._properties, on_error=self._error)
         self._broken = False
