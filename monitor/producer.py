@@ -1,4 +1,4 @@
-"""The producer of every part of ours: librdkafka's, whose failure for good is told to ``error_cb`` as any other error is.
+"""The producer of every part of ours: librdkafka's, whose failure for good is told to ``error_cb`` as any other error.
 
 confluent-kafka raises it out of ``poll`` and ``flush`` instead of calling ``error_cb``; where a delivery was told of
 after it in the same call, it raises a SystemError without a word.
