@@ -703,8 +703,8 @@ def _open_now(pipeline: Pipeline) -> list[tuple[Any, ...]]:
             tuple(sorted(map(msgspec.json.encode, conversation.read_evidence()))),
             tuple(sorted(map(msgspec.json.encode, conversation.read_properties()))),
             tuple(sorted(map(bytes, zip(*[iter(conversation.ids)] * DIGEST_BYTES, strict=True)))),
-            tuple(sorted((key, seen.offset, seen.arrived_ms) for key, seen in (conversation.recordings or {}).items())),
-            tuple(sorted((key, seen.offset) for key, seen in (conversation.suspects or {}).items())),
+            tuple(sorted((seen.sid, seen.offset, seen.arrived_ms) for seen in conversation.recordings)),
+            tuple(sorted((seen.sid, seen.offset) for seen in conversation.suspects)),
             tuple(sorted(conversation.claims or ())),
             tuple(sorted((room.name, room.conference) for room in conversation.rooms)),
             _beside(conversation),
@@ -767,7 +767,8 @@ def standings(pipeline: Pipeline, log_time_ms: int) -> Iterator[Standing]:
     background = Background(pipeline.settings, (), pipeline.tuning.session_max_ms)
     for conversation in pipeline.window.conversations():
         evidence = Evidence(conversation)
-        for recording, seen in (conversation.recordings or {}).items():
+        for seen in conversation.recordings:
+            recording = seen.sid
             if recording not in evidence.recordings:
                 continue
             over = log_time_ms >= seen.arrived_ms + pipeline.tuning.grace_ms
@@ -1174,7 +1175,7 @@ class Interrupted:
             birth = conversation.birth
             until_ms = self.blind_until_ms
             whole = until_ms is not None and birth.arrived_ms >= until_ms
-            for recording in conversation.recordings or ():
+            for recording in [seen.sid for seen in conversation.recordings]:
                 if self.births.get(recording, (-1, False))[0] != birth.offset:
                     self.births[recording] = (birth.offset, whole)
         fault = unlike_state(pipeline, owner.ledger, offset)
@@ -1521,7 +1522,7 @@ def _beyond_bounds(pipeline: Pipeline, tuning: Tuning) -> str | None:
                 return "a name is kept that nobody holds"
     if window.open_conversations != len(conversations):
         return f"{window.open_conversations} conversations are counted, {len(conversations)} are open"
-    recordings = sum(len(conversation.recordings or ()) for conversation in conversations)
+    recordings = sum(len(conversation.recordings) for conversation in conversations)
     if window.open_recordings != recordings:
         return f"{window.open_recordings} recordings are counted, {recordings} are open"
     births = [conversation.birth.offset for conversation in conversations]

@@ -193,7 +193,7 @@ def assert_sound(window: Window) -> None:
             assert book.rooms == sorted(book.rooms, key=lambda room: (room.first_ms, room.conference))
             assert (book.claims or []) == sorted(book.claims or [])
     assert window.open_conversations == len(conversations)
-    assert window.open_recordings == sum(len(c.recordings or ()) for c in conversations)
+    assert window.open_recordings == sum(len(c.recordings) for c in conversations)
     members = [(c.account, member) for c in conversations for member in c.members]
     assert len(members) == len(set(members))
     births = [id(c.birth) for c in conversations]
@@ -330,8 +330,7 @@ def test_a_merge_keeps_the_earlier_sight_of_a_recording():
     window.fold(event("CA1", "CA2"), 5, 0, NOW_MS + 5)
     [conversation] = window.conversations()
 
-    assert conversation.recordings is not None
-    assert conversation.recordings["RE1"].offset == 3
+    assert [(seen.sid, seen.offset) for seen in conversation.recordings] == [("RE1", 3)]
 
 
 # --------------------------------------------------------------------------- bounds

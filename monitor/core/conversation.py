@@ -121,8 +121,12 @@ class Birth(msgspec.Struct, gc=False):
 
 
 class Seen(msgspec.Struct, frozen=True, gc=False):
-    """When a recording was first seen: its arrival, and its order of appearance (offset, place inside the message)."""
+    """When a recording, or a suspected conference, was first seen: its arrival, and its order of appearance.
 
+    The order is that of ``offset`` and ``index``, the place inside the message.
+    """
+
+    sid: str
     arrived_ms: int
     offset: int
     index: int
@@ -194,8 +198,8 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
     packed: bytes = b""  # Earlier evidence and properties, compressed.
     cold: bool = False
     ids: bytes = b""
-    recordings: dict[str, Seen] | None = None
-    suspects: dict[str, Seen] | None = None  # Conferences that Insights says had recording on.
+    recordings: tuple[Seen, ...] = ()
+    suspects: tuple[Seen, ...] = ()  # Conferences that Insights says had recording on.
     claims: list[tuple[str, int, str]] | None = None  # TwiML that waits for its conference: name, instant, member.
     rooms: tuple[NamedRoom, ...] = ()  # Conferences with a name.
     called: list[str] | None = None  # Conference names that TwiML of its calls, or requests for them, hold.
@@ -264,6 +268,10 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
         digest = digest_of(event_id)
         return [(offset, bucket) for which, offset, bucket in _ARRIVAL.iter_unpack(self.again) if which == digest]
 
+    def own(self, sid: str) -> str:
+        """The text that it holds already for one of its members: a second one would take 96 B."""
+        return next((member for member in self.members if member == sid), sid)
+
     def room(self, name: str, conference: str) -> NamedRoom | None:
         """A conference of it under a name; of those it has few."""
         for room in self.rooms:
@@ -297,6 +305,26 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
         for at, stamp in _TOLD_LATE.iter_unpack(self.told_late):
             properties = properties[:at] + stamp + properties[at + STAMP_BYTES :]
         return kept[:border], properties
+
+
+def has_seen(sights: Iterable[Seen], sid: str) -> bool:
+    """Whether one of the recordings, or suspects, is this; of those a conversation has few."""
+    for seen in sights:  # noqa: SIM110 - a generator would take three times as long.
+        if seen.sid == sid:
+            return True
+    return False
+
+
+def earliest(one: tuple[Seen, ...], other: tuple[Seen, ...]) -> tuple[Seen, ...]:
+    """The recordings, or suspects, of two conversations, each as it was first seen."""
+    if not one or not other:
+        return one or other
+    merged = {seen.sid: seen for seen in one}
+    for seen in other:
+        mine = merged.get(seen.sid)
+        if mine is None or seen.before(mine):
+            merged[seen.sid] = seen
+    return tuple(merged.values())
 
 
 def merge_arrivals(one: bytes, other: bytes) -> bytes:

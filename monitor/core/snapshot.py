@@ -50,8 +50,8 @@ class State(msgspec.Struct, array_like=True, gc=False):
     properties_kept: int
     packed: bytes
     ids: bytes
-    recordings: dict[str, Seen] | None
-    suspects: dict[str, Seen] | None
+    recordings: tuple[Seen, ...]
+    suspects: tuple[Seen, ...]
     claims: list[tuple[str, int, str]] | None
     rooms: tuple[NamedRoom, ...]
     called: list[str] | None
@@ -237,11 +237,11 @@ class Loading:
             raise Unusable("one call in two conversations")
         account.index.update(dict.fromkeys(state.members, conversation))
         window.restore(account, conversation, self._log_time_ms, by_name=state.by_name)
-        for recording, seen in (state.recordings or {}).items():
+        for seen in state.recordings:
             # Those that ended before were seen to; but for what the very last message brought.
             if seen.arrived_ms + window.grace_ms > self._log_time_ms or seen.offset == self._offset - 1:
                 due_ms = seen.arrived_ms + window.grace_ms
-                self._graces.append((due_ms, seen.offset, seen.index, account.sid, recording))
+                self._graces.append((due_ms, seen.offset, seen.index, account.sid, seen.sid))
 
     def _finish(self, calls: bytes) -> None:
         if self.done:

@@ -31,7 +31,9 @@ from monitor.core.conversation import (
     NamedRoom,
     Seen,
     digest_of,
+    earliest,
     encode,
+    has_seen,
     holds,
     merge_arrivals,
     shows_recording,
@@ -270,7 +272,7 @@ class Window:
             due_ms, account, recording = self._graces.popleft()
             found = self.accounts.get(account)
             conversation = found.index.get(recording) if found else None
-            if conversation is not None and conversation.recordings and recording in conversation.recordings:
+            if conversation is not None and has_seen(conversation.recordings, recording):
                 yield conversation, recording, due_ms
         self._look_at_deadlines()
 
@@ -317,7 +319,7 @@ class Window:
         conversation.open = False
         conversation.birth.open = False
         self.open_conversations -= 1
-        self.open_recordings -= len(conversation.recordings or ())
+        self.open_recordings -= len(conversation.recordings)
 
     def _drop_if_over(self, account: Account) -> None:
         if not account.index and account.guests is None:
@@ -431,7 +433,7 @@ class Window:
         if not conversation.cold:
             self._warm.append(conversation)
         self.open_conversations += 1
-        self.open_recordings += len(conversation.recordings or ())
+        self.open_recordings += len(conversation.recordings)
 
     def restored(self, births: Iterable[Birth], graces: Iterable[tuple[int, str, str]]) -> None:
         """The snapshot is all there: births in order of their offsets, and the graces to come in order of time."""
@@ -677,8 +679,8 @@ class Window:
         if one.cold:
             self._warm_up(one)
         one.ids += other.ids
-        one.recordings = _earliest(one.recordings, other.recordings)
-        one.suspects = _earliest(one.suspects, other.suspects)
+        one.recordings = earliest(one.recordings, other.recordings)
+        one.suspects = earliest(one.suspects, other.suspects)
         if other.claims:
             one.claims = (one.claims or []) + other.claims
         one.rooms += other.rooms
@@ -697,8 +699,8 @@ class Window:
         if (bucket := self._buckets.get(other.bucket)) is not None:
             bucket.pop(other, None)
         other.members, other.evidence, other.properties, other.ids = (), b"", b"", b""
-        other.recordings = other.suspects = other.claims = other.called = None
-        other.rooms = ()
+        other.claims = other.called = None
+        other.recordings = other.suspects = other.rooms = ()
         self.open_conversations -= 1
         self.renewed.append(one)
         return one
@@ -767,7 +769,7 @@ class Window:
                         timed.append(fact)  # It shows a Flex conference: worth its position.
                 continue
             if isinstance(fact, RecordingFact):
-                self._see_recording(conversation, fact.recording, Seen(arrived_ms, offset, index))
+                self._see_recording(conversation, fact.recording, arrived_ms, offset, index)
             elif conversation.kept >= self.entries_max and not shows_recording(fact):
                 self._truncate(conversation)
                 dropped.append(fact)
@@ -781,14 +783,13 @@ class Window:
                 new |= kind
         if not timed and not dropped:
             return new
-        seen = Seen(arrived_ms, offset, index)
         if conversation.kept >= self.entries_max * RECORDINGS_KEPT_FACTOR:
             self._truncate(conversation)
         elif timed:
             self._write(conversation, event, occurred_ms, offset, timed)
         for fact in (*timed, *dropped) if dropped else timed:
             # What is not kept binds all the same: a rebuild that begins later in the log may have room for it.
-            self._bind(account, conversation, fact, occurred_ms, seen)
+            self._bind(account, conversation, fact, occurred_ms, arrived_ms, offset, index)
             conversation = account.index[members[0]]  # A binding may have poured it into another one.
         return new
 
@@ -810,19 +811,29 @@ class Window:
             self.renewed.append(conversation)
             self.truncated_total += 1
 
-    def _see_recording(self, conversation: Conversation, recording: str, seen: Seen) -> None:
-        if conversation.recordings is None:
-            conversation.recordings = {}
-        if recording not in conversation.recordings:
-            conversation.recordings[recording] = seen
+    def _see_recording(
+        self, conversation: Conversation, recording: str, arrived_ms: int, offset: int, index: int
+    ) -> None:
+        if not has_seen(conversation.recordings, recording):
+            recording = conversation.own(recording)
+            conversation.recordings += (Seen(recording, arrived_ms, offset, index),)
             conversation.waiting = True
             self.open_recordings += 1
-            self._graces.append((seen.arrived_ms + self.grace_ms, conversation.account, recording))
+            self._graces.append((arrived_ms + self.grace_ms, conversation.account, recording))
             self.due_ms = min(self.due_ms, self._graces[0][0])
 
     # ----------------------------------------------------------------- bindings by conference name
 
-    def _bind(self, account: Account, conversation: Conversation, fact: AnyFact, occurred_ms: int, seen: Seen) -> None:
+    def _bind(
+        self,
+        account: Account,
+        conversation: Conversation,
+        fact: AnyFact,
+        occurred_ms: int,
+        arrived_ms: int,
+        offset: int,
+        index: int,
+    ) -> None:
         """Join a call's TwiML with the conference it means, where only the conference's name connects the two.
 
         A call that is seen in a conference needs no such thing: its own events connect it.
@@ -835,13 +846,10 @@ class Window:
                 self._see_room(account, conversation, fact.name, fact.conference, at_ms, None)
         elif isinstance(fact, ConferenceFact):
             at_ms = occurred_ms if fact.at_ms is None else fact.at_ms
-            if fact.recording_on:
-                if conversation.suspects is None:
-                    conversation.suspects = {}
-                if fact.conference not in conversation.suspects:
-                    conversation.suspects[fact.conference] = seen
-                    if conversation.focus is None or fact.conference not in conversation.focus.recorded:
-                        self.renewed.append(conversation)
+            if fact.recording_on and not has_seen(conversation.suspects, fact.conference):
+                conversation.suspects += (Seen(conversation.own(fact.conference), arrived_ms, offset, index),)
+                if conversation.focus is None or fact.conference not in conversation.focus.recorded:
+                    self.renewed.append(conversation)
             if fact.name:
                 end_ms = at_ms if fact.phase == "end" else None
                 self._see_room(account, conversation, fact.name, fact.conference, at_ms, end_ms)
@@ -893,8 +901,7 @@ class Window:
             # One text for a room and for the members that it goes by.
             if (task := account.index.get(name)) is not None:
                 name = next(member for member in task.members if member == name)
-            conference = next(member for member in conversation.members if member == conference)
-            room = NamedRoom(name, conference, first_ms, end_ms)
+            room = NamedRoom(name, conversation.own(conference), first_ms, end_ms)
             conversation.rooms += (room,)
             concerned = book.add(room)
         else:
@@ -981,17 +988,6 @@ def _moves_room(
     if room is None:
         return True
     return focus.rooms and (at_ms < room.first_ms or (ends and (room.end_ms is None or at_ms > room.end_ms)))
-
-
-def _earliest(one: dict[str, Seen] | None, other: dict[str, Seen] | None) -> dict[str, Seen] | None:
-    if not one or not other:
-        return one or other
-    merged = dict(one)
-    for key, seen in other.items():
-        mine = merged.get(key)
-        if mine is None or seen.before(mine):
-            merged[key] = seen
-    return merged
 
 
 def _entered(conversation: Conversation, call: str) -> bool:
