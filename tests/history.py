@@ -2149,9 +2149,8 @@ class NotNotedOnLeaving(_OtherGuests):
         def leave(self, conversation: Conversation, call: str, offset: int, arrived_ms: int) -> None:
             super().leave(conversation, call, offset, arrived_ms)
             known = self.notes.calls[call]
-            known.sights.clear()
-            known.notes.clear()
-            known.properties.clear()
+            known.sights = known.notes = ()
+            known.properties = None
 
 
 class NamesNotNoted(_OtherGuests):
