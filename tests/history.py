@@ -43,7 +43,7 @@ from monitor.core.pipeline import Checkpoint, NotJudged, Pipeline, Publish, SetA
 from monitor.core.policy import Policy, PolicyDocument, RuleDocument, Subject, Values, compile_policy
 from monitor.core.snapshot import Loading, Saving, Unusable, chunks
 from monitor.core.verdict import Ledger, Published, Verdict, decode_verdict, encode_verdict, remember, render_instant
-from monitor.core.window import RECORDINGS_KEPT_FACTOR, Touched, Window
+from monitor.core.window import RECORDINGS_KEPT_FACTOR, Touched, Window, book_of
 from monitor.inputs.checkpoint import Committed, encode_metadata, resume
 
 # Units are milliseconds: a window of 10, a grace of 3. The base stands shortly before a border of the window's buckets.
@@ -725,7 +725,7 @@ def derived_of(pipeline: Pipeline) -> dict[str, Any]:
         "births": [
             (b.offset, b.arrived_ms, b.beside_offset, b.beside_ms) for b in (*window.births, *window.young) if b.open
         ],
-        "by name": sorted({(at, ms, birth.offset) for at, ms, _, birth in window._by_name if birth.open}),
+        "by name": sorted({(at.beside_offset, at.beside_ms, at.offset) for at in window._by_name if at.open}),
         "graces": [
             grace
             for grace in window._graces
@@ -736,7 +736,8 @@ def derived_of(pipeline: Pipeline) -> dict[str, Any]:
         "books": {
             (account, name): (book.callers, [*map(msgspec.structs.astuple, book.rooms)], [*(book.claims or ())])
             for account, known in window.accounts.items()
-            for name, book in known.books.items()
+            for name in known.books
+            for book in [book_of(known, name)]
         },
         "calls": _plain(decode_dumped(window.nailed.dump())),
     }
@@ -1515,7 +1516,8 @@ def _beyond_bounds(pipeline: Pipeline, tuning: Tuning) -> str | None:
             return "a member is filed elsewhere"
     for account in window.accounts.values():
         open_now = list({id(conversation): conversation for conversation in account.index.values()}.values())
-        for name, book in account.books.items():
+        for name in account.books:
+            book = book_of(account, name)
             if book.callers != sum(name in (conversation.called or ()) for conversation in open_now):
                 return f"{book.callers} callers of a name are counted"
             if not book.rooms and not book.claims and not book.callers:

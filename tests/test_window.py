@@ -19,7 +19,7 @@ from monitor.core.events import (
     TaskFact,
     TwimlFact,
 )
-from monitor.core.window import BUCKET_MS, RECORDINGS_KEPT_FACTOR, Cut, Window
+from monitor.core.window import BUCKET_MS, RECORDINGS_KEPT_FACTOR, Cut, Window, book_of
 
 ACCOUNTS: Final = ("AC1", "AC2")
 WINDOW_MS: Final = 100_000
@@ -184,7 +184,8 @@ def assert_sound(window: Window) -> None:
         for member, conversation in account.index.items():
             assert conversation.open
             assert member in conversation.members
-        for name, book in account.books.items():
+        for name in account.books:
+            book = book_of(account, name)
             for room in book.rooms:
                 assert room.name == name
                 assert room in account.index[room.conference].rooms

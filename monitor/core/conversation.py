@@ -106,8 +106,8 @@ def _array(blob: bytes, count: int) -> bytes:
     return b"\xdd" + count.to_bytes(4, "big") + blob
 
 
-class Birth(msgspec.Struct, gc=False):
-    """Where and when a conversation began; it stays true while one that holds it is open.
+class Birth(msgspec.Struct, gc=False, order=True):
+    """Where and when a conversation began, in order of that; it stays true while one that holds it is open.
 
     ``beside_offset`` and ``beside_ms`` are those of the oldest birth that was open then: whatever the conversation can
     ever have met began no earlier.
@@ -143,6 +143,16 @@ class NamedRoom(msgspec.Struct, array_like=True, gc=False, eq=False):
     conference: str
     first_ms: int
     end_ms: int | None
+
+    def see(self, first_ms: int, end_ms: int | None) -> bool:
+        """Take in another sight of it; whether that says more than was known."""
+        earlier = first_ms < self.first_ms
+        if earlier:
+            self.first_ms = first_ms
+        later = end_ms is not None and (self.end_ms is None or end_ms > self.end_ms)
+        if later:
+            self.end_ms = end_ms
+        return earlier or later
 
 
 class Lookout(msgspec.Struct, frozen=True, gc=False):
@@ -213,6 +223,7 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
     again: bytes = b""  # When duplicates arrived, in order: see ``arrive_again``.
     guests: dict[str, int] | None = None  # Nailed-up calls it has met, and since when (a bucket).
     notes: Notes | None = None  # Where these are noted.
+    place: int = 0  # Among those of its bucket.
 
     def read_evidence(self) -> tuple[Kept, ...]:
         """Everything kept with a time, in order of arrival within each merged part."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from operator import attrgetter
 from typing import Final, Protocol
 
@@ -66,10 +66,7 @@ COLD_TAIL_BYTES: Final = 512  # What a cold conversation may take in before it i
 
 
 class _Book(msgspec.Struct, gc=False):
-    """All that goes by one conference name in one account: rooms by time, and TwiML that waits for its room.
-
-    Most names are those of tasks, and have one room and nothing else.
-    """
+    """All that goes by one conference name in one account: rooms by time, and TwiML that waits for its room."""
 
     callers: int = 0  # Open conversations that have called the name, whether or not their call still waits.
     rooms: list[NamedRoom] = []  # By first sight.
@@ -82,16 +79,13 @@ class _Book(msgspec.Struct, gc=False):
 
     def move(self, room: NamedRoom, first_ms: int, end_ms: int | None) -> Sequence[tuple[int, str]]:
         """Take in another sight of a room; the claims whose room may be another one now."""
-        changed = False
         stood_ms = room.first_ms
-        if first_ms < stood_ms:
+        moves = first_ms < stood_ms
+        if moves:
             self.forget(room)
-            room.first_ms = first_ms
+        changed = room.see(first_ms, end_ms)
+        if moves:
             insort(self.rooms, room, key=_BY_SIGHT)
-            changed = True
-        if end_ms is not None and (room.end_ms is None or end_ms > room.end_ms):
-            room.end_ms = end_ms
-            changed = True
         return self._claims_near(room, stood_ms) if changed else ()
 
     def forget(self, room: NamedRoom) -> None:
@@ -153,7 +147,8 @@ class Account:
     def __init__(self, sid: str) -> None:
         self.sid = sid  # One text for all its conversations.
         self.index: dict[str, Conversation] = {}
-        self.books: dict[str, _Book] = {}
+        # Most names are those of tasks, and have one room and nothing else: such a room stands there itself.
+        self.books: dict[str, _Book | NamedRoom] = {}
         self.guests: Guests | None = None  # None as long as no call was seen in a second conference.
 
 
@@ -213,9 +208,10 @@ class Window:
         self.due_ms = _NEVER  # No deadline lies before this instant.
         self.births: deque[Birth] = deque()  # In order of their offsets.
         self.young: deque[Birth] = deque()  # Those behind them, most of which end soon.
-        self._by_name: list[tuple[int, int, int, Birth]] = []
+        self._by_name: list[Birth] = []  # A heap, of births that were ``beside`` no less than those of older ones.
+        self._by_name_max = _BY_NAME_LEAST  # With so many, those that are open no more are dropped.
         self._graces: deque[tuple[int, str, str]] = deque()
-        self._buckets: dict[int, dict[Conversation, None]] = {}  # In order, and what is merged away leaves at once.
+        self._buckets: dict[int, list[Conversation]] = {}  # Each knows its place: what is merged away leaves at once.
         self._bucket_order: list[int] = []
         self._bucket = 0  # The last one that anything was filed under.
         self._due: list[tuple[int, int, int, Conversation]] = []
@@ -291,12 +287,23 @@ class Window:
             self._filed += 1
             heappush(self._due, (due_ms, conversation.birth.offset, self._filed, conversation))
             self.due_ms = min(self.due_ms, due_ms)
-        elif bucket in self._buckets:
-            self._buckets[bucket][conversation] = None
-        else:
-            self._buckets[bucket] = {conversation: None}
+            return
+        filed = self._buckets.get(bucket)
+        if filed is None:
+            filed = self._buckets[bucket] = []
             heappush(self._bucket_order, bucket)
             self.due_ms = min(self.due_ms, bucket * BUCKET_MS)
+        conversation.place = len(filed)
+        filed.append(conversation)
+
+    def _take_from_file(self, conversation: Conversation) -> None:
+        """Take a conversation out of its bucket, whose last one comes into its place."""
+        filed = self._buckets.get(conversation.bucket)
+        if filed is not None:
+            last = filed.pop()
+            if last is not conversation:
+                filed[conversation.place] = last
+                last.place = conversation.place
 
     def _close(self, conversation: Conversation) -> None:
         if self._saver is not None:
@@ -305,15 +312,18 @@ class Window:
         for member in conversation.members:
             del account.index[member]
         for room in conversation.rooms:
-            account.books[room.name].forget(room)
-            self._drop_if_empty(account, room.name)
+            if account.books[room.name] is room:
+                del account.books[room.name]
+            else:
+                _book(account, room.name).forget(room)
+                self._drop_if_empty(account, room.name)
         for name, at_ms, member in conversation.claims or ():
-            if (book := account.books.get(name)) is not None:
-                book.unclaim((at_ms, member))
+            if name in account.books:
+                _book(account, name).unclaim((at_ms, member))
                 self._drop_if_empty(account, name)
         for name in conversation.called or ():
-            if (book := account.books.get(name)) is not None:
-                book.callers -= 1
+            if name in account.books:
+                _book(account, name).callers -= 1
                 self._drop_if_empty(account, name)
         self._drop_if_over(account)
         conversation.open = False
@@ -328,7 +338,7 @@ class Window:
     @staticmethod
     def _drop_if_empty(account: Account, name: str) -> None:
         book = account.books.get(name)
-        if book is not None and not book.rooms and not book.claims and not book.callers:
+        if isinstance(book, _Book) and not book.rooms and not book.claims and not book.callers:
             del account.books[name]
 
     def close_all(self) -> list[Conversation]:
@@ -374,10 +384,10 @@ class Window:
         if birth is None:
             return None
         by_name = self._by_name
-        while by_name and not by_name[0][3].open:
+        while by_name and not by_name[0].open:
             heappop(by_name)
-        if by_name and by_name[0][0] < birth.offset:
-            return by_name[0][:2]
+        if by_name and by_name[0].beside_offset < birth.offset:
+            return by_name[0].beside_offset, by_name[0].beside_ms
         return birth.offset, birth.arrived_ms
 
     def drop_cut_when_over(self, log_time_ms: int) -> None:
@@ -422,7 +432,7 @@ class Window:
     ) -> None:
         """Take in a conversation of a snapshot whose members are in the index: books, deadlines, counts."""
         for room in conversation.rooms:
-            _book(account, room.name).add(room)
+            _add_room(account, room)
         for name, at_ms, member in conversation.claims or ():
             _book(account, name).claim((at_ms, member))
         for name in conversation.called or ():
@@ -686,7 +696,7 @@ class Window:
         one.rooms += other.rooms
         for name in other.called or ():
             if name in (one.called or ()):
-                account.books[name].callers -= 1
+                _book(account, name).callers -= 1
             else:
                 one.called = [*(one.called or ()), name]
         for call, since in (other.guests or {}).items():
@@ -696,8 +706,7 @@ class Window:
             one.by_name = False  # Its birth may be another one now.
             self._rest_on_names(one)
         other.open = False
-        if (bucket := self._buckets.get(other.bucket)) is not None:
-            bucket.pop(other, None)
+        self._take_from_file(other)
         other.members, other.evidence, other.properties, other.ids = (), b"", b"", b""
         other.claims = other.called = None
         other.recordings = other.suspects = other.rooms = ()
@@ -878,9 +887,11 @@ class Window:
             if self._saver is not None:
                 self._saver.before(conversation)
             conversation.by_name = True
-            birth = conversation.birth
-            self._filed += 1
-            heappush(self._by_name, (birth.beside_offset, birth.beside_ms, self._filed, birth))
+            heappush(self._by_name, conversation.birth)
+            if len(self._by_name) > self._by_name_max:
+                self._by_name = [birth for birth in self._by_name if birth.open]
+                heapify(self._by_name)
+                self._by_name_max = max(_BY_NAME_LEAST, 2 * len(self._by_name))
 
     def _see_room(
         self,
@@ -894,20 +905,23 @@ class Window:
         room = conversation.room(name, conference)
         if room is not None and first_ms >= room.first_ms and end_ms is None:
             return  # As most sights of a room: it has been seen before, and nothing follows.
-        book = _book(account, name)
-        if book.callers:
+        book = account.books.get(name)
+        if isinstance(book, _Book) and book.callers:
             self._rest_on_names(conversation)
         if room is None:
             # One text for a room and for the members that it goes by.
             if (task := account.index.get(name)) is not None:
-                name = next(member for member in task.members if member == name)
+                name = task.own(name)
             room = NamedRoom(name, conversation.own(conference), first_ms, end_ms)
             conversation.rooms += (room,)
-            concerned = book.add(room)
+            concerned = _add_room(account, room)
+        elif book is room:
+            room.see(first_ms, end_ms)
+            return
         else:
-            concerned = book.move(room, first_ms, end_ms)
+            concerned = _book(account, name).move(room, first_ms, end_ms)
         for at_ms, member in concerned:
-            self._join_by_name(account, book, at_ms, member)
+            self._join_by_name(account, _book(account, name), at_ms, member)
 
     def _claim(
         self, account: Account, book: _Book, conversation: Conversation, name: str, at_ms: int, member: str
@@ -921,8 +935,8 @@ class Window:
         left = []
         for name, at_ms, member in conversation.claims or ():
             if member == call:
-                if (book := account.books.get(name)) is not None:
-                    book.unclaim((at_ms, member))
+                if name in account.books:
+                    _book(account, name).unclaim((at_ms, member))
                     self._drop_if_empty(account, name)
             else:
                 left.append((name, at_ms, member))
@@ -937,14 +951,28 @@ class Window:
             self._merge(account, one, other)
 
 
-def _book(account: Account, name: str) -> _Book:
+def book_of(account: Account, name: str) -> _Book:
+    """All that goes by a name in an account."""
     book = account.books.get(name)
-    if book is None:
-        book = account.books[name] = _Book()
+    return book if isinstance(book, _Book) else _Book(rooms=[] if book is None else [book])
+
+
+def _book(account: Account, name: str) -> _Book:
+    """The book of a name, which is opened now if there is none."""
+    book = account.books[name] = book_of(account, name)
     return book
 
 
+def _add_room(account: Account, room: NamedRoom) -> Sequence[tuple[int, str]]:
+    """Take in a room; the claims whose room may be another one now."""
+    if room.name in account.books:
+        return _book(account, room.name).add(room)
+    account.books[room.name] = room
+    return ()
+
+
 _NEVER: Final = 1 << 62
+_BY_NAME_LEAST: Final = 64
 _NOWHERE: Final = Touched(None, False, 0, ())
 
 
