@@ -334,6 +334,20 @@ def test_a_merge_keeps_the_earlier_sight_of_a_recording():
     assert [(seen.sid, seen.offset) for seen in conversation.recordings] == [("RE1", 3)]
 
 
+def test_a_packed_conversation_that_a_nailed_up_call_leaves_can_still_be_read():
+    window = window_of()
+    seen = [ParticipantFact(f"CF{number}", "CA1", "join", None, None) for number in range(4)]
+    for offset, fact in enumerate(seen[:3]):
+        window.fold(event(fact.call, fact.conference, facts=(fact,)), offset, 0, NOW_MS)
+    [conversation] = window.conversations()
+    conversation.pack()
+    conversation.cold = True
+    window.fold(event("CA1", "CF3", facts=(seen[3],)), 3, 0, NOW_MS)
+
+    assert conversation.members == ("CF0", "CF1", "CF2")
+    assert [kept.facts for kept in conversation.read_evidence()] == [(fact,) for fact in seen[:3]]
+
+
 # --------------------------------------------------------------------------- bounds
 
 

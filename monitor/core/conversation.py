@@ -87,7 +87,8 @@ def stamp_of(bucket: int) -> bytes:
 STAMP_BYTES: Final = len(stamp_of(0))
 _TOLD_LATE: Final = Struct(f">I{STAMP_BYTES}s")  # Where a stamp stands among packed properties, and what it is now.
 _ARRIVAL: Final = Struct(f">{DIGEST_BYTES}sQQ")  # Of which event, at which offset, in which bucket.
-_PACKED_HEAD: Final = Struct(">I")  # How many of the packed bytes are evidence.
+PACKED_HEAD: Final = Struct(">IB")  # How many of the packed bytes are evidence, and under how many members they are.
+_PACKED_UNDER_MAX: Final = 32  # So many members, about 1 kB: what is further back is seldom referred to.
 
 
 def read_noted(view: View) -> tuple[Kept, ...]:
@@ -295,9 +296,14 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
         return None if self.guests is None or self.notes is None else self.notes.view(self.guests)
 
     def pack(self) -> None:
-        """Compress what is kept; a quiet conversation costs little and can still be read."""
+        """Compress what is kept; a quiet conversation costs little and can still be read.
+
+        Until it is unpacked, others may follow its first members, but none of these may leave.
+        """
         self.unpack()
-        self.packed = _PACKED_HEAD.pack(len(self.evidence)) + pack(self.evidence + self.properties)
+        under = self.members[:_PACKED_UNDER_MAX]
+        head = PACKED_HEAD.pack(len(self.evidence), len(under))
+        self.packed = head + pack(self.evidence + self.properties, under)
         self.evidence = self.properties = b""
 
     def unpack(self) -> None:
@@ -310,8 +316,8 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
 
     def _unpacked(self) -> tuple[bytes, bytes]:
         """What is packed: evidence, and properties with the stamps that they have by now."""
-        kept = unpack(memoryview(self.packed)[_PACKED_HEAD.size :])
-        (border,) = _PACKED_HEAD.unpack_from(self.packed)
+        border, members = PACKED_HEAD.unpack_from(self.packed)
+        kept = unpack(memoryview(self.packed)[PACKED_HEAD.size :], self.members[:members])
         properties = kept[border:]
         for at, stamp in _TOLD_LATE.iter_unpack(self.told_late):
             properties = properties[:at] + stamp + properties[at + STAMP_BYTES :]

@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from monitor.core.conversation import KIND, Birth, Conversation, Kept, NamedRoom, Seen
+from monitor.core.conversation import KIND, PACKED_HEAD, Birth, Conversation, Kept, NamedRoom, Seen
 from monitor.core.nailed import Call, Execution, Note, Room, Sight
 from monitor.core.packing import USUAL, WINDOW_BITS
 from monitor.core.readers import EVENT_TYPES
@@ -93,7 +93,8 @@ _OF_CALLS: Final = (Call, Sight, Note, Room, Execution)
 def _layout() -> str:
     """What the bytes mean, by the types they are read into and what is packed by: with others they are not read."""
     kinds = [(kind.__name__, kind.__annotations__) for kind in (*KIND, Kept, Seen, NamedRoom, State, *_OF_CALLS)]
-    return hashlib.sha256(repr((EVENT_TYPES, kinds, USUAL, WINDOW_BITS)).encode()).hexdigest()[:16]
+    packed = (USUAL, WINDOW_BITS, PACKED_HEAD.format)
+    return hashlib.sha256(repr((EVENT_TYPES, kinds, packed)).encode()).hexdigest()[:16]
 
 
 LAYOUT: Final = _layout()

@@ -565,6 +565,9 @@ class Window:
     def _take_out(self, account: Account, guests: Guests, call: str, offset: int, arrived_ms: int) -> None:
         """A call that has become nailed up leaves its conversation; nothing is left of one that it was alone in."""
         conversation = account.index.pop(call)
+        conversation.unpack()
+        if conversation.cold:
+            self._warm_up(conversation)
         conversation.members = tuple([member for member in conversation.members if member != call])
         self._release(account, conversation, call)
         guests.leave(conversation, call, offset, arrived_ms)
