@@ -297,13 +297,13 @@ class Window:
         filed.append(conversation)
 
     def _take_from_file(self, conversation: Conversation) -> None:
-        """Take a conversation out of its bucket, whose last one comes into its place."""
-        filed = self._buckets.get(conversation.bucket)
-        if filed is not None:
+        """Take a conversation out of its bucket, if it is in one; the last one comes into its place."""
+        filed, place = self._buckets.get(conversation.bucket, []), conversation.place
+        if place < len(filed) and filed[place] is conversation:
             last = filed.pop()
             if last is not conversation:
-                filed[conversation.place] = last
-                last.place = conversation.place
+                filed[place] = last
+                last.place = place
 
     def _close(self, conversation: Conversation) -> None:
         if self._saver is not None:
