@@ -454,11 +454,14 @@ def bench_whole(
     scrape_s = sizes.scrape_s
     # Hours of events go by in minutes, but a case is held by the wall: so as many are held as would be in life.
     settings = {"cases": {"database": str(directory / f"{names.group}.sqlite3"), "hold": "30s"}}
-    with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured, settings=settings) as monitor:
+    saving = {**settings, "snapshots": {"directory": str(directory / f"early-{recorded}"), "every": "5s"}}
+    with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured, settings=saving) as monitor:
         monitor.wait_ready()
         idle = rss_bytes(monitor.pid)
         with Watching(monitor, positions, scrape_s=scrape_s) as watching:
             watching.wait_for(sizes.takeover_events)
+    with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured, settings=saving) as monitor:
+        _takeover(table, monitor, positions, f"takeover with a snapshot, {share}")
     with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured, settings=settings) as monitor:
         _takeover(table, monitor, positions, f"takeover, {share}", target="takeover" if recorded == 1.0 else None)
         with Watching(monitor, positions, scrape_s=scrape_s) as watching:
