@@ -437,6 +437,8 @@ class Member:
         except OutputUnavailable as why:
             self._drop(held, str(why))
             return False
+        except Exception as bug:  # No message is at fault: a rebuild would sweep, and raise, again.
+            self._say_raised(held, held.next_offset - 1, bug)
         if fold.sweeping:
             return True
         assert held.swept_since is not None
@@ -538,6 +540,11 @@ class Member:
 
     def _raised(self, held: Held, offset: int, error: Exception) -> None:
         """The core raised: a bug of ours. The message is left out, and the state, which may be broken, is rebuilt."""
+        self._say_raised(held, offset, error)
+        self._drop(held, "core_raised", skip=held.skip | {offset}, at_once=True)
+
+    @staticmethod
+    def _say_raised(held: Held, offset: int, error: Exception) -> None:
         where = traceback.extract_tb(error.__traceback__)[-1]
         # The error's own text may quote the message, and with it numbers and names: its type and place must do.
         log.error(
@@ -547,7 +554,6 @@ class Member:
             where=f"{Path(where.filename).name}:{where.lineno}",
             below_checkpoint=offset < held.committed_offset,
         )
-        self._drop(held, "core_raised", skip=held.skip | {offset}, at_once=True)
 
     def _emit(
         self, held: Held, offset: int, told: Sequence[Told], log_time_ms: int | None, *, swept: bool = False
