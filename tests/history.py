@@ -43,7 +43,7 @@ from monitor.core.pipeline import Checkpoint, NotJudged, Pipeline, Publish, SetA
 from monitor.core.policy import Policy, PolicyDocument, RuleDocument, Subject, Values, compile_policy
 from monitor.core.snapshot import Loading, Saving, Unusable, chunks
 from monitor.core.verdict import Ledger, Published, Verdict, decode_verdict, encode_verdict, remember, render_instant
-from monitor.core.window import RECORDINGS_KEPT_FACTOR, Touched, Window
+from monitor.core.window import RECORDINGS_KEPT_FACTOR, Touched, Window, book_of
 from monitor.inputs.checkpoint import Committed, encode_metadata, resume
 
 # Units are milliseconds: a window of 10, a grace of 3. The base stands shortly before a border of the window's buckets.
@@ -703,8 +703,8 @@ def _open_now(pipeline: Pipeline) -> list[tuple[Any, ...]]:
             tuple(sorted(map(msgspec.json.encode, conversation.read_evidence()))),
             tuple(sorted(map(msgspec.json.encode, conversation.read_properties()))),
             tuple(sorted(map(bytes, zip(*[iter(conversation.ids)] * DIGEST_BYTES, strict=True)))),
-            tuple(sorted((key, seen.offset, seen.arrived_ms) for key, seen in (conversation.recordings or {}).items())),
-            tuple(sorted((key, seen.offset) for key, seen in (conversation.suspects or {}).items())),
+            tuple(sorted((seen.sid, seen.offset, seen.arrived_ms) for seen in conversation.recordings)),
+            tuple(sorted((seen.sid, seen.offset) for seen in conversation.suspects)),
             tuple(sorted(conversation.claims or ())),
             tuple(sorted((room.name, room.conference) for room in conversation.rooms)),
             _beside(conversation),
@@ -725,7 +725,7 @@ def derived_of(pipeline: Pipeline) -> dict[str, Any]:
         "births": [
             (b.offset, b.arrived_ms, b.beside_offset, b.beside_ms) for b in (*window.births, *window.young) if b.open
         ],
-        "by name": sorted({(at, ms, birth.offset) for at, ms, _, birth in window._by_name if birth.open}),
+        "by name": sorted({(at.beside_offset, at.beside_ms, at.offset) for at in window._by_name if at.open}),
         "graces": [
             grace
             for grace in window._graces
@@ -736,7 +736,8 @@ def derived_of(pipeline: Pipeline) -> dict[str, Any]:
         "books": {
             (account, name): (book.callers, [*map(msgspec.structs.astuple, book.rooms)], [*(book.claims or ())])
             for account, known in window.accounts.items()
-            for name, book in known.books.items()
+            for name in known.books
+            for book in [book_of(known, name)]
         },
         "calls": _plain(decode_dumped(window.nailed.dump())),
     }
@@ -767,7 +768,8 @@ def standings(pipeline: Pipeline, log_time_ms: int) -> Iterator[Standing]:
     background = Background(pipeline.settings, (), pipeline.tuning.session_max_ms)
     for conversation in pipeline.window.conversations():
         evidence = Evidence(conversation)
-        for recording, seen in (conversation.recordings or {}).items():
+        for seen in conversation.recordings:
+            recording = seen.sid
             if recording not in evidence.recordings:
                 continue
             over = log_time_ms >= seen.arrived_ms + pipeline.tuning.grace_ms
@@ -1174,7 +1176,7 @@ class Interrupted:
             birth = conversation.birth
             until_ms = self.blind_until_ms
             whole = until_ms is not None and birth.arrived_ms >= until_ms
-            for recording in conversation.recordings or ():
+            for recording in [seen.sid for seen in conversation.recordings]:
                 if self.births.get(recording, (-1, False))[0] != birth.offset:
                     self.births[recording] = (birth.offset, whole)
         fault = unlike_state(pipeline, owner.ledger, offset)
@@ -1514,14 +1516,15 @@ def _beyond_bounds(pipeline: Pipeline, tuning: Tuning) -> str | None:
             return "a member is filed elsewhere"
     for account in window.accounts.values():
         open_now = list({id(conversation): conversation for conversation in account.index.values()}.values())
-        for name, book in account.books.items():
+        for name in account.books:
+            book = book_of(account, name)
             if book.callers != sum(name in (conversation.called or ()) for conversation in open_now):
                 return f"{book.callers} callers of a name are counted"
             if not book.rooms and not book.claims and not book.callers:
                 return "a name is kept that nobody holds"
     if window.open_conversations != len(conversations):
         return f"{window.open_conversations} conversations are counted, {len(conversations)} are open"
-    recordings = sum(len(conversation.recordings or ()) for conversation in conversations)
+    recordings = sum(len(conversation.recordings) for conversation in conversations)
     if window.open_recordings != recordings:
         return f"{window.open_recordings} recordings are counted, {recordings} are open"
     births = [conversation.birth.offset for conversation in conversations]
@@ -2161,9 +2164,8 @@ class NotNotedOnLeaving(_OtherGuests):
         def leave(self, conversation: Conversation, call: str, offset: int, arrived_ms: int) -> None:
             super().leave(conversation, call, offset, arrived_ms)
             known = self.notes.calls[call]
-            known.sights.clear()
-            known.notes.clear()
-            known.properties.clear()
+            known.sights = known.notes = ()
+            known.properties = None
 
 
 class NamesNotNoted(_OtherGuests):

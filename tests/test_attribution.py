@@ -213,7 +213,7 @@ def conclusion(found: Attribution) -> tuple[object, ...]:
 
 
 def conclusions(window: Window) -> dict[tuple[str, bool], tuple[object, ...]]:
-    known = {r for c in window.conversations() for r in c.recordings or ()}
+    known = {seen.sid for c in window.conversations() for seen in c.recordings}
     return {
         (recording, over): conclusion(judge(window, recording, grace_over=over))
         for recording in known
@@ -253,7 +253,7 @@ def test_conclusions_keep_to_the_words(events):
 @given(EVENTS)
 def test_the_end_of_the_grace_takes_no_cause_back(events):
     window = fold(events)
-    for recording in {r for c in window.conversations() for r in c.recordings or ()}:
+    for recording in {seen.sid for c in window.conversations() for seen in c.recordings}:
         before, after = judge(window, recording, grace_over=False), judge(window, recording)
         if before.cause is not None:
             assert conclusion(after) == conclusion(before)
@@ -264,7 +264,7 @@ def test_the_end_of_the_grace_takes_no_cause_back(events):
 def test_lost_evidence_never_gives_a_cause_by_elimination(events, entries_max):
     window = fold(events, entries_max=entries_max)
     for conversation in window.conversations():
-        for recording in conversation.recordings or ():
+        for recording in [seen.sid for seen in conversation.recordings]:
             evidence = Evidence(conversation)
             if not conversation.truncated or recording not in evidence.recordings:
                 continue
@@ -278,7 +278,7 @@ def test_evidence_shown_is_evidence_that_was_kept(events):
     window = fold(events)
     for conversation in window.conversations():
         kept = conversation.read_evidence()
-        for recording in conversation.recordings or ():
+        for recording in [seen.sid for seen in conversation.recordings]:
             found = judge(window, recording)
             assert found.evidence
             assert all(proof.kept in kept for proof in found.evidence)
@@ -294,8 +294,8 @@ def judged(events: list[Event]) -> Window:
         evidence = Evidence(conversation)
         if conversation.recordings:
             found = [
-                attribute(evidence, recording, KNOWN_FLOW, grace_over=over)
-                for recording in conversation.recordings
+                attribute(evidence, seen.sid, KNOWN_FLOW, grace_over=over)
+                for seen in conversation.recordings
                 for over in (False, True)
             ]
             conversation.relevant, conversation.focus = relevance(evidence, found, frozenset())

@@ -38,6 +38,7 @@ def add(known: Conversation, call: CallFact, bucket: int) -> None:
 def test_what_is_packed_reads_the_same_with_what_came_since_behind_it():
     packed, plain = conversation(), conversation()
     packed.pack()
+    packed.members += ("CF2",)
     for one in (packed, plain):
         add(one, CALLS[2], 6)
         one.evidence += encode(Kept(2_000, 9, None, 3, ()))
@@ -70,8 +71,11 @@ def test_what_is_told_again_has_its_latest_stamp_whenever_it_was_packed(told: li
 def test_usual_evidence_packs_to_little_more_than_its_digits():
     facts = (ParticipantFact("CF" + "0123456789abcdef" * 2, "CA" + "fedcba9876543210" * 2, "join", None, None),)
     evidence = encode(Kept(1_800_000_000_000, 70_000, "VW" + "02468ace13579bdf" * 2, 1, facts))
-    assert len(pack(evidence)) < len(zlib.compress(evidence, 9)) - 10
-    assert unpack(pack(evidence)) == evidence
+    assert len(pack(evidence, ())) < len(zlib.compress(evidence, 9)) - 10
+    assert unpack(pack(evidence, ()), ()) == evidence
+    members = ("CF" + "0123456789abcdef" * 2, "CA" + "fedcba9876543210" * 2)
+    assert len(pack(evidence, members)) < len(pack(evidence, ())) - 20
+    assert unpack(pack(evidence, members), members) == evidence
     assert re.search(rb"[0-9a-f]{12}", USUAL) is None  # What it refers to holds no SID.
 
 

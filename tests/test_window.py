@@ -19,7 +19,7 @@ from monitor.core.events import (
     TaskFact,
     TwimlFact,
 )
-from monitor.core.window import BUCKET_MS, RECORDINGS_KEPT_FACTOR, Cut, Window
+from monitor.core.window import BUCKET_MS, RECORDINGS_KEPT_FACTOR, Cut, Window, book_of
 
 ACCOUNTS: Final = ("AC1", "AC2")
 WINDOW_MS: Final = 100_000
@@ -184,7 +184,8 @@ def assert_sound(window: Window) -> None:
         for member, conversation in account.index.items():
             assert conversation.open
             assert member in conversation.members
-        for name, book in account.books.items():
+        for name in account.books:
+            book = book_of(account, name)
             for room in book.rooms:
                 assert room.name == name
                 assert room in account.index[room.conference].rooms
@@ -193,7 +194,7 @@ def assert_sound(window: Window) -> None:
             assert book.rooms == sorted(book.rooms, key=lambda room: (room.first_ms, room.conference))
             assert (book.claims or []) == sorted(book.claims or [])
     assert window.open_conversations == len(conversations)
-    assert window.open_recordings == sum(len(c.recordings or ()) for c in conversations)
+    assert window.open_recordings == sum(len(c.recordings) for c in conversations)
     members = [(c.account, member) for c in conversations for member in c.members]
     assert len(members) == len(set(members))
     births = [id(c.birth) for c in conversations]
@@ -330,8 +331,21 @@ def test_a_merge_keeps_the_earlier_sight_of_a_recording():
     window.fold(event("CA1", "CA2"), 5, 0, NOW_MS + 5)
     [conversation] = window.conversations()
 
-    assert conversation.recordings is not None
-    assert conversation.recordings["RE1"].offset == 3
+    assert [(seen.sid, seen.offset) for seen in conversation.recordings] == [("RE1", 3)]
+
+
+def test_a_packed_conversation_that_a_nailed_up_call_leaves_can_still_be_read():
+    window = window_of()
+    seen = [ParticipantFact(f"CF{number}", "CA1", "join", None, None) for number in range(4)]
+    for offset, fact in enumerate(seen[:3]):
+        window.fold(event(fact.call, fact.conference, facts=(fact,)), offset, 0, NOW_MS)
+    [conversation] = window.conversations()
+    conversation.pack()
+    conversation.cold = True
+    window.fold(event("CA1", "CF3", facts=(seen[3],)), 3, 0, NOW_MS)
+
+    assert conversation.members == ("CF0", "CF1", "CF2")
+    assert [kept.facts for kept in conversation.read_evidence()] == [(fact,) for fact in seen[:3]]
 
 
 # --------------------------------------------------------------------------- bounds

@@ -83,6 +83,7 @@ STATUS_RANK: Final = {
 }
 OVER: Final = frozenset(status for status, rank in STATUS_RANK.items() if rank >= STATUS_RANK["completed"])
 """What a recording that has ended for good may be said to be."""
+_LONG_AGO: Final = -FAR  # One number for all that is remembered.
 _FOUND_BY_RANK: Final = {FOUND_BY_STREAM: 2, FOUND_BY_VERB: 1, FOUND_BY_LISTING: 0}
 
 
@@ -521,13 +522,14 @@ def relevance(
         kinds |= KIND[TaskFact] | KIND[CallFact]
     if everywhere:
         kinds |= PLACES
+    own = evidence.own
     names = rooms = False
     lookouts: list[Lookout] = []
     meant: set[str] | None = set()
-    ends_until_ms = -FAR
+    ends_until_ms = _LONG_AGO
     settled: list[dict[str, int]] = []
     for attribution in attributions:
-        call = attribution.call_sid
+        call = None if attribution.call_sid is None else own(attribution.call_sid)
         if call is not None and not attribution.conference_stated:
             kinds |= PLACES
             lookout = _lookout(evidence, call, attribution.started_ms)
@@ -562,15 +564,15 @@ def relevance(
                 joined = evidence.first_joined(claimant, name, at_ms) if entered else None
                 rooms = rooms or not entered
                 if joined is None or name not in evidence.names(joined.conference):
-                    lookouts.append(Lookout(claimant, FAR, None, -FAR))
+                    lookouts.append(Lookout(own(claimant), FAR, None, _LONG_AGO))
                 else:
                     # Another sight of it there is the same stay, unless it began before the TwiML ran.
                     before_ms = at_ms - JOIN_SLACK_MS
-                    lookouts.append(Lookout(claimant, joined.first_seen_ms, joined.conference, before_ms))
+                    lookouts.append(Lookout(own(claimant), joined.first_seen_ms, own(joined.conference), before_ms))
     if evidence.truncated:
         return kinds, None  # What is told again of what was lost may be news.
     executions = [
-        (execution, max(each[execution] for each in settled))
+        (own(execution), max(each[execution] for each in settled))
         for execution in (settled[0] if settled else ())
         if all(execution in each for each in settled)
     ]
@@ -580,9 +582,9 @@ def relevance(
         ends_until_ms,
         names,
         rooms,
-        evidence.recorded,
+        tuple(map(own, evidence.recorded)),
         tuple(executions),
-        None if meant is None else tuple(meant),
+        None if meant is None else tuple(map(own, meant)),
     )
 
 
@@ -591,10 +593,11 @@ def _lookout(evidence: Evidence, call: str, at_ms: int) -> Lookout:
     stays = evidence.stays(call)
     first = stays[0].conference if stays else None
     if all(stay.conference == first for stay in stays):
-        return Lookout(call, FAR, first, -FAR)  # While it was seen in one conference only, it is that, whenever.
+        # While it was seen in one conference only, it is that, whenever.
+        return Lookout(call, FAR, None if first is None else evidence.own(first), _LONG_AGO)
     inside = evidence.inside(call, at_ms)
     if inside is None:
-        return Lookout(call, FAR, None, -FAR)
+        return Lookout(call, FAR, None, _LONG_AGO)
     # One that it entered after that and has left since may yet turn out to have been left later.
     later = any(
         stay.enter_ms is not None
@@ -603,4 +606,4 @@ def _lookout(evidence: Evidence, call: str, at_ms: int) -> Lookout:
         and stay.enter_ms <= at_ms
         for stay in stays
     )
-    return Lookout(call, FAR if later else at_ms, None, -FAR)
+    return Lookout(call, FAR if later else at_ms, None, _LONG_AGO)

@@ -87,7 +87,8 @@ def stamp_of(bucket: int) -> bytes:
 STAMP_BYTES: Final = len(stamp_of(0))
 _TOLD_LATE: Final = Struct(f">I{STAMP_BYTES}s")  # Where a stamp stands among packed properties, and what it is now.
 _ARRIVAL: Final = Struct(f">{DIGEST_BYTES}sQQ")  # Of which event, at which offset, in which bucket.
-_PACKED_HEAD: Final = Struct(">I")  # How many of the packed bytes are evidence.
+PACKED_HEAD: Final = Struct(">IB")  # How many of the packed bytes are evidence, and under how many members they are.
+_PACKED_UNDER_MAX: Final = 32  # So many members, about 1 kB: what is further back is seldom referred to.
 
 
 def read_noted(view: View) -> tuple[Kept, ...]:
@@ -106,8 +107,8 @@ def _array(blob: bytes, count: int) -> bytes:
     return b"\xdd" + count.to_bytes(4, "big") + blob
 
 
-class Birth(msgspec.Struct, gc=False):
-    """Where and when a conversation began; it stays true while one that holds it is open.
+class Birth(msgspec.Struct, gc=False, order=True):
+    """Where and when a conversation began, in order of that; it stays true while one that holds it is open.
 
     ``beside_offset`` and ``beside_ms`` are those of the oldest birth that was open then: whatever the conversation can
     ever have met began no earlier.
@@ -121,8 +122,12 @@ class Birth(msgspec.Struct, gc=False):
 
 
 class Seen(msgspec.Struct, frozen=True, gc=False):
-    """When a recording was first seen: its arrival, and its order of appearance (offset, place inside the message)."""
+    """When a recording, or a suspected conference, was first seen: its arrival, and its order of appearance.
 
+    The order is that of ``offset`` and ``index``, the place inside the message.
+    """
+
+    sid: str
     arrived_ms: int
     offset: int
     index: int
@@ -139,6 +144,16 @@ class NamedRoom(msgspec.Struct, array_like=True, gc=False, eq=False):
     conference: str
     first_ms: int
     end_ms: int | None
+
+    def see(self, first_ms: int, end_ms: int | None) -> bool:
+        """Take in another sight of it; whether that says more than was known."""
+        earlier = first_ms < self.first_ms
+        if earlier:
+            self.first_ms = first_ms
+        later = end_ms is not None and (self.end_ms is None or end_ms > self.end_ms)
+        if later:
+            self.end_ms = end_ms
+        return earlier or later
 
 
 class Lookout(msgspec.Struct, frozen=True, gc=False):
@@ -194,8 +209,8 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
     packed: bytes = b""  # Earlier evidence and properties, compressed.
     cold: bool = False
     ids: bytes = b""
-    recordings: dict[str, Seen] | None = None
-    suspects: dict[str, Seen] | None = None  # Conferences that Insights says had recording on.
+    recordings: tuple[Seen, ...] = ()
+    suspects: tuple[Seen, ...] = ()  # Conferences that Insights says had recording on.
     claims: list[tuple[str, int, str]] | None = None  # TwiML that waits for its conference: name, instant, member.
     rooms: tuple[NamedRoom, ...] = ()  # Conferences with a name.
     called: list[str] | None = None  # Conference names that TwiML of its calls, or requests for them, hold.
@@ -209,6 +224,7 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
     again: bytes = b""  # When duplicates arrived, in order: see ``arrive_again``.
     guests: dict[str, int] | None = None  # Nailed-up calls it has met, and since when (a bucket).
     notes: Notes | None = None  # Where these are noted.
+    place: int = 0  # Among those of its bucket.
 
     def read_evidence(self) -> tuple[Kept, ...]:
         """Everything kept with a time, in order of arrival within each merged part."""
@@ -264,6 +280,10 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
         digest = digest_of(event_id)
         return [(offset, bucket) for which, offset, bucket in _ARRIVAL.iter_unpack(self.again) if which == digest]
 
+    def own(self, sid: str) -> str:
+        """The text that it holds already for one of its members: a second one would take 96 B."""
+        return next((member for member in self.members if member == sid), sid)
+
     def room(self, name: str, conference: str) -> NamedRoom | None:
         """A conference of it under a name; of those it has few."""
         for room in self.rooms:
@@ -276,9 +296,14 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
         return None if self.guests is None or self.notes is None else self.notes.view(self.guests)
 
     def pack(self) -> None:
-        """Compress what is kept; a quiet conversation costs little and can still be read."""
+        """Compress what is kept; a quiet conversation costs little and can still be read.
+
+        Until it is unpacked, others may follow its first members, but none of these may leave.
+        """
         self.unpack()
-        self.packed = _PACKED_HEAD.pack(len(self.evidence)) + pack(self.evidence + self.properties)
+        under = self.members[:_PACKED_UNDER_MAX]
+        head = PACKED_HEAD.pack(len(self.evidence), len(under))
+        self.packed = head + pack(self.evidence + self.properties, under)
         self.evidence = self.properties = b""
 
     def unpack(self) -> None:
@@ -291,12 +316,32 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
 
     def _unpacked(self) -> tuple[bytes, bytes]:
         """What is packed: evidence, and properties with the stamps that they have by now."""
-        kept = unpack(memoryview(self.packed)[_PACKED_HEAD.size :])
-        (border,) = _PACKED_HEAD.unpack_from(self.packed)
+        border, members = PACKED_HEAD.unpack_from(self.packed)
+        kept = unpack(memoryview(self.packed)[PACKED_HEAD.size :], self.members[:members])
         properties = kept[border:]
         for at, stamp in _TOLD_LATE.iter_unpack(self.told_late):
             properties = properties[:at] + stamp + properties[at + STAMP_BYTES :]
         return kept[:border], properties
+
+
+def has_seen(sights: Iterable[Seen], sid: str) -> bool:
+    """Whether one of the recordings, or suspects, is this; of those a conversation has few."""
+    for seen in sights:  # noqa: SIM110 - a generator would take three times as long.
+        if seen.sid == sid:
+            return True
+    return False
+
+
+def earliest(one: tuple[Seen, ...], other: tuple[Seen, ...]) -> tuple[Seen, ...]:
+    """The recordings, or suspects, of two conversations, each as it was first seen."""
+    if not one or not other:
+        return one or other
+    merged = {seen.sid: seen for seen in one}
+    for seen in other:
+        mine = merged.get(seen.sid)
+        if mine is None or seen.before(mine):
+            merged[seen.sid] = seen
+    return tuple(merged.values())
 
 
 def merge_arrivals(one: bytes, other: bytes) -> bytes:

@@ -80,6 +80,7 @@ class Evidence:
         self._rooms: dict[str, dict[str, _Room]] | None = None
         self._properties: tuple[CallFact | TaskFact, ...] | None = None
         self._executions: dict[str, list[tuple[Kept, ExecutionFact]]] | None = None
+        self._members: dict[str, str] | None = None
         by_kind: defaultdict[type, _Facts] = defaultdict(list)
         self._view = conversation.view()
         self.first_offset = conversation.birth.offset  # Of all that is looked at.
@@ -102,6 +103,13 @@ class Evidence:
             if fact.conference is not None:
                 conferences[fact.conference] = None
         self.recorded = tuple(conferences)  # The conferences that recordings say they are of.
+
+    def own(self, text: str) -> str:
+        """The text that the conversation holds already for one of its members; for what outlives the evidence."""
+        if self._members is None:
+            members = self._conversation.members
+            self._members = dict(zip(members, members, strict=True))
+        return self._members.get(text, text)
 
     @property
     def twiml(self) -> list[tuple[Kept, TwimlFact]]:

@@ -48,6 +48,7 @@ from monitor.core.nailed import (
     execution_told,
     facts_of,
     room_told,
+    with_one,
 )
 
 _NOBODY: Final = Conversation("", (), Birth(0, 0, 0, 0), 0, 0, False)
@@ -213,7 +214,7 @@ class Guests:
                 for told in kept.facts:
                     if isinstance(told, ParticipantFact) and told.call == fact.call:
                         *_, (_, arrived) = self.nailed.arrivals(here, kept)
-                        known.see(told.conference, arrived, most)
+                        known.see(here.own(told.conference), arrived, most)
         known.see(fact.conference, bucket, most)
 
     def leave_out(self, members: Sequence[str], arrived_ms: int) -> tuple[list[str], list[str]]:
@@ -261,10 +262,12 @@ class Guests:
         if not conversation.members:
             # It held the call alone: nothing to judge. Its duplicates are still known.
             ids = conversation.ids
-            notes.calls[call].ids |= {ids[at : at + DIGEST_BYTES]: bucket for at in range(0, len(ids), DIGEST_BYTES)}
+            for at in range(0, len(ids), DIGEST_BYTES):
+                notes.calls[call].tell_alone(ids[at : at + DIGEST_BYTES], bucket)
             return
         for guest in conversation.guests or ():
-            notes.calls[guest].guests.add(conversation.members[0])
+            record = notes.calls[guest]
+            record.guests = with_one(record.guests, conversation.members[0])
         self.meet(conversation, call, bucket)
 
     def meet(self, conversation: Conversation, call: str, since: int) -> None:
@@ -276,7 +279,7 @@ class Guests:
             return
         conversation.guests[call] = since
         record = self.notes.call(call)
-        record.guests.add(conversation.members[0])
+        record.guests = with_one(record.guests, conversation.members[0])
         self.nailed.renewed.append(conversation)
         self._lose(conversation, call, record)
 
@@ -290,11 +293,11 @@ class Guests:
         for member in event.members:
             if digest:
                 call = self.notes.calls[member]
-                known = known or call.ids.get(digest, NEVER) > bucket - self.window
+                known = known or (call.ids or {}).get(digest, NEVER) > bucket - self.window
                 known = known or any(holds(met.ids, digest) for met in self._met(member, call))
-                call.ids[digest] = bucket
-                if len(call.ids) > self.nailed.entries_max:
-                    del call.ids[next(iter(call.ids))]
+                ids = call.tell_alone(digest, bucket)
+                if len(ids) > self.nailed.entries_max:
+                    del ids[next(iter(ids))]
             self._note_of(member, kept, bucket, None)
         self._note_places(kept, bucket, None)
         return known
@@ -334,7 +337,7 @@ class Guests:
                 notes.call(member)
                 self._note_of(member, kept, bucket, None)
                 if digest:
-                    notes.calls[member].ids[digest] = bucket
+                    notes.calls[member].tell_alone(digest, bucket)
         self._note_places(kept, bucket, None)
         self.nailed.noted = bucket
 
@@ -419,7 +422,7 @@ class Guests:
                         *_, (_, arrived) = self.nailed.arrivals(holder, kept)
                         self.notes.tell_room(room, told[1], told[2], arrived)
         room.touched = bucket
-        room.calls.add(call)
+        room.calls = with_one(room.calls, call)
 
     def _watch_execution(self, call: str, sid: str, bucket: int) -> None:
         execution = self.notes.executions.get(sid)
@@ -432,7 +435,7 @@ class Guests:
                     note = msgspec.structs.replace(kept, facts=facts, offset=told_at)
                     self.notes.step(execution, Note(arrived, told_at, encode(note), None))
         execution.touched = bucket
-        execution.calls.add(call)
+        execution.calls = with_one(execution.calls, call)
 
     # ----------------------------------------------------------------- whom it concerns
 
@@ -444,12 +447,14 @@ class Guests:
     def _met(self, call: str, record: Call) -> list[Conversation]:
         """The open conversations that have a call as a guest."""
         found: dict[int, Conversation] = {}
-        for member in list(record.guests):
+        left: list[str] = []
+        for member in record.guests:
             conversation = self.index.get(member)
-            if conversation is None or conversation.guests is None or call not in conversation.guests:
-                record.guests.discard(member)
-            else:
+            if conversation is not None and conversation.guests is not None and call in conversation.guests:
                 found[id(conversation)] = conversation
+                left.append(member)
+        if len(left) < len(record.guests):
+            record.guests = tuple(left)
         return list(found.values())
 
     def _sinces(self, call: str, record: Call) -> list[int]:

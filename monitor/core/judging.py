@@ -100,7 +100,8 @@ class Judge:
         drafts: list[Draft] = []
         attributions: list[Attribution] = []
         waiting = False
-        for recording, seen in (conversation.recordings or {}).items():
+        for seen in conversation.recordings:
+            recording = seen.sid
             if recording not in evidence.recordings:
                 continue  # Its evidence fell to the bound, far beyond which nothing is kept at all.
             grace_over = closed or moment.log_time_ms >= seen.arrived_ms + self._tuning.grace_ms
@@ -124,14 +125,15 @@ class Judge:
                     if any(fact.conference == conference for _, fact in evidence.recordings[recording])
                 ]
         if conversation.suspects:
+            suspects = {seen.sid: seen for seen in conversation.suspects}
             for conference, kept in evidence.suspected().items():
-                suspected = conversation.suspects.get(conference)
+                suspected = suspects.get(conference)
                 if suspected is None or conference in evidence.recorded:
                     continue
                 proof = Proof(kept, f"Voice Insights says that conference {conference} had recording on")
                 digest = _digest(conversation, suspected, self.policy, proof, closed=closed)
                 if not ledger.unchanged(conference, digest):
-                    verdict = self._suspicion(conversation, conference, suspected, proof, moment, closed=closed)
+                    verdict = self._suspicion(conversation, suspected, proof, moment, closed=closed)
                     finding = Finding(verdict, evidence.first_offset, None, account)
                     drafts.append(Draft(conference, suspected, finding, digest, due_ms))
         if not closed:  # Else nothing more is looked at.
@@ -147,9 +149,9 @@ class Judge:
         conversation.waiting, conversation.relevant, conversation.focus = True, EVERY_KIND, None
         judgement = self.policy.settle(truncated=True)
         drafts: list[Draft] = []
-        for recording, seen in (conversation.recordings or {}).items():
+        for seen in conversation.recordings:
             if closed or moment.log_time_ms >= seen.arrived_ms + self._tuning.grace_ms:
-                verdict = self._failure(conversation, recording, seen, judgement, moment, closed=closed)
+                verdict = self._failure(conversation, seen, judgement, moment, closed=closed)
                 digest = hash(("failed", closed, conversation.birth.offset, seen, self.policy.hash)) or 1
                 account = self._alias(conversation.account)
                 finding = Finding(verdict, conversation.birth.offset, None, account, failed=True)
@@ -296,7 +298,6 @@ class Judge:
     def _failure(
         self,
         conversation: Conversation,
-        recording: str,
         seen: Seen,
         judgement: Judgement,
         moment: Moment,
@@ -307,7 +308,7 @@ class Judge:
         assert judgement.outcome is not None
         return Verdict(
             kind="recording",
-            recording_sid=recording,
+            recording_sid=seen.sid,
             account_sid=conversation.account,
             revision=0,
             final=closed,
@@ -342,7 +343,6 @@ class Judge:
     def _suspicion(
         self,
         conversation: Conversation,
-        conference: str,
         seen: Seen,
         proof: Proof,
         moment: Moment,
@@ -367,7 +367,7 @@ class Judge:
             strength=None,
             start_source=None,
             call_sid=None,
-            conference_sid=conference,
+            conference_sid=seen.sid,
             recording_status=None,
             started_at=None,
             ended_at=None,

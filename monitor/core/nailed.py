@@ -15,7 +15,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -35,6 +35,7 @@ BUCKETS: Final = 1_440  # So many to a window, where it is long enough: one is t
 PARTS: Final = 16  # So coarsely, in parts of a window, goes what need not be looked at with each bucket.
 ROOM_MAX: Final = 64  # Names, and ends, that are kept of one conference that a nailed-up call was in.
 NEVER: Final = -1
+_Key = TypeVar("_Key", str, bytes)
 
 
 class Marks:
@@ -116,21 +117,29 @@ class Call(msgspec.Struct, eq=False):
 
     ``seen`` holds the latest arrival of any sight of it in a conference, ``properties`` and ``ids`` the latest of what
     has no time of its own. ``guests`` are members of the conversations that it is a guest of, at least one of each.
+    Of most calls only ``seen`` is known, so the rest is nothing that takes room until there is something.
     """
 
     seen: dict[str, int] = msgspec.field(default_factory=dict)
-    sights: list[Sight] = msgspec.field(default_factory=list)
-    notes: list[Note] = msgspec.field(default_factory=list)
-    properties: dict[bytes, int] = msgspec.field(default_factory=dict)
-    ids: dict[bytes, int] = msgspec.field(default_factory=dict)
+    sights: tuple[Sight, ...] = ()
+    notes: tuple[Note, ...] = ()
+    properties: dict[bytes, int] | None = None
+    ids: dict[bytes, int] | None = None
     lost: int = NEVER  # Arrival of the latest of what fell to the bound.
-    guests: set[str] = msgspec.field(default_factory=set)
+    guests: tuple[str, ...] = ()
 
     def see(self, conference: str, bucket: int, most: int) -> None:
         """Take in a sight of it; no more of the latest are kept than can say whether there were ``most``."""
         self.seen[conference] = max(bucket, self.seen.get(conference, bucket))
         if len(self.seen) > most:
             del self.seen[min(self.seen, key=lambda at: (self.seen[at], at))]
+
+    def tell_alone(self, digest: bytes, bucket: int) -> dict[bytes, int]:
+        """Take down the id of an event that names it alone; all such ids."""
+        if self.ids is None:
+            self.ids = {}
+        self.ids[digest] = bucket
+        return self.ids
 
     def conferences(self, after: int) -> int:
         """In how many conferences it has been seen after a bucket."""
@@ -141,7 +150,7 @@ class Call(msgspec.Struct, eq=False):
         return (
             (bool(self.sights) and self.sights[-1].bucket > after)
             or (bool(self.notes) and self.notes[-1].bucket > after)
-            or any(told > after for told in self.properties.values())
+            or any(told > after for told in (self.properties or {}).values())
         )
 
 
@@ -155,7 +164,7 @@ class Room(msgspec.Struct, eq=False):
     touched: int
     names: dict[str, int] = msgspec.field(default_factory=dict)
     ends: dict[int, int] = msgspec.field(default_factory=dict)
-    calls: set[str] = msgspec.field(default_factory=set)
+    calls: tuple[str, ...] = ()
 
 
 class Execution(msgspec.Struct, eq=False):
@@ -163,7 +172,7 @@ class Execution(msgspec.Struct, eq=False):
 
     touched: int
     notes: list[Note] = msgspec.field(default_factory=list)
-    calls: set[str] = msgspec.field(default_factory=set)
+    calls: tuple[str, ...] = ()
 
 
 class Notes:
@@ -210,12 +219,11 @@ class Notes:
         Beyond the bound the earliest fall: the last ones are the same wherever a rebuild began.
         """
         call = self.calls[sid]
-        call.sights.extend(sights)
-        call.notes.extend(notes)
-        for kept in (call.sights, call.notes):
-            for fallen in kept[: -self._bound]:
-                call.lost = max(call.lost, fallen.bucket)
-            del kept[: -self._bound]
+        all_sights, all_notes = (*call.sights, *sights), (*call.notes, *notes)
+        fallen = [sight.bucket for sight in all_sights[: -self._bound]]
+        fallen += [note.bucket for note in all_notes[: -self._bound]]
+        call.lost = max([call.lost, *fallen])
+        call.sights, call.notes = all_sights[-self._bound :], all_notes[-self._bound :]
 
     def note_late(self, sid: str, sights: Iterable[Sight], notes: Iterable[Note]) -> None:
         """Note what a call's conversation holds of it, where it was not noted when it arrived."""
@@ -223,8 +231,7 @@ class Notes:
         known = {each.offset for each in call.sights} | {each.offset for each in call.notes}
         all_sights = [*call.sights, *(each for each in sights if each.offset not in known)]
         all_notes = [*call.notes, *(each for each in notes if each.offset not in known)]
-        call.sights.clear()
-        call.notes.clear()
+        call.sights = call.notes = ()
         self.note(sid, sorted(all_sights, key=_BY_OFFSET), sorted(all_notes, key=_BY_OFFSET))
 
     def view(self, guests: Mapping[str, int]) -> View:
@@ -234,6 +241,8 @@ class Notes:
     def tell(self, sid: str, encoded: bytes, bucket: int) -> int | None:
         """Note what is known of a call without a time; when it was last told before."""
         call = self.calls[sid]
+        if call.properties is None:
+            call.properties = {}
         before = call.properties.pop(encoded, None)
         call.properties[encoded] = bucket if before is None else max(before, bucket)
         if len(call.properties) > self._bound:
@@ -278,11 +287,11 @@ class Notes:
             met = sinces(sid, call)
             floor = min([floor, *met])
             after = min([now, *met]) - self._window
-            for kept in (call.sights, call.notes):
-                del kept[: bisect_right(kept, after, key=_BUCKET)]
-            call.properties = {encoded: told for encoded, told in call.properties.items() if told > after}
-            call.ids = {digest: told for digest, told in call.ids.items() if told > now - self._window}
-            call.seen = {at: seen for at, seen in call.seen.items() if seen > now - self._window}
+            call.sights = call.sights[bisect_right(call.sights, after, key=_BUCKET) :]
+            call.notes = call.notes[bisect_right(call.notes, after, key=_BUCKET) :]
+            call.properties = _told_after(call.properties or {}, after) or None
+            call.ids = _told_after(call.ids or {}, now - self._window) or None
+            call.seen = _told_after(call.seen, now - self._window)
             known = call.sights or call.notes or call.properties or call.ids or call.seen or call.lost > after
             if not known and not met:
                 del self.calls[sid]
@@ -337,7 +346,7 @@ class View:
             encoded
             for sid, since in self._guests.items()
             if (call := self._notes.calls.get(sid)) is not None
-            for encoded, told in call.properties.items()
+            for encoded, told in (call.properties or {}).items()
             if told > since - self._window
         ]
 
@@ -375,6 +384,15 @@ class View:
                 first = max(first, since)
                 met[conference] = min(met.get(conference, first), first)
         return met
+
+
+def with_one(texts: tuple[str, ...], one: str) -> tuple[str, ...]:
+    """These and one more, unless it is among them."""
+    return texts if one in texts else (*texts, one)
+
+
+def _told_after(told: dict[_Key, int], after: int) -> dict[_Key, int]:
+    return {key: bucket for key, bucket in told.items() if bucket > after}
 
 
 _BY_OFFSET: Final = attrgetter("offset")

@@ -13,7 +13,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
-from monitor.core.conversation import KIND, STAMP_BYTES, TYPE_CODES, Seen
+from monitor.core.conversation import KIND, STAMP_BYTES, TYPE_CODES
 from monitor.core.envelope import FAULTS
 from monitor.core.events import (
     AnyFact,
@@ -715,9 +715,8 @@ cdef class FastPath:
         if conversation.cold and PyBytes_GET_SIZE(evidence) > COLD_TAIL_BYTES:
             window._warm_up(conversation)
         if self.name is not None and self.sees_room(conversation):
-            seen = Seen(arrived_ms, offset, 0)
             for fact in self.as_read():
-                window._bind(account, conversation, fact, self.occurred_ms, seen)
+                window._bind(account, conversation, fact, self.occurred_ms, arrived_ms, offset, 0)
                 conversation = index[self.members[0]]  # A binding may have poured it into another one.
         return conversation, new
 

@@ -1,13 +1,14 @@
 """Packing: the evidence of a quiet conversation compressed, by what the evidence of most conversations looks like.
 
 A conversation's evidence is short: on its own, most of it is seen for the first time. So compression may refer to
-``USUAL``, which is nothing but usual evidence without its SIDs; what is packed under other such bytes can't be read.
+``USUAL``, which is nothing but usual evidence without its SIDs, and to the SIDs of the conversation's members, which it
+holds anyway; what is packed under other such bytes can't be read.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -31,15 +32,16 @@ _MEMORY: Final = 5  # 48 kB to work in each time; by default it is a quarter of 
 _LEVEL: Final = 3  # 6 makes 50 B less of it, in half as much time again.
 
 
-def pack(data: bytes) -> bytes:
-    """Compress evidence, properties, or both."""
-    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, WINDOW_BITS, _MEMORY, zlib.Z_DEFAULT_STRATEGY, USUAL)
+def pack(data: bytes, members: Iterable[str]) -> bytes:
+    """Compress evidence, properties, or both, of a conversation with these members."""
+    known = USUAL + "".join(members).encode()
+    packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, WINDOW_BITS, _MEMORY, zlib.Z_DEFAULT_STRATEGY, known)
     return packer.compress(data) + packer.flush()
 
 
-def unpack(packed: bytes | memoryview) -> bytes:
-    """What was packed."""
-    return zlib.decompressobj(WINDOW_BITS, zdict=USUAL).decompress(packed)
+def unpack(packed: bytes | memoryview, members: Iterable[str]) -> bytes:
+    """What was packed, of the same members."""
+    return zlib.decompressobj(WINDOW_BITS, zdict=USUAL + "".join(members).encode()).decompress(packed)
 
 
 def _usual() -> Iterator[tuple[str, AnyFact]]:

@@ -19,7 +19,7 @@ import msgspec
 
 from monitor.core.account_settings import AccountSettings
 from monitor.core.attribution import OVER
-from monitor.core.conversation import KIND, Conversation, digest_of, holds
+from monitor.core.conversation import KIND, Conversation, digest_of, has_seen, holds
 from monitor.core.decode import decode, entry_of
 from monitor.core.events import (
     FOUND_BY_LISTING,
@@ -705,7 +705,7 @@ class Pipeline:
             return self.judge.findings(conversation, moment, due_ms, self.ledger, closed=closed)
         except Exception as error:
             self.counts.not_judged += 1
-            recordings = tuple(conversation.recordings or ())
+            recordings = tuple([seen.sid for seen in conversation.recordings])
             self._failures.append(NotJudged(conversation.account, recordings, type(error).__name__, _place(error)))
             return self.judge.failed(conversation, moment, due_ms, closed=closed)
 
@@ -724,7 +724,7 @@ class Pipeline:
                 found = self._judge(conversation, moment, due_ms, closed=True)
                 concluded = {draft.key for draft in found}
                 # Nothing is left to conclude the others from: what is published of them ends as it would after a loss.
-                bereft = {*(conversation.recordings or ()), *(conversation.suspects or ())} - concluded
+                bereft = {seen.sid for seen in (*conversation.recordings, *conversation.suspects)} - concluded
                 self._unsettled += sorted(bereft)
                 if conversation.truncated:
                     self._bereft |= bereft
@@ -810,7 +810,7 @@ class Pipeline:
             account = self.window.accounts.get(account_sid)
             conversation = account.index.get(key) if account is not None else None
             if conversation is not None and (
-                key in (conversation.recordings or ()) or key in (conversation.suspects or ())
+                has_seen(conversation.recordings, key) or has_seen(conversation.suspects, key)
             ):
                 continue
             if self.ledger.ahead(key, at):

@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from monitor.core.conversation import KIND, Birth, Conversation, Kept, NamedRoom, Seen
+from monitor.core.conversation import KIND, PACKED_HEAD, Birth, Conversation, Kept, NamedRoom, Seen
 from monitor.core.nailed import Call, Execution, Note, Room, Sight
 from monitor.core.packing import USUAL, WINDOW_BITS
 from monitor.core.readers import EVENT_TYPES
@@ -50,8 +50,8 @@ class State(msgspec.Struct, array_like=True, gc=False):
     properties_kept: int
     packed: bytes
     ids: bytes
-    recordings: dict[str, Seen] | None
-    suspects: dict[str, Seen] | None
+    recordings: tuple[Seen, ...]
+    suspects: tuple[Seen, ...]
     claims: list[tuple[str, int, str]] | None
     rooms: tuple[NamedRoom, ...]
     called: list[str] | None
@@ -93,7 +93,8 @@ _OF_CALLS: Final = (Call, Sight, Note, Room, Execution)
 def _layout() -> str:
     """What the bytes mean, by the types they are read into and what is packed by: with others they are not read."""
     kinds = [(kind.__name__, kind.__annotations__) for kind in (*KIND, Kept, Seen, NamedRoom, State, *_OF_CALLS)]
-    return hashlib.sha256(repr((EVENT_TYPES, kinds, USUAL, WINDOW_BITS)).encode()).hexdigest()[:16]
+    packed = (USUAL, WINDOW_BITS, PACKED_HEAD.format)
+    return hashlib.sha256(repr((EVENT_TYPES, kinds, packed)).encode()).hexdigest()[:16]
 
 
 LAYOUT: Final = _layout()
@@ -237,11 +238,11 @@ class Loading:
             raise Unusable("one call in two conversations")
         account.index.update(dict.fromkeys(state.members, conversation))
         window.restore(account, conversation, self._log_time_ms, by_name=state.by_name)
-        for recording, seen in (state.recordings or {}).items():
+        for seen in state.recordings:
             # Those that ended before were seen to; but for what the very last message brought.
             if seen.arrived_ms + window.grace_ms > self._log_time_ms or seen.offset == self._offset - 1:
                 due_ms = seen.arrived_ms + window.grace_ms
-                self._graces.append((due_ms, seen.offset, seen.index, account.sid, recording))
+                self._graces.append((due_ms, seen.offset, seen.index, account.sid, seen.sid))
 
     def _finish(self, calls: bytes) -> None:
         if self.done:

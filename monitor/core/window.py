@@ -12,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from operator import attrgetter
 from typing import Final, Protocol
 
@@ -31,7 +31,9 @@ from monitor.core.conversation import (
     NamedRoom,
     Seen,
     digest_of,
+    earliest,
     encode,
+    has_seen,
     holds,
     merge_arrivals,
     shows_recording,
@@ -64,10 +66,7 @@ COLD_TAIL_BYTES: Final = 512  # What a cold conversation may take in before it i
 
 
 class _Book(msgspec.Struct, gc=False):
-    """All that goes by one conference name in one account: rooms by time, and TwiML that waits for its room.
-
-    Most names are those of tasks, and have one room and nothing else.
-    """
+    """All that goes by one conference name in one account: rooms by time, and TwiML that waits for its room."""
 
     callers: int = 0  # Open conversations that have called the name, whether or not their call still waits.
     rooms: list[NamedRoom] = []  # By first sight.
@@ -80,16 +79,13 @@ class _Book(msgspec.Struct, gc=False):
 
     def move(self, room: NamedRoom, first_ms: int, end_ms: int | None) -> Sequence[tuple[int, str]]:
         """Take in another sight of a room; the claims whose room may be another one now."""
-        changed = False
         stood_ms = room.first_ms
-        if first_ms < stood_ms:
+        moves = first_ms < stood_ms
+        if moves:
             self.forget(room)
-            room.first_ms = first_ms
+        changed = room.see(first_ms, end_ms)
+        if moves:
             insort(self.rooms, room, key=_BY_SIGHT)
-            changed = True
-        if end_ms is not None and (room.end_ms is None or end_ms > room.end_ms):
-            room.end_ms = end_ms
-            changed = True
         return self._claims_near(room, stood_ms) if changed else ()
 
     def forget(self, room: NamedRoom) -> None:
@@ -151,7 +147,8 @@ class Account:
     def __init__(self, sid: str) -> None:
         self.sid = sid  # One text for all its conversations.
         self.index: dict[str, Conversation] = {}
-        self.books: dict[str, _Book] = {}
+        # Most names are those of tasks, and have one room and nothing else: such a room stands there itself.
+        self.books: dict[str, _Book | NamedRoom] = {}
         self.guests: Guests | None = None  # None as long as no call was seen in a second conference.
 
 
@@ -211,9 +208,10 @@ class Window:
         self.due_ms = _NEVER  # No deadline lies before this instant.
         self.births: deque[Birth] = deque()  # In order of their offsets.
         self.young: deque[Birth] = deque()  # Those behind them, most of which end soon.
-        self._by_name: list[tuple[int, int, int, Birth]] = []
+        self._by_name: list[Birth] = []  # A heap, of births that were ``beside`` no less than those of older ones.
+        self._by_name_max = _BY_NAME_LEAST  # With so many, those that are open no more are dropped.
         self._graces: deque[tuple[int, str, str]] = deque()
-        self._buckets: dict[int, dict[Conversation, None]] = {}  # In order, and what is merged away leaves at once.
+        self._buckets: dict[int, list[Conversation]] = {}  # Each knows its place: what is merged away leaves at once.
         self._bucket_order: list[int] = []
         self._bucket = 0  # The last one that anything was filed under.
         self._due: list[tuple[int, int, int, Conversation]] = []
@@ -270,7 +268,7 @@ class Window:
             due_ms, account, recording = self._graces.popleft()
             found = self.accounts.get(account)
             conversation = found.index.get(recording) if found else None
-            if conversation is not None and conversation.recordings and recording in conversation.recordings:
+            if conversation is not None and has_seen(conversation.recordings, recording):
                 yield conversation, recording, due_ms
         self._look_at_deadlines()
 
@@ -289,12 +287,23 @@ class Window:
             self._filed += 1
             heappush(self._due, (due_ms, conversation.birth.offset, self._filed, conversation))
             self.due_ms = min(self.due_ms, due_ms)
-        elif bucket in self._buckets:
-            self._buckets[bucket][conversation] = None
-        else:
-            self._buckets[bucket] = {conversation: None}
+            return
+        filed = self._buckets.get(bucket)
+        if filed is None:
+            filed = self._buckets[bucket] = []
             heappush(self._bucket_order, bucket)
             self.due_ms = min(self.due_ms, bucket * BUCKET_MS)
+        conversation.place = len(filed)
+        filed.append(conversation)
+
+    def _take_from_file(self, conversation: Conversation) -> None:
+        """Take a conversation out of its bucket, whose last one comes into its place."""
+        filed = self._buckets.get(conversation.bucket)
+        if filed is not None:
+            last = filed.pop()
+            if last is not conversation:
+                filed[conversation.place] = last
+                last.place = conversation.place
 
     def _close(self, conversation: Conversation) -> None:
         if self._saver is not None:
@@ -303,21 +312,24 @@ class Window:
         for member in conversation.members:
             del account.index[member]
         for room in conversation.rooms:
-            account.books[room.name].forget(room)
-            self._drop_if_empty(account, room.name)
+            if account.books[room.name] is room:
+                del account.books[room.name]
+            else:
+                _book(account, room.name).forget(room)
+                self._drop_if_empty(account, room.name)
         for name, at_ms, member in conversation.claims or ():
-            if (book := account.books.get(name)) is not None:
-                book.unclaim((at_ms, member))
+            if name in account.books:
+                _book(account, name).unclaim((at_ms, member))
                 self._drop_if_empty(account, name)
         for name in conversation.called or ():
-            if (book := account.books.get(name)) is not None:
-                book.callers -= 1
+            if name in account.books:
+                _book(account, name).callers -= 1
                 self._drop_if_empty(account, name)
         self._drop_if_over(account)
         conversation.open = False
         conversation.birth.open = False
         self.open_conversations -= 1
-        self.open_recordings -= len(conversation.recordings or ())
+        self.open_recordings -= len(conversation.recordings)
 
     def _drop_if_over(self, account: Account) -> None:
         if not account.index and account.guests is None:
@@ -326,7 +338,7 @@ class Window:
     @staticmethod
     def _drop_if_empty(account: Account, name: str) -> None:
         book = account.books.get(name)
-        if book is not None and not book.rooms and not book.claims and not book.callers:
+        if isinstance(book, _Book) and not book.rooms and not book.claims and not book.callers:
             del account.books[name]
 
     def close_all(self) -> list[Conversation]:
@@ -372,10 +384,10 @@ class Window:
         if birth is None:
             return None
         by_name = self._by_name
-        while by_name and not by_name[0][3].open:
+        while by_name and not by_name[0].open:
             heappop(by_name)
-        if by_name and by_name[0][0] < birth.offset:
-            return by_name[0][:2]
+        if by_name and by_name[0].beside_offset < birth.offset:
+            return by_name[0].beside_offset, by_name[0].beside_ms
         return birth.offset, birth.arrived_ms
 
     def drop_cut_when_over(self, log_time_ms: int) -> None:
@@ -420,7 +432,7 @@ class Window:
     ) -> None:
         """Take in a conversation of a snapshot whose members are in the index: books, deadlines, counts."""
         for room in conversation.rooms:
-            _book(account, room.name).add(room)
+            _add_room(account, room)
         for name, at_ms, member in conversation.claims or ():
             _book(account, name).claim((at_ms, member))
         for name in conversation.called or ():
@@ -431,7 +443,7 @@ class Window:
         if not conversation.cold:
             self._warm.append(conversation)
         self.open_conversations += 1
-        self.open_recordings += len(conversation.recordings or ())
+        self.open_recordings += len(conversation.recordings)
 
     def restored(self, births: Iterable[Birth], graces: Iterable[tuple[int, str, str]]) -> None:
         """The snapshot is all there: births in order of their offsets, and the graces to come in order of time."""
@@ -553,6 +565,9 @@ class Window:
     def _take_out(self, account: Account, guests: Guests, call: str, offset: int, arrived_ms: int) -> None:
         """A call that has become nailed up leaves its conversation; nothing is left of one that it was alone in."""
         conversation = account.index.pop(call)
+        conversation.unpack()
+        if conversation.cold:
+            self._warm_up(conversation)
         conversation.members = tuple([member for member in conversation.members if member != call])
         self._release(account, conversation, call)
         guests.leave(conversation, call, offset, arrived_ms)
@@ -677,14 +692,14 @@ class Window:
         if one.cold:
             self._warm_up(one)
         one.ids += other.ids
-        one.recordings = _earliest(one.recordings, other.recordings)
-        one.suspects = _earliest(one.suspects, other.suspects)
+        one.recordings = earliest(one.recordings, other.recordings)
+        one.suspects = earliest(one.suspects, other.suspects)
         if other.claims:
             one.claims = (one.claims or []) + other.claims
         one.rooms += other.rooms
         for name in other.called or ():
             if name in (one.called or ()):
-                account.books[name].callers -= 1
+                _book(account, name).callers -= 1
             else:
                 one.called = [*(one.called or ()), name]
         for call, since in (other.guests or {}).items():
@@ -694,11 +709,10 @@ class Window:
             one.by_name = False  # Its birth may be another one now.
             self._rest_on_names(one)
         other.open = False
-        if (bucket := self._buckets.get(other.bucket)) is not None:
-            bucket.pop(other, None)
+        self._take_from_file(other)
         other.members, other.evidence, other.properties, other.ids = (), b"", b"", b""
-        other.recordings = other.suspects = other.claims = other.called = None
-        other.rooms = ()
+        other.claims = other.called = None
+        other.recordings = other.suspects = other.rooms = ()
         self.open_conversations -= 1
         self.renewed.append(one)
         return one
@@ -767,7 +781,7 @@ class Window:
                         timed.append(fact)  # It shows a Flex conference: worth its position.
                 continue
             if isinstance(fact, RecordingFact):
-                self._see_recording(conversation, fact.recording, Seen(arrived_ms, offset, index))
+                self._see_recording(conversation, fact.recording, arrived_ms, offset, index)
             elif conversation.kept >= self.entries_max and not shows_recording(fact):
                 self._truncate(conversation)
                 dropped.append(fact)
@@ -781,14 +795,13 @@ class Window:
                 new |= kind
         if not timed and not dropped:
             return new
-        seen = Seen(arrived_ms, offset, index)
         if conversation.kept >= self.entries_max * RECORDINGS_KEPT_FACTOR:
             self._truncate(conversation)
         elif timed:
             self._write(conversation, event, occurred_ms, offset, timed)
         for fact in (*timed, *dropped) if dropped else timed:
             # What is not kept binds all the same: a rebuild that begins later in the log may have room for it.
-            self._bind(account, conversation, fact, occurred_ms, seen)
+            self._bind(account, conversation, fact, occurred_ms, arrived_ms, offset, index)
             conversation = account.index[members[0]]  # A binding may have poured it into another one.
         return new
 
@@ -810,19 +823,29 @@ class Window:
             self.renewed.append(conversation)
             self.truncated_total += 1
 
-    def _see_recording(self, conversation: Conversation, recording: str, seen: Seen) -> None:
-        if conversation.recordings is None:
-            conversation.recordings = {}
-        if recording not in conversation.recordings:
-            conversation.recordings[recording] = seen
+    def _see_recording(
+        self, conversation: Conversation, recording: str, arrived_ms: int, offset: int, index: int
+    ) -> None:
+        if not has_seen(conversation.recordings, recording):
+            recording = conversation.own(recording)
+            conversation.recordings += (Seen(recording, arrived_ms, offset, index),)
             conversation.waiting = True
             self.open_recordings += 1
-            self._graces.append((seen.arrived_ms + self.grace_ms, conversation.account, recording))
+            self._graces.append((arrived_ms + self.grace_ms, conversation.account, recording))
             self.due_ms = min(self.due_ms, self._graces[0][0])
 
     # ----------------------------------------------------------------- bindings by conference name
 
-    def _bind(self, account: Account, conversation: Conversation, fact: AnyFact, occurred_ms: int, seen: Seen) -> None:
+    def _bind(
+        self,
+        account: Account,
+        conversation: Conversation,
+        fact: AnyFact,
+        occurred_ms: int,
+        arrived_ms: int,
+        offset: int,
+        index: int,
+    ) -> None:
         """Join a call's TwiML with the conference it means, where only the conference's name connects the two.
 
         A call that is seen in a conference needs no such thing: its own events connect it.
@@ -835,13 +858,10 @@ class Window:
                 self._see_room(account, conversation, fact.name, fact.conference, at_ms, None)
         elif isinstance(fact, ConferenceFact):
             at_ms = occurred_ms if fact.at_ms is None else fact.at_ms
-            if fact.recording_on:
-                if conversation.suspects is None:
-                    conversation.suspects = {}
-                if fact.conference not in conversation.suspects:
-                    conversation.suspects[fact.conference] = seen
-                    if conversation.focus is None or fact.conference not in conversation.focus.recorded:
-                        self.renewed.append(conversation)
+            if fact.recording_on and not has_seen(conversation.suspects, fact.conference):
+                conversation.suspects += (Seen(conversation.own(fact.conference), arrived_ms, offset, index),)
+                if conversation.focus is None or fact.conference not in conversation.focus.recorded:
+                    self.renewed.append(conversation)
             if fact.name:
                 end_ms = at_ms if fact.phase == "end" else None
                 self._see_room(account, conversation, fact.name, fact.conference, at_ms, end_ms)
@@ -870,9 +890,11 @@ class Window:
             if self._saver is not None:
                 self._saver.before(conversation)
             conversation.by_name = True
-            birth = conversation.birth
-            self._filed += 1
-            heappush(self._by_name, (birth.beside_offset, birth.beside_ms, self._filed, birth))
+            heappush(self._by_name, conversation.birth)
+            if len(self._by_name) > self._by_name_max:
+                self._by_name = [birth for birth in self._by_name if birth.open]
+                heapify(self._by_name)
+                self._by_name_max = max(_BY_NAME_LEAST, 2 * len(self._by_name))
 
     def _see_room(
         self,
@@ -886,21 +908,23 @@ class Window:
         room = conversation.room(name, conference)
         if room is not None and first_ms >= room.first_ms and end_ms is None:
             return  # As most sights of a room: it has been seen before, and nothing follows.
-        book = _book(account, name)
-        if book.callers:
+        book = account.books.get(name)
+        if isinstance(book, _Book) and book.callers:
             self._rest_on_names(conversation)
         if room is None:
             # One text for a room and for the members that it goes by.
             if (task := account.index.get(name)) is not None:
-                name = next(member for member in task.members if member == name)
-            conference = next(member for member in conversation.members if member == conference)
-            room = NamedRoom(name, conference, first_ms, end_ms)
+                name = task.own(name)
+            room = NamedRoom(name, conversation.own(conference), first_ms, end_ms)
             conversation.rooms += (room,)
-            concerned = book.add(room)
+            concerned = _add_room(account, room)
+        elif book is room:
+            room.see(first_ms, end_ms)
+            return
         else:
-            concerned = book.move(room, first_ms, end_ms)
+            concerned = _book(account, name).move(room, first_ms, end_ms)
         for at_ms, member in concerned:
-            self._join_by_name(account, book, at_ms, member)
+            self._join_by_name(account, _book(account, name), at_ms, member)
 
     def _claim(
         self, account: Account, book: _Book, conversation: Conversation, name: str, at_ms: int, member: str
@@ -914,8 +938,8 @@ class Window:
         left = []
         for name, at_ms, member in conversation.claims or ():
             if member == call:
-                if (book := account.books.get(name)) is not None:
-                    book.unclaim((at_ms, member))
+                if name in account.books:
+                    _book(account, name).unclaim((at_ms, member))
                     self._drop_if_empty(account, name)
             else:
                 left.append((name, at_ms, member))
@@ -930,14 +954,28 @@ class Window:
             self._merge(account, one, other)
 
 
-def _book(account: Account, name: str) -> _Book:
+def book_of(account: Account, name: str) -> _Book:
+    """All that goes by a name in an account."""
     book = account.books.get(name)
-    if book is None:
-        book = account.books[name] = _Book()
+    return book if isinstance(book, _Book) else _Book(rooms=[] if book is None else [book])
+
+
+def _book(account: Account, name: str) -> _Book:
+    """The book of a name, which is opened now if there is none."""
+    book = account.books[name] = book_of(account, name)
     return book
 
 
+def _add_room(account: Account, room: NamedRoom) -> Sequence[tuple[int, str]]:
+    """Take in a room; the claims whose room may be another one now."""
+    if room.name in account.books:
+        return _book(account, room.name).add(room)
+    account.books[room.name] = room
+    return ()
+
+
 _NEVER: Final = 1 << 62
+_BY_NAME_LEAST: Final = 64
 _NOWHERE: Final = Touched(None, False, 0, ())
 
 
@@ -981,17 +1019,6 @@ def _moves_room(
     if room is None:
         return True
     return focus.rooms and (at_ms < room.first_ms or (ends and (room.end_ms is None or at_ms > room.end_ms)))
-
-
-def _earliest(one: dict[str, Seen] | None, other: dict[str, Seen] | None) -> dict[str, Seen] | None:
-    if not one or not other:
-        return one or other
-    merged = dict(one)
-    for key, seen in other.items():
-        mine = merged.get(key)
-        if mine is None or seen.before(mine):
-            merged[key] = seen
-    return merged
 
 
 def _entered(conversation: Conversation, call: str) -> bool:
