@@ -1180,7 +1180,7 @@ class Interrupted:
                 if self.births.get(recording, (-1, False))[0] != birth.offset:
                     self.births[recording] = (birth.offset, whole)
         fault = unlike_state(pipeline, owner.ledger, offset)
-        if fault:
+        if fault and not pipeline.sweeping:
             self.faults.setdefault("P3", f"message {offset}: {fault}")
 
 
@@ -2120,6 +2120,19 @@ class AsInLongWindows(_OtherGuests):
         def __init__(self, **bounds: Any) -> None:
             super().__init__(**bounds)
             self.marks.part = 3
+
+
+class AFewAtATime(Rules):
+    """Not refuted: what concerns everything that is open is swept, none to two conversations after each message."""
+
+    def pipeline(self, tuning: Tuning, policy: Policy, settings: AccountSettings, checkpoint: Checkpoint) -> Pipeline:
+        return _Swept(tuning, policy, settings, partition=0, checkpoint=checkpoint, sweeps=True)
+
+
+class _Swept(Pipeline):
+    def feed(self, offset: int, timestamp_ms: int, value: bytes | None, headers: Any = None) -> Sequence[Told]:
+        told = super().feed(offset, timestamp_ms, value, headers)
+        return [*told, *self.sweep(offset % 3)]
 
 
 class DumpedAndLoaded(_OtherPipeline):

@@ -102,7 +102,7 @@ class Heard:
         self.restores: list[int] = []
         self.errors: list[str] = []
         self.settings: list[tuple[str, bytes | None]] = []
-        self.read: list[tuple[int, str]] = []
+        self.read: list[tuple[int, str | None]] = []
         self.polls = 0
         self.replayed = 0
         self.count = 0
@@ -120,8 +120,11 @@ class Heard:
     def quarantined(self, partition: int, reason: str) -> None:
         self.aside.append((partition, reason))
 
-    def verdict_read(self, partition: int, key: str, value: bytes | None) -> None:
+    def verdict_read(self, partition: int, key: str, verdict: Verdict | None) -> None:
         self.read.append((partition, key))
+
+    def verdict_not_read(self, partition: int) -> None:
+        self.read.append((partition, None))
 
     def committed(self, result: str) -> None:
         self.commits.append(result)
@@ -287,6 +290,7 @@ class Running:
                     partition=partition,
                     checkpoint=checkpoint,
                     skip=skip,
+                    sweeps=True,
                     watch=watch,
                 )
             )

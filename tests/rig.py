@@ -25,6 +25,7 @@ from typing import IO, Any, Final, NamedTuple, Self
 import msgspec
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
+from monitor.inputs.topics import COMPACTED_SEGMENT_BYTES
 from monitor.simulator.scenes import PLUGIN_CALLBACK
 from monitor.simulator.traffic import Knobs, traffic
 from tests.broker import KAFKA_VERSION, RealBroker, free_ports, produce
@@ -204,9 +205,10 @@ class Names(NamedTuple):
 def create_topics(broker: RealBroker, stem: str, partitions: int) -> Names:
     """Create the topics of one measurement. Events keep the time they were sent with, so that four hours fit in."""
     forever = {"retention_ms": -1, "segment_bytes": 268_435_456}
+    compacted = {"segment_bytes": COMPACTED_SEGMENT_BYTES}  # As `topics apply` makes it.
     return Names(
         events=broker.new_topic(f"{stem}-events", partitions, message_timestamp_type="CreateTime", **forever),
-        verdicts=broker.new_topic(f"{stem}-verdicts", partitions, cleanup_policy="compact"),
+        verdicts=broker.new_topic(f"{stem}-verdicts", partitions, cleanup_policy="compact", **compacted),
         case_actions=broker.new_topic(f"{stem}-actions", 1, cleanup_policy="compact"),
         account_settings=broker.new_topic(f"{stem}-settings", 1, cleanup_policy="compact"),
         quarantine=broker.new_topic(f"{stem}-quarantine", 1),

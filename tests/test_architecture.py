@@ -38,6 +38,7 @@ CORE_ORDER: Final = (
     "verdict",
     "policy",
     "judging",
+    "sweep",
     "pipeline",
     "rejudging",
 )

@@ -16,6 +16,7 @@ from tests.history import (
     PROPERTIES,
     REFUTED,
     SIDS,
+    AFewAtATime,
     AsInLongWindows,
     Change,
     Crash,
@@ -49,6 +50,13 @@ def test_what_has_no_time_may_be_stamped_coarsely(name: str):
     promise = property_named(name)
     for number in range(EXAMPLES):
         assert fault_of(promise.example(number), promise, AsInLongWindows()) is None
+
+
+@pytest.mark.parametrize("name", ["P1", "P2", "P3", "P5", "P7", "P8", "P14"])
+def test_what_concerns_all_that_is_open_may_be_judged_a_few_at_a_time(name: str):
+    promise = property_named(name)
+    for number in range(EXAMPLES):
+        assert fault_of(promise.example(number), promise, AFewAtATime()) is None
 
 
 def test_what_is_known_of_calls_can_be_dumped_and_loaded_at_any_time():

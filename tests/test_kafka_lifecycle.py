@@ -375,6 +375,30 @@ def test_a_message_on_which_the_core_raises_is_quarantined_and_blocks_nobody(bro
     assert len(told) == len(set(told))
 
 
+class StumblingOnce(Stumbling):
+    """A bug in what is judged again when the gate is open."""
+
+    stumbled = 0
+
+    def sweep(self, most: int) -> Sequence[Told]:
+        if not self.stumbled:
+            self.stumbled += 1
+            raise ZeroDivisionError("a bug")
+        return self._pipeline.sweep(most)
+
+
+def test_a_sweep_on_which_the_core_raises_goes_on_and_costs_no_message(broker: RealBroker):
+    desk = Desk.on(broker, 1)
+    desk.send([recording_event(1)])
+    with Running(desk, wrap=StumblingOnce) as running:
+        running.ready(1)
+        desk.send([recording_event(2)])
+        until(lambda: {v.recording_sid for v in running.verdicts_told()} == {*map(recording_sid, (1, 2))})
+        until(lambda: not running.member.ask(0, lambda fold: fold.sweeping).result())
+        assert len(running.heard.takeovers) == 1
+    assert desk.read(desk.quarantine) == []
+
+
 def test_a_deadline_on_which_the_core_raises_costs_its_own_recording_a_verdict_and_no_message(broker: RealBroker):
     desk = Desk.on(broker, 1)
 

@@ -14,7 +14,7 @@ from monitor.core.pipeline import Checkpoint, NotJudged, Pipeline, Publish, SetA
 from monitor.core.policy import PolicyDocument, RuleDocument, Subject, compile_policy
 from monitor.core.verdict import Ledger, Verdict, encode_verdict
 from monitor.core.window import Cut
-from tests.history import FAR_AHEAD_MS, GRACE_MS, LOG_BASE_MS, SIDS, WINDOW_MS, message
+from tests.history import ACCOUNTS, FAR_AHEAD_MS, GRACE_MS, LOG_BASE_MS, SIDS, WINDOW_MS, message
 
 TUNING = Tuning(window_ms=WINDOW_MS, grace_ms=GRACE_MS, age_max_ms=1000, entries_max=50, recordings_too_old_ms=None)
 API_ALONE = PolicyDocument(
@@ -24,6 +24,7 @@ API_ALONE = PolicyDocument(
 )
 FLEX = ("flex_call_recording", "flex_conference", "flex_stale_session", "flex_residual_setting")
 START = Checkpoint(offset=0, generation=1, replay_from=0, log_time_ms=None)
+SHORT = {sid: short for short, sid in SIDS.items()}
 
 
 class Fold:
@@ -39,10 +40,13 @@ class Fold:
         skip: frozenset[int] = frozenset(),
         opened: bool = True,
         watch: Watch | None = None,
+        sweeps: bool = False,
     ) -> None:
         compiled = compile_policy(policy, policy.name.encode())
         settings = AccountSettings()
-        self.pipeline = Pipeline(tuning, compiled, settings, partition=3, checkpoint=checkpoint, skip=skip, watch=watch)
+        self.pipeline = Pipeline(
+            tuning, compiled, settings, partition=3, checkpoint=checkpoint, skip=skip, sweeps=sweeps, watch=watch
+        )
         self.offset = checkpoint.replay_from
         self.ledger = Ledger() if ledger is None else ledger
         if opened:
@@ -52,6 +56,18 @@ class Fold:
         told = self.pipeline.feed(self.offset, LOG_BASE_MS + stamp, message(entries))
         self.offset += 1
         return told
+
+    def sweep(self, most: int = 1) -> list[tuple[str, bool]]:
+        """What is told, and whether it is of the backlog, of at most so many conversations that are judged again."""
+        told = [t.verdict for t in self.pipeline.sweep(most) if isinstance(t, Publish)]
+        return [(SHORT[verdict.key], verdict.backlog) for verdict in told if verdict is not None]
+
+    def sweep_all(self) -> list[list[tuple[str, bool]]]:
+        """The same to the end, one by one."""
+        swept = []
+        while self.pipeline.sweeping:
+            swept.append(self.sweep())
+        return swept
 
     def verdicts(self, stamp: int, entries: str = "tick()") -> list[Verdict]:
         return [t.verdict for t in self.feed(stamp, entries) if isinstance(t, Publish) and t.verdict is not None]
@@ -207,6 +223,47 @@ def test_a_recording_that_has_ended_is_backlog_when_a_new_policy_judges_it():
     fold.pipeline.change_policy(compile_policy(PolicyDocument(name="nothing", mode="enforce"), b"nothing"))
     [verdict] = fold.verdicts(1)
     assert verdict.backlog
+
+
+NOTHING = compile_policy(PolicyDocument(name="nothing", mode="enforce"), b"nothing")
+
+
+def test_what_is_open_is_judged_by_a_new_policy_a_few_at_a_time():
+    fold = Fold(sweeps=True)
+    fold.feed(0, "rec(r,a) done(s,b)")
+    assert fold.sweep_all() == [[], [], []]
+    fold.pipeline.change_policy(NOTHING)
+    assert not fold.pipeline.sweeping  # The next message is the first to be judged by it.
+    [new] = fold.verdicts(1, "done(t,d)")
+    assert (new.key, new.backlog) == (SIDS["t"], False)
+    [old] = fold.verdicts(2, "done(s,b)#1")
+    assert (old.key, old.backlog) == (SIDS["s"], True)  # As if it had been swept: that is why it is told.
+    assert fold.sweep_all() == [[], [], [("r", False)], []]
+    assert fold.sweep(9) == []
+
+
+def test_a_sweep_waits_for_the_message_that_another_change_begins_with():
+    fold = Fold(sweeps=True)
+    fold.feed(0, "rec(r,a) rec(s,b)")
+    fold.feed(1)
+    fold.pipeline.change_policy(NOTHING)
+    fold.feed(2)
+    assert fold.sweep() == [("s", False)]
+    fold.pipeline.change_settings(ACCOUNTS["A"])
+    assert not fold.pipeline.sweeping
+    assert fold.pipeline.sweep(9) == ()
+    fold.feed(3)
+    assert fold.sweep(9) == [("r", False)]
+
+
+def test_what_ends_in_the_midst_of_a_sweep_is_judged_by_its_end():
+    fold = Fold(sweeps=True)
+    fold.feed(0, "rec(r,a)")
+    fold.pipeline.change_policy(NOTHING)
+    fold.feed(1)
+    assert outcomes(fold.verdicts(1 + WINDOW_MS)) == [("disallowed", True)]
+    assert fold.sweep(9) == []
+    assert not fold.pipeline.sweeping
 
 
 def test_the_end_of_a_file_closes_whatever_is_open():

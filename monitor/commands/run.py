@@ -44,7 +44,7 @@ from monitor.core.fast_path import COMPILED
 from monitor.core.pipeline import Checkpoint, Known, Pipeline, Publish, Tuning
 from monitor.core.policy import Policy
 from monitor.core.values import epoch_ms, span_ms
-from monitor.core.verdict import Ledger, Verdict, decode_verdict, render_instant
+from monitor.core.verdict import Ledger, Verdict, render_instant
 from monitor.errors import OutOfReach, OutputUnavailable
 from monitor.file_identity import file_identity
 from monitor.inputs.account_polling import FlexPolling, FlowPolling, Observed, WorkerPolling
@@ -510,6 +510,7 @@ class Running:
             partition=partition,
             checkpoint=checkpoint,
             skip=skip,
+            sweeps=True,
         )
 
     def _say_place(self, partition: int, account: str, key: str, value: bytes) -> None:
@@ -693,19 +694,12 @@ class _Listener:
         self._metrics.quarantined(reason)
         log.warning("entry_quarantined", partition=partition, reason=reason)
 
-    def verdict_read(self, partition: int, key: str, value: bytes | None) -> None:
-        verdict = None
-        if value is not None:
-            try:
-                verdict = decode_verdict(value)
-            except (ValueError, UnicodeDecodeError):
-                self._say_not_read(partition)
-                return  # The ledger passes over it too.
+    def verdict_read(self, partition: int, key: str, verdict: Verdict | None) -> None:
         self._metrics.follow(partition, key, verdict)
         if verdict is not None:
             self._enrich(verdict)
 
-    def _say_not_read(self, partition: int) -> None:
+    def verdict_not_read(self, partition: int) -> None:
         """Once a takeover: a whole topic may be so."""
         if partition not in self._not_read:
             self._not_read.add(partition)

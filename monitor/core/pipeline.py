@@ -37,6 +37,7 @@ from monitor.core.judging import Draft, Judge, Moment, Tuning, Watch
 from monitor.core.policy import Policy
 from monitor.core.readers import OWN
 from monitor.core.snapshot import Loading, Saving, Unusable, about
+from monitor.core.sweep import Sweep
 from monitor.core.values import AGE_BOUNDS_MS, AHEAD_MAX_MS
 from monitor.core.verdict import Ledger, Published, Verdict, orphaned, render_instant, revise
 from monitor.core.window import Cut, Window
@@ -191,6 +192,7 @@ class Pipeline:
         checkpoint: Checkpoint,
         skip: frozenset[int] = frozenset(),
         clamp: bool = True,
+        sweeps: bool = False,
         watch: Watch | None = None,
     ) -> None:
         self.tuning = tuning
@@ -225,6 +227,8 @@ class Pipeline:
         self._all_dirty = False
         self._by_policy = False
         self._dirty_accounts: set[str] = set()
+        self._sweep = Sweep() if sweeps else None
+        self._changed_accounts: set[str] = set()  # To be swept, from the next message on.
         self._end = checkpoint.end
         self._unsettled: list[str] = []  # Published, not final, and perhaps nobody's: see _end_orphans.
         self._bereft: set[str] = set()  # Of these, what has closed with nothing left to conclude it from.
@@ -259,7 +263,24 @@ class Pipeline:
 
     def change_settings(self, account: str) -> None:
         """Judge an account's open recordings again with the next message: something is known of it that was not."""
-        self._dirty_accounts.add(account)
+        (self._dirty_accounts if self._sweep is None else self._changed_accounts).add(account)
+
+    @property
+    def sweeping(self) -> bool:
+        """Whether ``sweep`` has anything to do: not what the next message has to bring first."""
+        return bool(self._sweep) and not self._all_dirty and not self._changed_accounts
+
+    def sweep(self, most: int) -> Sequence[Told]:
+        """Judge again, of what concerns everything that is open, at most so many conversations; what is to be told.
+
+        It counts as decided with the last message that was fed: call it until ``sweeping`` is over, between messages.
+        """
+        if self._sweep is None or not self.sweeping or self.log_time_ms is None:
+            return _SILENCE
+        taken = self._sweep.take(self.window.accounts, most)
+        dirty = {id(conversation): (conversation, self.log_time_ms) for conversation in taken}
+        told = self._publish(self._judge_dirty(dirty, self.next_offset - 1, self.log_time_ms))
+        return told + self._take_failures() if self._failures else told
 
     def known(self, account: str, recordings: Iterable[str]) -> dict[str, Known]:
         """What is known of these recordings of an account; of one that is left out, nothing.
@@ -412,6 +433,7 @@ class Pipeline:
         return not (
             self._all_dirty
             or self._dirty_accounts
+            or self._changed_accounts
             or (self._unsettled and self.next_offset >= self._end)
             or log_time_ms >= self.ledger.next_end_ms
             or self._overtaken
@@ -539,8 +561,11 @@ class Pipeline:
         if aged:
             before = before or self._checkpoint_at(offset)
             told += self._publish(self._cut(offset, log_time_ms))
-        elif self._all_dirty or self._dirty_accounts:
-            self._mark_dirty(dirty, log_time_ms)
+        else:
+            if self._sweep is not None and (self._all_dirty or self._changed_accounts):
+                self._begin_sweep(self._sweep, offset)
+            if self._all_dirty or self._dirty_accounts:
+                self._mark_dirty(dirty, log_time_ms)
         if dirty and not aged:
             told += self._publish(self._judge_dirty(dirty, offset, log_time_ms))
         if self._unsettled and self.next_offset >= self._end:
@@ -651,13 +676,22 @@ class Pipeline:
         self._all_dirty = False
         self._dirty_accounts.clear()
 
+    def _begin_sweep(self, sweep: Sweep, offset: int) -> None:
+        accounts = self.window.accounts if self._all_dirty else self._changed_accounts
+        sweep.begin(accounts, offset, by_policy=self._by_policy)
+        self._all_dirty = self._by_policy = False
+        self._changed_accounts.clear()
+
     def _judge_dirty(self, dirty: _Dirty, offset: int, log_time_ms: int) -> list[Draft]:
-        moment = Moment((self.generation, offset), log_time_ms, self._by_policy)
+        at = self.generation, offset
+        moment, by_policy = Moment(at, log_time_ms, self._by_policy), Moment(at, log_time_ms, by_policy=True)
         self._by_policy = False
+        sweep = self._sweep
         drafts: list[Draft] = []
         for conversation, due_ms in dirty.values():
             if conversation.open:
-                drafts += self._judge(conversation, moment, due_ms, closed=False)
+                swept = sweep is not None and sweep.by_policy(conversation)
+                drafts += self._judge(conversation, by_policy if swept else moment, due_ms, closed=False)
         return drafts
 
     def _judge(self, conversation: Conversation, moment: Moment, due_ms: int, *, closed: bool) -> list[Draft]:

@@ -495,25 +495,33 @@ class Ledger:
         The greatest (``at``, ``final``) holds, of equals the later message. Bytes that are no verdict are passed over.
         A tombstone has no position: once the partition is ours, what we know to hold outlives one of somebody else.
         """
+        try:
+            verdict = None if value is None else decode_verdict(value)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        return self.take_in(key, verdict, place)
+
+    def take_in(self, key: str, verdict: Verdict | None, place: int) -> bytes | None:
+        """The same of a verdict that has been decoded; None: a tombstone."""
         entry = self._entry(key)
         known = None if entry is None else _head(entry)
-        if value is None:
+        if verdict is None:
             if self.owned and known is not None and not known.final:
                 return self._bytes(key, known)
             self.withdraw(key)
             return None
+        if known is not None and (known.at, known.final) > (verdict.at, verdict.final):
+            return self._bytes(key, known)
+        ours = known is not None and known.at == verdict.at  # Perhaps: a final one and its late change share a place.
         try:
-            verdict = decode_verdict(value)
-            rest = _pack_rest((self._number_of(verdict.account_sid), remember(verdict)))
             head = _HEAD.pack(0, place, verdict.at[1], verdict.at[0], _flags_of(verdict))
-        except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, struct.error):
+            settled = verdict.final and self._fetch is not None and not ours  # Of such only the head is kept.
+            rest = b"" if settled else _pack_rest((self._number_of(verdict.account_sid), remember(verdict)))
+        except (OverflowError, struct.error):
             return None
-        if known is not None and entry is not None:
-            if (known.at, known.final) > (verdict.at, verdict.final):
-                return self._bytes(key, known)
-            if known.at == verdict.at and (known.place == place or entry[_HEAD.size :] == rest):
-                self._lies_at(key, entry, place)  # Our own, come round.
-                return None
+        if ours and known is not None and entry is not None and (known.place == place or entry[_HEAD.size :] == rest):
+            self._lies_at(key, entry, place)  # Our own, come round.
+            return None
         self._put(key, verdict, head + rest, entry)
         self._awaited.pop(key, None)
         self._lies_at(key, head + rest, place)

@@ -74,6 +74,7 @@ class Held:
         self.asking: Future[Resume] | None = None
         self.resumed: Resume | None = None
         self.ledger: Ledger | None = None
+        self.swept_since: float | None = None
         self.fold: Fold | None = None
         self.committed_offset = -1  # C of the takeover: from here on, messages are ours to answer for.
         self.verdicts_read = False

@@ -36,7 +36,7 @@ from confluent_kafka import (
 from monitor import clock
 from monitor.core.pipeline import Checkpoint, NotJudged, Publish, SetAside, Told
 from monitor.core.snapshot import Unusable
-from monitor.core.verdict import Ledger
+from monitor.core.verdict import Ledger, decode_verdict
 from monitor.errors import OutOfReach, OutputUnavailable
 from monitor.inputs.checkpoint import (
     Committed,
@@ -72,6 +72,9 @@ BY_HEADER: Final = "by"
 BATCH_MESSAGES_MAX: Final = 2000
 SLICE_MESSAGES_MAX: Final = 2000
 SLICE_S: Final = 0.025
+SWEEP_CONVERSATIONS: Final = 4  # Judged in a go: a millisecond.
+SWEEP_S: Final = 0.02  # In each turn of the loop, for all partitions.
+SWEEP_OUTSTANDING_MAX: Final = 5_000  # With more than that on its way, what is swept has time.
 COMMIT_EVERY_S: Final = 1.0
 TICK_EVERY_S: Final = 10.0
 REPORT_EVERY_S: Final = 1.0
@@ -116,12 +119,12 @@ def member_properties(client: Mapping[str, object], group_id: str) -> dict[str, 
     thread looks five hundred times a second whether it still is full.
     ``fetch.wait.max.ms``: a restored partition is read from when the fetch under way has come back (default 500).
     ``queued.max.messages.kbytes``: what is queued is judged before what comes, so the queue bounds a live message's
-    wait while another partition catches up (16 MiB: about 80 ms of judging).
+    wait while another partition catches up (4 MiB: a third of a second of judging), and it is memory for every client.
     """
     defaults: dict[str, object] = {
         "fetch.queue.backoff.ms": 20,
         "fetch.wait.max.ms": 100,
-        "queued.max.messages.kbytes": 16384,
+        "queued.max.messages.kbytes": 4096,
         "session.timeout.ms": 15000,
         "partition.assignment.strategy": "cooperative-sticky",
     }
@@ -220,14 +223,20 @@ class _Verdicts:
         text = key_of(message)
         if text is None:
             return
+        value = message.value()
+        try:
+            verdict = None if value is None else decode_verdict(value)
+        except (ValueError, UnicodeDecodeError):
+            self._member._watch.verdict_not_read(held.partition)
+            return
         assert held.ledger is not None
         try:
-            back = held.ledger.read(text, message.value(), _offset(message))
+            back = held.ledger.take_in(text, verdict, _offset(message))
         except OutputUnavailable as error:
             self._member._drop(held, str(error))
             return
         if back is None:
-            self._member._watch.verdict_read(held.partition, text, message.value())
+            self._member._watch.verdict_read(held.partition, text, verdict)
             held.write_back.pop(text, None)
         else:
             held.write_back[text] = back
@@ -397,10 +406,46 @@ class Member:
         self._follow_settings()
         for held in list(self._held.values()):
             self._advance(held)
+        swept = self._sweep()
         self._commit()
         self._report()
-        self._between_batches(first is None and not more)
-        return more
+        self._between_batches(first is None and not more and not swept)
+        return more or swept
+
+    def _sweep(self) -> bool:
+        """Have judged, for a moment, what is to be judged again although nothing of it has come; whether any was."""
+        if self._outputs.outstanding > SWEEP_OUTSTANDING_MAX:
+            return False
+        left = [held for held in self._held.values() if held.stage is Stage.LIVE and held.fold and held.fold.sweeping]
+        swept, now = bool(left), time.monotonic()
+        until = now + SWEEP_S
+        while left and now < until:
+            held = left.pop(0)
+            held.swept_since = held.swept_since or now
+            if self._sweep_one(held):
+                left.append(held)
+            now = time.monotonic()
+        return swept
+
+    def _sweep_one(self, held: Held) -> bool:
+        """Have a few conversations of one partition judged; whether there are more."""
+        fold = held.fold
+        assert fold is not None
+        try:
+            told = fold.sweep(SWEEP_CONVERSATIONS)
+            self._emit(held, held.next_offset - 1, told, fold.log_time_ms, swept=True)
+        except OutputUnavailable as why:
+            self._drop(held, str(why))
+            return False
+        except Exception as bug:  # No message is at fault: a rebuild would sweep, and raise, again.
+            self._say_raised(held, held.next_offset - 1, bug)
+        if fold.sweeping:
+            return True
+        assert held.swept_since is not None
+        seconds = round(time.monotonic() - held.swept_since, 3)
+        log.info("open_conversations_judged_again", partition=held.partition, seconds=seconds)
+        held.swept_since = None
+        return False
 
     def _change(self) -> None:
         while True:
@@ -495,6 +540,11 @@ class Member:
 
     def _raised(self, held: Held, offset: int, error: Exception) -> None:
         """The core raised: a bug of ours. The message is left out, and the state, which may be broken, is rebuilt."""
+        self._say_raised(held, offset, error)
+        self._drop(held, "core_raised", skip=held.skip | {offset}, at_once=True)
+
+    @staticmethod
+    def _say_raised(held: Held, offset: int, error: Exception) -> None:
         where = traceback.extract_tb(error.__traceback__)[-1]
         # The error's own text may quote the message, and with it numbers and names: its type and place must do.
         log.error(
@@ -504,9 +554,10 @@ class Member:
             where=f"{Path(where.filename).name}:{where.lineno}",
             below_checkpoint=offset < held.committed_offset,
         )
-        self._drop(held, "core_raised", skip=held.skip | {offset}, at_once=True)
 
-    def _emit(self, held: Held, offset: int, told: Sequence[Told], log_time_ms: int | None) -> None:
+    def _emit(
+        self, held: Held, offset: int, told: Sequence[Told], log_time_ms: int | None, *, swept: bool = False
+    ) -> None:
         outputs, partition = self._outputs, held.partition
         for each in told:
             if isinstance(each, NotJudged):
@@ -522,7 +573,7 @@ class Member:
             if isinstance(each, Publish):
                 each = outputs.as_written(each, log_time_ms=log_time_ms or 0)
             fence = held.pending.begin()
-            done = partial(self._emitted, held, fence, offset, each)
+            done = partial(self._emitted, held, fence, each, swept or offset <= held.gate)
             try:
                 if isinstance(each, Publish):
                     outputs.publish(partition, each, by=held.by, done=done)
@@ -534,7 +585,7 @@ class Member:
                 held.pending.end(fence)
                 raise
 
-    def _emitted(self, held: Held, fence: int, offset: int, told: Told, place: int | None) -> None:
+    def _emitted(self, held: Held, fence: int, told: Told, left: bool, place: int | None) -> None:  # noqa: FBT001
         """What was told is safe at ``place`` of its topic; None: it was not delivered."""
         held.pending.end(fence)
         if place is None:
@@ -542,7 +593,7 @@ class Member:
         elif isinstance(told, Publish):
             if held.ledger is not None and told.verdict is not None:
                 held.ledger.placed(told.key, told.verdict.at, place)
-            self._watch.published(held.partition, told, replay_left=offset <= held.gate)
+            self._watch.published(held.partition, told, replay_left=left)
         elif isinstance(told, SetAside):
             self._watch.quarantined(held.partition, told.reason)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from monitor.core.pipeline import Checkpoint, Publish, SetAside, SettingSeen, Told
-from monitor.core.verdict import Ledger
+from monitor.core.verdict import Ledger, Verdict
 from monitor.inputs.checkpoint import Resume
 from monitor.inputs.snapshots import Saved
 
@@ -33,11 +33,18 @@ class Fold(Saved, Protocol):
     def open(self, ledger: Ledger) -> int:
         """End the rebuild: from now on, what differs from ``ledger`` is told. Returns the first offset that tells."""
 
+    @property
+    def sweeping(self) -> bool:
+        """Whether ``sweep`` has anything to do."""
+
+    def sweep(self, most: int) -> Sequence[Told]:
+        """Judge again, of what the rebuild, a policy or settings leave to be judged, so many conversations at most."""
+
     def checkpoint(self) -> Checkpoint:
         """Where to go on and where to replay from, as of the last message fed."""
 
     def change_settings(self, account_sid: str) -> None:
-        """The settings of this account are others than before; what follows is told with the next message."""
+        """The settings of this account are others than before; what follows is told from the next message on."""
 
 
 class Outputs(Protocol):
@@ -99,8 +106,11 @@ class Watch(Protocol):
     def quarantined(self, partition: int, reason: str) -> None:
         """Bytes are safe in quarantine."""
 
-    def verdict_read(self, partition: int, key: str, value: bytes | None) -> None:
-        """What stands on the verdict topic, where this owner did not write it."""
+    def verdict_read(self, partition: int, key: str, verdict: Verdict | None) -> None:
+        """What stands on the verdict topic, where this owner did not write it; None: a tombstone."""
+
+    def verdict_not_read(self, partition: int) -> None:
+        """On the verdict topic stands what is no verdict, or one of a newer version."""
 
     def committed(self, result: str) -> None:
         """A commit ended: ``ok``, ``refused`` or ``failed``."""

@@ -111,7 +111,7 @@ def reader_properties(client: Mapping[str, object], group_id: str) -> dict[str, 
     return {
         "fetch.queue.backoff.ms": 20,
         "fetch.wait.max.ms": 25,
-        "queued.max.messages.kbytes": 16384,
+        "queued.max.messages.kbytes": 4096,
         **given,
         "group.id": group_id,
         "auto.offset.reset": "error",
