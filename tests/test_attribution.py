@@ -459,6 +459,8 @@ def test_what_is_bound_by_a_name_is_in_one_conversation(events):
     for call, name, at_ms in everything.claims():
         if not everything.entered(call) and not apart(everything, name, at_ms):
             continue
+        if call not in window.accounts[ACCOUNT].index:
+            continue  # It is nailed up by now, and in no conversation.
         meant = everything.bound_conference(call, name, at_ms)
         evidence = Evidence(conversation_of(window, call))
 
