@@ -29,7 +29,7 @@ from monitor.core.events import (
 _DIGITS: Final = "0" * 32  # Of a SID; they are taken out again.
 WINDOW_BITS: Final = -13  # Raw, as nothing else reads it; 8 kB back are two whole conversations.
 _MEMORY: Final = 5  # 48 kB to work in each time; by default it is a quarter of a megabyte.
-_LEVEL: Final = 3  # 6 makes 50 B less of it, in half as much time again.
+_LEVEL: Final = 4  # 3 makes 20 B more of it in 6 % less time, 6 makes 25 B less in a third more.
 
 
 def pack(data: bytes, members: Iterable[str]) -> bytes:

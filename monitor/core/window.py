@@ -58,9 +58,9 @@ CLAIM_REACH_MS: Final = (
     120_000  # How long after TwiML ran a conference of its name may be first seen and still be meant.
 )
 RECORDINGS_KEPT_FACTOR: Final = 4  # What says that there was a recording is kept up to this many times the bound.
-# A conversation is cold when nothing arrived for this part of the window: a quarter of an hour of four. What Voice
+# A conversation is cold when nothing arrived for this part of the window: thirteen minutes of four hours. What Voice
 # Insights says of a call comes ten minutes after what came before it: packed sooner, many are packed twice.
-COLD_AFTER: Final = 16
+COLD_AFTER: Final = 18
 LOOK_EVERY: Final = 4  # So many messages: to look at a conversation that has nothing to do with them costs as they do.
 COLD_TAIL_BYTES: Final = 512  # What a cold conversation may take in before it is packed again.
 
