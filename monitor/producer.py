@@ -15,6 +15,11 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 logger: Final = logging.getLogger("librdkafka")
 
 
+def failed_for_good(error: KafkaError) -> bool:
+    """Whether a producer does nothing any more: one that lost its sequence refuses all that follows."""
+    return error.fatal() or error.code() == KafkaError._FATAL
+
+
 class Writer(Producer):
     """A producer that is given up by whoever hears of its failure, not by whoever happens to poll it."""
 

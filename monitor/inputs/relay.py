@@ -17,7 +17,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from monitor.errors import WrongInput
-from monitor.producer import Writer
+from monitor.producer import Writer, failed_for_good
 
 log = structlog.get_logger(__name__)
 
@@ -232,8 +232,7 @@ class Relay:
             self._look_whether_broken(error)
 
     def _look_whether_broken(self, error: KafkaError) -> None:
-        # Fatal: an idempotent producer that lost its sequence refuses all that follows. Another takes its place.
-        self._broken = self._broken or error.fatal() or error.code() == KafkaError._FATAL
+        self._broken = self._broken or failed_for_good(error)  # Then another takes its place.
 
     def _error(self, error: KafkaError) -> None:
         self._look_whether_broken(error)

@@ -15,7 +15,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from monitor.errors import OutputUnavailable
-from monitor.producer import Writer
+from monitor.producer import Writer, failed_for_good
 
 log = structlog.get_logger(__name__)
 
@@ -178,8 +178,7 @@ class Delivery:
         self._on_error(error)
 
     def _look_whether_broken(self, error: KafkaError) -> None:
-        # Fatal: an idempotent producer that lost its sequence refuses all that follows. Another takes its place.
-        self._broken = self._broken or error.fatal() or error.code() == KafkaError._FATAL
+        self._broken = self._broken or failed_for_good(error)  # Then another takes its place.
 
     def change_password(self, username: str, password: str) -> None:
         """Come in so from the next connection on; from any thread."""
