@@ -40,10 +40,11 @@ from monitor.commands.run import _Collector
 from monitor.core.account_settings import AccountSettings
 from monitor.core.attribution import CAUSES
 from monitor.core.decode import decode
+from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
 from monitor.core.policy import built_in_policy
 from monitor.core.readers import decode_envelope
-from monitor.core.verdict import Ledger, Verdict, encode_verdict, render_instant
+from monitor.core.verdict import Verdict, encode_verdict, render_instant
 from monitor.inputs.kafka import BATCH_MESSAGES_MAX, SWEEP_CONVERSATIONS, member_properties
 from monitor.simulator.traffic import Knobs, traffic
 from tests import webhook_load

@@ -22,9 +22,10 @@ import yaml
 
 from monitor.core.account_settings import AccountSettings
 from monitor.core.attribution import Starter
+from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, Counts, NotJudged, Pipeline, Publish, SetAside, SettingSeen, Told, Tuning
 from monitor.core.policy import Policy, compile_policy
-from monitor.core.verdict import Ledger, Verdict, read_instant
+from monitor.core.verdict import Verdict, read_instant
 from monitor.inputs.policy_file import load_policy, parse_policy
 
 SCENARIOS: Final = Path(__file__).parent / "scenarios"

@@ -38,11 +38,12 @@ from monitor.core.decode import decode
 from monitor.core.events import Event, FlexSetting, FlowSetting, ParticipantFact
 from monitor.core.evidence import Evidence, each_once
 from monitor.core.guests import Guests, Nailed, decode_dumped
+from monitor.core.ledger import Ledger
 from monitor.core.nailed import Call
 from monitor.core.pipeline import Checkpoint, NotJudged, Pipeline, Publish, SetAside, SettingSeen, Told, Tuning
 from monitor.core.policy import Policy, PolicyDocument, RuleDocument, Subject, Values, compile_policy
 from monitor.core.snapshot import Loading, Saving, Unusable, chunks
-from monitor.core.verdict import Ledger, Published, Verdict, decode_verdict, encode_verdict, remember, render_instant
+from monitor.core.verdict import Published, Verdict, decode_verdict, encode_verdict, remember, render_instant
 from monitor.core.window import RECORDINGS_KEPT_FACTOR, Touched, Window, book_of
 from monitor.inputs.checkpoint import Committed, encode_metadata, resume
 

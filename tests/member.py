@@ -17,9 +17,10 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, To
 
 from monitor.core.account_settings import AccountSettings
 from monitor.core.judging import Watch as JudgeWatch
+from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
 from monitor.core.policy import built_in_policy
-from monitor.core.verdict import Ledger, Verdict, decode_verdict
+from monitor.core.verdict import Verdict, decode_verdict
 from monitor.inputs.checkpoint import Resume, StartAt
 from monitor.inputs.kafka import Member, Times, Topics
 from monitor.inputs.protocols import Fold

@@ -13,9 +13,10 @@ import yaml
 
 from monitor.core.account_settings import AccountSettings
 from monitor.core.attribution import Starter
+from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
 from monitor.core.policy import Policy, built_in_policy
-from monitor.core.verdict import Ledger, Verdict, render_instant
+from monitor.core.verdict import Verdict, render_instant
 from monitor.inputs.mask import Mask
 from monitor.outputs.bundle import render_bundle
 from monitor.outputs.case_events import RawEvent, RawEvents

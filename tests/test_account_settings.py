@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from monitor.core.account_settings import AccountSettings, FlexState
 from monitor.core.decode import decode
 from monitor.core.events import Event, FlexSetting, FlowSetting, WorkerSession
+from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, Pipeline, SettingSeen
 from monitor.core.policy import built_in_policy
-from monitor.core.verdict import Ledger
 from tests.builders import Message, build_messages, play, read_tuning, sid
 
 ACCOUNT: Final = sid("AC1")

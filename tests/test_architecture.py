@@ -36,6 +36,7 @@ CORE_ORDER: Final = (
     "evidence",
     "attribution",
     "verdict",
+    "ledger",
     "policy",
     "judging",
     "sweep",

@@ -17,9 +17,9 @@ import yaml
 from prometheus_client import generate_latest
 
 from monitor.core.account_settings import AccountSettings
+from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, Pipeline, Tuning
 from monitor.core.policy import built_in_policy
-from monitor.core.verdict import Ledger
 from monitor.inputs.ingest import OUTCOMES
 from monitor.outputs.ingest_metrics import IngestMetrics
 from monitor.outputs.metrics import Metrics

@@ -13,9 +13,10 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 
 from monitor.core.attribution import Attribution
+from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Pipeline, Told, Tuning
 from monitor.core.policy import Subject
-from monitor.core.verdict import Ledger, encode_verdict
+from monitor.core.verdict import encode_verdict
 from tests.broker import RealBroker
 from tests.conftest import BrokerMaker
 from tests.member import WAIT_S, Desk, Running, now_ms, recording_event, recording_sid, until

@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from monitor.core.ledger import NEVER_MS, Ledger
 from monitor.core.verdict import (
     HISTORY_MAX,
-    NEVER_MS,
     AlertLabels,
     Finding,
-    Ledger,
     Revision,
     Shown,
     Verdict,

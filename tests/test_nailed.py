@@ -10,9 +10,10 @@ from typing import NamedTuple
 import pytest
 
 from monitor.core.account_settings import AccountSettings
+from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
 from monitor.core.policy import built_in_policy
-from monitor.core.verdict import Ledger, Verdict
+from monitor.core.verdict import Verdict
 from tests.torture.nailed import Shift
 
 START_MS = 1_790_000_000_000

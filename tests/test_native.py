@@ -19,9 +19,9 @@ import pytest
 from monitor.core.account_settings import AccountSettings
 from monitor.core.conversation import Conversation
 from monitor.core.judging import Tuning
+from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, Pipeline, Told
 from monitor.core.policy import built_in_policy
-from monitor.core.verdict import Ledger
 from monitor.simulator.traffic import Knobs, traffic
 from tests.history import derived_of
 

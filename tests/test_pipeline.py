@@ -10,9 +10,10 @@ import pytest
 from monitor.core.account_settings import AccountSettings
 from monitor.core.attribution import Attribution
 from monitor.core.judging import Tuning, Watch
+from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, NotJudged, Pipeline, Publish, SetAside, SettingSeen, Told
 from monitor.core.policy import PolicyDocument, RuleDocument, Subject, compile_policy
-from monitor.core.verdict import Ledger, Verdict, encode_verdict
+from monitor.core.verdict import Verdict, encode_verdict
 from monitor.core.window import Cut
 from tests.history import ACCOUNTS, FAR_AHEAD_MS, GRACE_MS, LOG_BASE_MS, SIDS, WINDOW_MS, message
 

@@ -12,12 +12,12 @@ import pytest
 
 from monitor.cli import run
 from monitor.core.account_settings import AccountSettings
+from monitor.core.ledger import Ledger
 from monitor.core.policy import Policy
 from monitor.core.rejudging import Refold, Settled, Standing, Why, left_alone, look_backs_ms, read_standing, weigh
 from monitor.core.verdict import (
     RESTS_ON_LOST,
     AlertLabels,
-    Ledger,
     Rejudged,
     Verdict,
     decode_verdict,

@@ -13,9 +13,10 @@ from typing import Any, Final, NamedTuple
 import pytest
 
 from monitor.core.account_settings import AccountSettings
+from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, Counts, Pipeline, Told, Tuning
 from monitor.core.policy import built_in_policy
-from monitor.core.verdict import Ledger, Verdict
+from monitor.core.verdict import Verdict
 from tests.builders import last_verdicts
 
 STREAMS: Final = Path(__file__).parent / "samples" / "scenarios"

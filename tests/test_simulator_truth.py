@@ -12,8 +12,9 @@ import pytest
 
 from monitor.core.account_settings import AccountSettings
 from monitor.core.attribution import Starter
+from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Told, Tuning
-from monitor.core.verdict import Ledger, Verdict
+from monitor.core.verdict import Verdict
 from monitor.inputs.policy_file import load_policy
 from monitor.simulator.traffic import Knobs, traffic, truth
 from monitor.simulator.truth import Counts, Header, RecordingTruth

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from monitor.core.account_settings import AccountSettings
+from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, Pipeline, Tuning
 from monitor.core.policy import built_in_policy
 from monitor.core.snapshot import Unusable
-from monitor.core.verdict import Ledger
 from monitor.inputs.snapshots import Keeper, Snapshots
 from tests.broker import RealBroker
 from tests.history import derived_of, state_of

@@ -13,9 +13,10 @@ from confluent_kafka import Consumer, TopicPartition
 
 from monitor.core.account_settings import AccountSettings
 from monitor.core.attribution import Starter
+from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
 from monitor.core.policy import built_in_policy
-from monitor.core.verdict import Ledger, encode_verdict
+from monitor.core.verdict import encode_verdict
 from tests.broker import RealBroker
 from tests.monitors import Site
 from tests.torture.fuzz import Mutator, through_core

@@ -16,9 +16,10 @@ import pytest
 
 from monitor.core.decode import decode
 from monitor.core.events import Event, Ignored
+from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint
 from monitor.core.snapshot import LAYOUT, Unusable, about, chunks
-from monitor.core.verdict import Ledger, Verdict, decode_verdict
+from monitor.core.verdict import Verdict, decode_verdict
 from monitor.inputs.checkpoint import Committed, decode_checkpoint
 from monitor.outputs.cases import VERSION, is_case, read_case_action
 from monitor.outputs.quarantine import read_aside

@@ -24,10 +24,11 @@ from monitor.core.account_settings import AccountSettings
 from monitor.core.decode import decode
 from monitor.core.events import Event
 from monitor.core.judging import Watch
+from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, Counts, NotJudged, Pipeline, Publish, Told, Tuning
 from monitor.core.policy import Policy
 from monitor.core.values import INSTANTS
-from monitor.core.verdict import Ledger, Verdict, encode_verdict
+from monitor.core.verdict import Verdict, encode_verdict
 from monitor.inputs.files import Files, Line
 from monitor.settings import Settings
 

@@ -41,10 +41,11 @@ from monitor.core.account_settings import AccountSettings
 from monitor.core.decode import decode
 from monitor.core.events import Event
 from monitor.core.fast_path import COMPILED
+from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, Known, Pipeline, Publish, Tuning
 from monitor.core.policy import Policy
 from monitor.core.values import epoch_ms, span_ms
-from monitor.core.verdict import Ledger, Verdict, render_instant
+from monitor.core.verdict import Verdict, render_instant
 from monitor.errors import OutOfReach, OutputUnavailable
 from monitor.file_identity import file_identity
 from monitor.inputs.account_polling import FlexPolling, FlowPolling, Observed, WorkerPolling

@@ -17,8 +17,9 @@ from monitor.core.account_settings import AccountSettings
 from monitor.core.attribution import ABOUT_CALLS, Attribution, Background, Starter, attribute, other_causes, relevance
 from monitor.core.conversation import EVERY_KIND, Conversation, Seen
 from monitor.core.evidence import Evidence, Proof
+from monitor.core.ledger import Ledger
 from monitor.core.policy import ABSENT, ALLOWED, OPEN, Judgement, Policy, Subject, Values, matcher
-from monitor.core.verdict import Finding, Ledger, RuledOut, Shown, Verdict, render_instant
+from monitor.core.verdict import Finding, RuledOut, Shown, Verdict, render_instant
 
 NO_ALIAS: Final = "other"
 _AboutCalls = tuple[Values, Values, Values, Values, Values]

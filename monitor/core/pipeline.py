@@ -34,12 +34,13 @@ from monitor.core.events import (
 )
 from monitor.core.fast_path import fast_path
 from monitor.core.judging import Draft, Judge, Moment, Tuning, Watch
+from monitor.core.ledger import Ledger
 from monitor.core.policy import Policy
 from monitor.core.readers import OWN
 from monitor.core.snapshot import Loading, Saving, Unusable, about
 from monitor.core.sweep import Sweep
 from monitor.core.values import AGE_BOUNDS_MS, AHEAD_MAX_MS
-from monitor.core.verdict import Ledger, Published, Verdict, orphaned, render_instant, revise
+from monitor.core.verdict import Published, Verdict, orphaned, render_instant, revise
 from monitor.core.window import Cut, Window
 
 

@@ -14,9 +14,10 @@ import msgspec
 
 from monitor.core.account_settings import AccountSettings
 from monitor.core.judging import Tuning
+from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, NotJudged, Pipeline, Publish
 from monitor.core.policy import Policy
-from monitor.core.verdict import Ledger, Rejudged, Verdict, read_instant
+from monitor.core.verdict import Rejudged, Verdict, read_instant
 
 LOOK_BACK_WINDOWS: Final = 3
 

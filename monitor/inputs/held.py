@@ -7,8 +7,8 @@ import uuid
 from concurrent.futures import Future
 from enum import Enum
 
+from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint
-from monitor.core.verdict import Ledger
 from monitor.inputs.checkpoint import Resume
 from monitor.inputs.protocols import Fold
 from monitor.inputs.snapshots import Keeper, Restoring

@@ -34,9 +34,10 @@ from confluent_kafka import (
 )
 
 from monitor import clock
+from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, NotJudged, Publish, SetAside, Told
 from monitor.core.snapshot import Unusable
-from monitor.core.verdict import Ledger, decode_verdict
+from monitor.core.verdict import decode_verdict
 from monitor.errors import OutOfReach, OutputUnavailable
 from monitor.inputs.checkpoint import (
     Committed,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, Publish, SetAside, SettingSeen, Told
-from monitor.core.verdict import Ledger, Verdict
+from monitor.core.verdict import Verdict
 from monitor.inputs.checkpoint import Resume
 from monitor.inputs.snapshots import Saved
 

@@ -11,9 +11,10 @@ from typing import Any, Final
 import msgspec
 
 from monitor.core.account_settings import AccountSettings
+from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, Counts, Pipeline, Publish, SetAside, Tuning
 from monitor.core.policy import built_in_policy
-from monitor.core.verdict import Ledger, decode_verdict, encode_verdict
+from monitor.core.verdict import decode_verdict, encode_verdict
 from tests.torture.judge import Tally
 
 SAMPLES: Final = Path(__file__).parent.parent / "samples"

@@ -25,8 +25,9 @@ from confluent_kafka.cimpl import NewPartitions
 
 from monitor.commands.common import read_policy, read_settings, tuning_of
 from monitor.core.account_settings import AccountSettings
+from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, Pipeline, Publish
-from monitor.core.verdict import Ledger, encode_verdict
+from monitor.core.verdict import encode_verdict
 from monitor.inputs.kafka import render_tick
 from monitor.simulator.scenes import SCENES
 from monitor.simulator.traffic import Knobs, traffic, truth

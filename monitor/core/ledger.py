@@ -1,0 +1,360 @@
+"""The ledger: what is published in one partition of the verdict topic, remembered in a few bytes a verdict."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Iterator
+from heapq import heappop, heappush
+from itertools import chain
+from typing import Final, NamedTuple
+
+import msgspec
+
+from monitor.core.verdict import Published, Verdict, decode_verdict, encode_verdict, read_instant, remember
+
+
+class _Head(NamedTuple):
+    """What every question about a published verdict begins with; all that is kept of one that is settled."""
+
+    finding: int  # Digest of the finding that led to it; 0 where not known.
+    place: int  # Its offset in the verdict topic; -1 while that is not known.
+    offset: int
+    generation: int
+    flags: int
+
+    @property
+    def at(self) -> tuple[int, int]:
+        return self.generation, self.offset
+
+    @property
+    def final(self) -> bool:
+        return bool(self.flags & _FINAL)
+
+
+_FINAL: Final = 1
+_SUSPICION: Final = 2
+_REJUDGED: Final = 4
+_NO_PLACE: Final = -1
+_HEAD: Final = struct.Struct("<qqqIB")
+_FINDING: Final = struct.Struct("<q")
+_PLACE: Final = struct.Struct("<q")
+_AT: Final = struct.Struct("<qI")  # Offset and generation.
+_AT_AT: Final = _FINDING.size + _PLACE.size
+_FLAGS_AT: Final = _HEAD.size - 1
+_pack_rest = msgspec.msgpack.Encoder().encode
+_read_rest = msgspec.msgpack.Decoder(tuple[int, Published]).decode
+HOUR_MS: Final = 3_600_000
+NEVER_MS: Final = 1 << 62
+
+
+def _head(entry: bytes) -> _Head:
+    return _Head._make(_HEAD.unpack_from(entry))
+
+
+class Ledger:
+    """What is published in one partition of the verdict topic: the last verdict of each recording.
+
+    Of an open verdict it keeps what decides what may follow it, of a final one next to nothing, both as bytes: there
+    are as many of the one as recordings in a window, of the other as in a retention. ``fetch`` reads a whole one back
+    by its offset in the verdict topic, which only what is rare needs: a late change of a final verdict, evidence that
+    was lost, a former owner that writes late. A verdict is kept whole until its offset is known, and without ``fetch``
+    for good.
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[int], bytes] | None = None,
+        *,
+        allowed_kept_ms: int = 7 * 86_400_000,
+        others_kept_ms: int = 400 * 86_400_000,
+    ) -> None:
+        self._fetch = fetch
+        self._allowed_kept_ms = allowed_kept_ms
+        self._others_kept_ms = others_kept_ms
+        self._entries: dict[str, bytes] = {}  # A head, and of whose account and what else is remembered.
+        self._settled: dict[int | str, bytes] = {}  # Final and to be read back: only the head.
+        self._whole: dict[str, Verdict | bytes] = {}
+        self._awaited: dict[str, int] = {}  # Writes of ours that have not been placed yet, under each key.
+        self._accounts: dict[str, int] = {}  # Each account that was ever met, by name and by number.
+        self._names: list[str] = []
+        self._ends = _Ends()
+        self.next_end_ms = NEVER_MS  # No final verdict has been kept long enough before this instant.
+        self.heard: list[tuple[str, str]] = []  # Whose verdicts somebody else wrote: account and key.
+        self.owned = False  # Whether the fold that this belongs to decides what is published.
+
+    def __len__(self) -> int:
+        return len(self._entries) + len(self._settled)
+
+    def read(self, key: str, value: bytes | None, place: int) -> bytes | None:
+        """Take in one message of the verdict topic; the bytes to write back where it is lesser than what is known.
+
+        The greatest (``at``, ``final``) holds, of equals the later message. Bytes that are no verdict are passed over.
+        A tombstone has no position: once the partition is ours, what we know to hold outlives one of somebody else.
+        """
+        try:
+            verdict = None if value is None else decode_verdict(value)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        return self.take_in(key, verdict, place)
+
+    def take_in(self, key: str, verdict: Verdict | None, place: int) -> bytes | None:
+        """The same of a verdict that has been decoded; None: a tombstone."""
+        entry = self._entry(key)
+        known = None if entry is None else _head(entry)
+        if verdict is None:
+            if self.owned and known is not None and not known.final:
+                return self._bytes(key, known)
+            self.withdraw(key)
+            return None
+        if known is not None and (known.at, known.final) > (verdict.at, verdict.final):
+            return self._bytes(key, known)
+        ours = known is not None and known.at == verdict.at  # Perhaps: a final one and its late change share a place.
+        try:
+            head = _HEAD.pack(0, place, verdict.at[1], verdict.at[0], _flags_of(verdict))
+            settled = verdict.final and self._fetch is not None and not ours  # Of such only the head is kept.
+            rest = b"" if settled else _pack_rest((self._number_of(verdict.account_sid), remember(verdict)))
+        except (OverflowError, struct.error):
+            return None
+        if ours and known is not None and entry is not None and (known.place == place or entry[_HEAD.size :] == rest):
+            self._lies_at(key, entry, place)  # Our own, come round.
+            return None
+        self._put(key, verdict, head + rest, entry)
+        self._awaited.pop(key, None)
+        self._lies_at(key, head + rest, place)
+        self.heard.append((verdict.account_sid, key))
+        return None
+
+    def take_heard(self) -> list[tuple[str, str]]:
+        """Whose verdicts somebody else has written since the last time: account and key."""
+        heard, self.heard = self.heard, []
+        return heard
+
+    def placed(self, key: str, at: tuple[int, int], place: int) -> None:
+        """Note where in the verdict topic the verdict decided ``at`` lies: from there it can be read back.
+
+        To be told of every write, in order: a final verdict and its late change may share an ``at``.
+        """
+        entry = self._entry(key)
+        if entry is None:
+            return
+        awaited = self._awaited.pop(key, 0) - 1
+        if awaited > 0:
+            self._awaited[key] = awaited
+        elif _AT.unpack_from(entry, _AT_AT) == (at[1], at[0]):
+            self._lies_at(key, entry, place)
+
+    def published(self, key: str) -> Verdict | None:
+        """The verdict that is published about a recording or a suspected conference, whole: it may have to be read."""
+        whole = self._whole.get(key)
+        if isinstance(whole, Verdict):
+            return whole
+        entry = self._entry(key)
+        return None if entry is None else decode_verdict(self._bytes(key, _head(entry)))
+
+    def last(self, key: str) -> Published | None:
+        """What is remembered of the verdict that is published; of a settled one that is read back."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            return _read_rest(entry[_HEAD.size :])[1]
+        verdict = self.published(key)
+        return None if verdict is None else remember(verdict)
+
+    def account_if_open(self, key: str) -> str | None:
+        """Of whose account a published verdict is that is not final; None where there is none."""
+        entry = self._entries.get(key)
+        if entry is None or _head(entry).final:
+            return None
+        number, _ = _read_rest(entry[_HEAD.size :])
+        return self._names[number]
+
+    def is_final(self, key: str) -> bool:
+        """Whether a final verdict is published."""
+        entry = self._entry(key)
+        return entry is not None and bool(entry[_FLAGS_AT] & _FINAL)
+
+    def is_suspicion(self, key: str) -> bool:
+        """Whether what is published under ``key`` is a suspicion."""
+        entry = self._entry(key)
+        return entry is not None and bool(entry[_FLAGS_AT] & _SUSPICION)
+
+    def knows(self, key: str) -> bool:
+        """Whether anything is published under ``key``."""
+        return self._entry(key) is not None
+
+    def ahead(self, key: str, at: tuple[int, int]) -> bool:
+        """Whether what is published was decided later than ``at``."""
+        entry = self._entry(key)
+        if entry is None:
+            return False
+        offset, generation = _AT.unpack_from(entry, _AT_AT)
+        return (generation, offset) > at
+
+    def unchanged(self, key: str, digest: int) -> bool:
+        """Whether the very finding of this digest led to what is published."""
+        entry = self._entry(key)
+        return entry is not None and entry.startswith(_FINDING.pack(digest))
+
+    def note(self, key: str, digest: int) -> None:
+        """Remember the digest of the finding behind what is published."""
+        entry = self._entry(key)
+        if entry is not None:
+            self._replace(key, _FINDING.pack(digest) + entry[_FINDING.size :])
+
+    def publish(self, verdict: Verdict, digest: int, over: Published | None = None) -> None:
+        """Take in a verdict of our own that is about to be written, over one of which ``over`` is remembered."""
+        key = verdict.key
+        entry = self._entry(key)
+        rest = _pack_rest((self._number_of(verdict.account_sid), remember(verdict, over)))
+        head = _HEAD.pack(digest, _NO_PLACE, verdict.at[1], verdict.at[0], _flags_of(verdict))
+        self._put(key, verdict, head + rest, entry)
+        self._awaited[key] = self._awaited.get(key, 0) + 1
+
+    def withdraw(self, key: str) -> None:
+        """Forget what was published under ``key``: a tombstone is about to be written."""
+        if self._entries.pop(key, None) is None:
+            self._settled.pop(_short(key), None)
+        self._whole.pop(key, None)
+        self._awaited.pop(key, None)
+
+    def open_keys(self) -> list[str]:
+        """Whose verdicts are not final, in order of the SIDs."""
+        return sorted(key for key, entry in self._entries.items() if not _head(entry).final)
+
+    def ended(self, log_time_ms: int) -> Iterator[str]:
+        """Yield, withdrawn, the final verdicts that have been kept long enough."""
+        for key in self._ends.until(log_time_ms):
+            if self.is_final(key) and not self._goes_on(key, log_time_ms):
+                self.withdraw(key)
+                yield key
+        self.next_end_ms = self._ends.next_ms
+
+    def _goes_on(self, key: str, log_time_ms: int) -> bool:
+        """Whether a verdict is kept for longer, since it was rejudged after its end had been set down."""
+        entry = self._entry(key)
+        if entry is None or not entry[_FLAGS_AT] & _REJUDGED:
+            return False
+        verdict = self.published(key)
+        assert verdict is not None
+        end_ms = self._end_ms(verdict)
+        if end_ms <= log_time_ms:
+            return False
+        self._ends.add(end_ms, key)
+        return True
+
+    def _end_ms(self, verdict: Verdict) -> int:
+        """Until when a final verdict is kept; one that was rejudged as long as any, for it tells that it was."""
+        short = verdict.outcome == "allowed" and verdict.rejudged is None
+        return read_instant(verdict.decided_at) + (self._allowed_kept_ms if short else self._others_kept_ms)
+
+    def greatest_offset(self, generation: int) -> int | None:
+        """The greatest offset at which a verdict of ``generation`` was decided."""
+        return max((head.offset for head in self._heads() if head.generation == generation), default=None)
+
+    def greatest_generation(self) -> int | None:
+        """The greatest generation that has published anything."""
+        return max((head.generation for head in self._heads()), default=None)
+
+    def _heads(self) -> Iterator[_Head]:
+        return map(_head, chain(self._entries.values(), self._settled.values()))
+
+    def _entry(self, key: str) -> bytes | None:
+        entry = self._entries.get(key)
+        return entry if entry is not None or not self._settled else self._settled.get(_short(key))
+
+    def _replace(self, key: str, entry: bytes) -> None:
+        if key in self._entries:
+            self._entries[key] = entry
+        else:
+            self._settled[_short(key)] = entry
+
+    def _number_of(self, account: str) -> int:
+        number = self._accounts.get(account)
+        if number is None:
+            number = self._accounts[account] = len(self._names)
+            self._names.append(account)
+        return number
+
+    def _put(self, key: str, verdict: Verdict, entry: bytes, known: bytes | None) -> None:
+        if known is not None and key not in self._entries:
+            del self._settled[_short(key)]
+        self._entries[key] = entry
+        self._whole[key] = verdict if self._fetch is not None else encode_verdict(verdict)
+        if verdict.final and (known is None or not known[_FLAGS_AT] & _FINAL):
+            self._ends.add(self._end_ms(verdict), key)
+            self.next_end_ms = self._ends.next_ms
+
+    def _lies_at(self, key: str, entry: bytes, place: int) -> None:
+        """Note the place of a verdict: what can be read back need not be kept."""
+        placed = entry[: _FINDING.size] + _PLACE.pack(place) + entry[_AT_AT:]
+        if self._fetch is None:
+            self._replace(key, placed)
+            return
+        self._whole.pop(key, None)
+        if entry[_FLAGS_AT] & _FINAL:
+            self._entries.pop(key, None)
+            self._settled[_short(key)] = placed[: _HEAD.size]
+        else:
+            self._entries[key] = placed
+
+    def _bytes(self, key: str, head: _Head) -> bytes:
+        whole = self._whole.get(key)
+        if whole is not None:
+            return whole if isinstance(whole, bytes) else encode_verdict(whole)
+        assert self._fetch is not None
+        assert head.place != _NO_PLACE
+        return self._fetch(head.place)
+
+
+def _flags_of(verdict: Verdict) -> int:
+    flags = (_FINAL if verdict.final else 0) | (_SUSPICION if verdict.kind == "suspicion" else 0)
+    return flags if verdict.rejudged is None else flags | _REJUDGED
+
+
+_is_usual = re.compile("(?:RE|CF)[0-9a-f]{32}").fullmatch
+
+
+def _short(key: str) -> int | str:
+    """A SID as a number, which takes half the room; any other key as it is."""
+    if not _is_usual(key):
+        return key
+    return int.from_bytes(bytes.fromhex(key[2:]), "big") << 1 | (key[0] == "C")
+
+
+class _Ends:
+    """When final verdicts have been kept long enough: by the hour, and sorted only once their hour has come.
+
+    There are as many as recordings in a year, and a tuple in a heap for each would take more than all else about it.
+    """
+
+    def __init__(self) -> None:
+        self.next_ms = NEVER_MS  # Nothing ends before this instant.
+        self._hours: dict[int, bytearray] = {}
+        self._order: list[int] = []
+        self._due: list[tuple[int, str]] = []
+
+    def add(self, end_ms: int, key: str) -> None:
+        hour, rest_ms = divmod(end_ms, HOUR_MS)
+        if not _is_usual(key):
+            heappush(self._due, (end_ms, key))
+            self.next_ms = min(self.next_ms, end_ms)
+            return
+        if hour not in self._hours:
+            self._hours[hour] = bytearray()
+            heappush(self._order, hour)
+            self.next_ms = min(self.next_ms, hour * HOUR_MS)
+        self._hours[hour] += _ENDING.pack(rest_ms, key[:2].encode(), bytes.fromhex(key[2:]))
+
+    def until(self, now_ms: int) -> Iterator[str]:
+        """Yield what ends at or before an instant, in order of its end."""
+        while self._order and self._order[0] * HOUR_MS <= now_ms:
+            hour = heappop(self._order)
+            for rest_ms, kind, digits in _ENDING.iter_unpack(self._hours.pop(hour)):
+                heappush(self._due, (hour * HOUR_MS + rest_ms, kind.decode() + digits.hex()))
+        while self._due and self._due[0][0] <= now_ms:
+            yield heappop(self._due)[1]
+        due_ms = self._due[0][0] if self._due else NEVER_MS
+        self.next_ms = min(due_ms, self._order[0] * HOUR_MS if self._order else NEVER_MS)
+
+
+_ENDING: Final = struct.Struct("<I2s16s")
