@@ -896,7 +896,7 @@ class _Owner:
             self.read_to += 1
             if place not in self.own:
                 key, value = topic[place]
-                back = self.ledger.read(key, value, place)
+                back = self.ledger.take_in(key, None if value is None else decode_verdict(value), place)
                 if back is None:
                     self.backs.pop(key, None)
                 else:
@@ -1905,9 +1905,9 @@ class LastWriterWins(_OtherLedger):
     name, refuted_by = "last writer wins", "P1"
 
     class ledger_type(Ledger):  # noqa: N801
-        def read(self, key: str, value: bytes | None, place: int) -> bytes | None:
-            super().read(key, None, place)
-            return super().read(key, value, place)
+        def take_in(self, key: str, verdict: Verdict | None, place: int) -> bytes | None:
+            super().take_in(key, None, place)
+            return super().take_in(key, verdict, place)
 
     def reads(self, known: Verdict | None, other: Verdict) -> bool:
         return True
@@ -1919,11 +1919,11 @@ class FinalIsNoOrder(_OtherLedger):
     name, refuted_by = "final is no part of the order", "P5"
 
     class ledger_type(Ledger):  # noqa: N801
-        def read(self, key: str, value: bytes | None, place: int) -> bytes | None:
-            known, verdict = self.published(key), None if value is None else decode_verdict(value)
+        def take_in(self, key: str, verdict: Verdict | None, place: int) -> bytes | None:
+            known = self.published(key)
             if known is not None and verdict is not None and known.at == verdict.at:
-                super().read(key, None, place)
-            return super().read(key, value, place)
+                super().take_in(key, None, place)
+            return super().take_in(key, verdict, place)
 
     def reads(self, known: Verdict | None, other: Verdict) -> bool:
         return known is None or other.at >= known.at

@@ -206,9 +206,9 @@ def test_our_own_verdict_come_round_is_nobody_elses() -> None:
     ledger = Ledger(topic.fetch)
     topic.publish(ledger, a_verdict())
 
-    assert ledger.read(RECORDING, encode_verdict(a_verdict()), 3) is None
+    assert ledger.take_in(RECORDING, a_verdict(), 3) is None
     assert ledger.take_heard() == []
-    assert ledger.read(RECORDING, encode_verdict(a_verdict(reason="Another.")), 4) is None
+    assert ledger.take_in(RECORDING, a_verdict(reason="Another."), 4) is None
     assert ledger.take_heard() == [(a_verdict().account_sid, RECORDING)]
 
 
@@ -218,8 +218,8 @@ def test_a_lesser_verdict_and_a_tombstone_of_somebody_else_are_written_over() ->
     ledger.owned = True
     topic.publish(ledger, a_verdict())
 
-    assert ledger.read(RECORDING, encode_verdict(a_verdict(at=(1, 6))), 1) == encode_verdict(a_verdict())
-    assert ledger.read(RECORDING, None, 2) == encode_verdict(a_verdict())
+    assert ledger.take_in(RECORDING, a_verdict(at=(1, 6)), 1) == encode_verdict(a_verdict())
+    assert ledger.take_in(RECORDING, None, 2) == encode_verdict(a_verdict())
     assert ledger.account_if_open(RECORDING) == a_verdict().account_sid
 
 
@@ -236,7 +236,7 @@ def test_a_verdict_with_a_number_that_no_position_has_is_passed_over(field: byte
     assert field in value
     ledger = Ledger()
 
-    assert ledger.read(RECORDING, value.replace(field, other), 0) is None
+    assert ledger.take_in(RECORDING, decode_verdict(value.replace(field, other)), 0) is None
     assert not ledger.knows(RECORDING)
 
 

@@ -13,7 +13,7 @@ from monitor.core.judging import Tuning, Watch
 from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, NotJudged, Pipeline, Publish, SetAside, SettingSeen, Told
 from monitor.core.policy import PolicyDocument, RuleDocument, Subject, compile_policy
-from monitor.core.verdict import Verdict, encode_verdict
+from monitor.core.verdict import Verdict
 from monitor.core.window import Cut
 from tests.history import ACCOUNTS, FAR_AHEAD_MS, GRACE_MS, LOG_BASE_MS, SIDS, WINDOW_MS, message
 
@@ -421,7 +421,7 @@ def test_a_final_verdict_behind_a_later_one_is_told_once_its_position_is_reached
     fold = Fold()
     fold.feed(0, "rec(r,a)")
     before = fold.pipeline.checkpoint()
-    fold.ledger.read(SIDS["r"], encode_verdict(a_verdict("r", at=(1, 3), outcome="undetermined")), 0)
+    fold.ledger.take_in(SIDS["r"], a_verdict("r", at=(1, 3), outcome="undetermined"), 0)
     assert fold.verdicts(WINDOW_MS) == []  # Offset 1.
     assert fold.pipeline.checkpoint() == msgspec.structs.replace(before, offset=1)
     assert fold.verdicts(WINDOW_MS) == []
@@ -433,14 +433,14 @@ def test_what_somebody_else_writes_is_compared_with_the_next_message():
     fold = Fold()
     fold.feed(0, "rec(r,a)")
     fold.feed(1)
-    fold.ledger.read(SIDS["r"], encode_verdict(a_verdict("r", at=(1, 1), outcome="disallowed")), 0)
+    fold.ledger.take_in(SIDS["r"], a_verdict("r", at=(1, 1), outcome="disallowed"), 0)
     assert outcomes(fold.verdicts(2)) == [("allowed", False)]
 
 
 @pytest.mark.parametrize(("outcome", "ends_as"), [("disallowed", "disallowed"), ("allowed", "undetermined")])
 def test_a_verdict_whose_conversation_was_lost_is_ended_and_only_a_disallowed_one_keeps_its_outcome(outcome, ends_as):
     ledger = Ledger()
-    ledger.read(SIDS["r"], encode_verdict(a_verdict("r", at=(1, 4), outcome=outcome)), 0)
+    ledger.take_in(SIDS["r"], a_verdict("r", at=(1, 4), outcome=outcome), 0)
     cut = Cut(4, LOG_BASE_MS + WINDOW_MS)
     lost = Checkpoint(offset=5, generation=1, replay_from=5, log_time_ms=LOG_BASE_MS, cut=cut, lost=True)
     fold = Fold(checkpoint=lost, ledger=ledger)
@@ -452,7 +452,7 @@ def test_a_verdict_without_a_conversation_is_not_ended_before_the_log_has_been_c
     before = Fold()
     [published] = before.verdicts(0, "rec(r,a)")
     ledger = Ledger()
-    ledger.read(published.key, encode_verdict(published), 0)
+    ledger.take_in(published.key, published, 0)
     stepped_back = Checkpoint(offset=0, generation=2, replay_from=0, log_time_ms=None, lost=True, end=2)
     fold = Fold(checkpoint=stepped_back, ledger=ledger)
 
@@ -463,7 +463,7 @@ def test_a_verdict_without_a_conversation_is_not_ended_before_the_log_has_been_c
 
 def test_less_evidence_never_turns_disallowed_into_allowed():
     ledger = Ledger()
-    ledger.read(SIDS["r"], encode_verdict(a_verdict("r", at=(1, 4), outcome="disallowed", rests_from=2)), 0)
+    ledger.take_in(SIDS["r"], a_verdict("r", at=(1, 4), outcome="disallowed", rests_from=2), 0)
     fold = Fold(checkpoint=Checkpoint(offset=5, generation=1, replay_from=5, log_time_ms=LOG_BASE_MS), ledger=ledger)
     fold.feed(0, "rec(r,a)")
     assert outcomes(fold.verdicts(WINDOW_MS)) == [("disallowed", True)]
@@ -471,7 +471,7 @@ def test_less_evidence_never_turns_disallowed_into_allowed():
 
 def test_as_much_evidence_turns_disallowed_into_allowed():
     ledger = Ledger()
-    ledger.read(SIDS["r"], encode_verdict(a_verdict("r", at=(1, 4), outcome="disallowed", rests_from=6)), 0)
+    ledger.take_in(SIDS["r"], a_verdict("r", at=(1, 4), outcome="disallowed", rests_from=6), 0)
     fold = Fold(checkpoint=Checkpoint(offset=5, generation=1, replay_from=5, log_time_ms=LOG_BASE_MS), ledger=ledger)
     assert outcomes(fold.verdicts(0, "rec(r,a)")) == [("allowed", False)]
 

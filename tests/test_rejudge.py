@@ -275,7 +275,7 @@ class Run:
     def hear(self, verdict: Verdict) -> bytes | None:
         """Somebody else writes a verdict, and the owner reads it; what it writes back."""
         self.values.append(encode_verdict(verdict))
-        return self.fold.ledger.read(verdict.key, self.values[-1], len(self.values) - 1)
+        return self.fold.ledger.take_in(verdict.key, verdict, len(self.values) - 1)
 
     def rejudge(self) -> Verdict:
         before = self.last
@@ -313,7 +313,7 @@ def test_whoever_takes_over_keeps_it():
     run.hear(run.rejudge())
     ledger = Ledger(run.values.__getitem__)
     for place, value in enumerate(run.values):
-        assert ledger.read(SIDS["r"], value, place) is None
+        assert ledger.take_in(SIDS["r"], decode_verdict(value), place) is None
     resumed = Fold(ledger=ledger)
     for stamp, entries in ((0, "rec(r,a,DialVerb)"), (10, "tick()"), (20, "tick()")):
         assert resumed.verdicts(stamp, entries) == []
@@ -341,7 +341,7 @@ def test_a_rejudged_verdict_is_kept_as_long_as_any_from_then_on(outcome, known):
     allowed = standing_verdict(outcome="allowed", severity=None, disallowed_since=None, alert=None)
     new = rejudged(allowed, now_says(outcome), render_instant(T0 + 6 * day_ms))
     for place, verdict in enumerate((allowed, new) if known else (new,)):
-        ledger.read(verdict.key, encode_verdict(verdict), place)
+        ledger.take_in(verdict.key, verdict, place)
 
     assert list(ledger.ended(T0 + 14 * day_ms)) == []
     assert list(ledger.ended(T0 + 406 * day_ms - 1)) == []

@@ -190,8 +190,9 @@ def test_a_field_that_nobody_knows_is_passed_over(name: str):
     for message in left.topics["verdicts"]:
         assert message.value is not None
         later = grown(message.value)
-        assert decode_verdict(later) == decode_verdict(message.value)
-        assert ledger.read(str(message.key), later, message.offset) is None
+        verdict = decode_verdict(later)
+        assert verdict == decode_verdict(message.value)
+        assert ledger.take_in(str(message.key), verdict, message.offset) is None
         assert ledger.knows(str(message.key))
     [action, *_] = [message for message in left.topics["case_actions"] if message.value is not None]
     assert action.value is not None

@@ -86,20 +86,12 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._entries) + len(self._settled)
 
-    def read(self, key: str, value: bytes | None, place: int) -> bytes | None:
+    def take_in(self, key: str, verdict: Verdict | None, place: int) -> bytes | None:
         """Take in one message of the verdict topic; the bytes to write back where it is lesser than what is known.
 
-        The greatest (``at``, ``final``) holds, of equals the later message. Bytes that are no verdict are passed over.
-        A tombstone has no position: once the partition is ours, what we know to hold outlives one of somebody else.
+        The greatest (``at``, ``final``) holds, of equals the later message. None is a tombstone, which has no position:
+        once the partition is ours, what we know to hold outlives one of somebody else.
         """
-        try:
-            verdict = None if value is None else decode_verdict(value)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return None
-        return self.take_in(key, verdict, place)
-
-    def take_in(self, key: str, verdict: Verdict | None, place: int) -> bytes | None:
-        """The same of a verdict that has been decoded; None: a tombstone."""
         entry = self._entry(key)
         known = None if entry is None else _head(entry)
         if verdict is None:
