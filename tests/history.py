@@ -23,6 +23,7 @@ import functools
 import io
 import multiprocessing
 import random
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,9 +39,20 @@ from monitor.core.decode import decode
 from monitor.core.events import Event, FlexSetting, FlowSetting, ParticipantFact
 from monitor.core.evidence import Evidence, each_once
 from monitor.core.guests import Guests, Nailed, decode_dumped
-from monitor.core.ledger import Ledger
+from monitor.core.ledger import HOUR_MS, LATER, PARTS, SETTLED_BYTES, Ledger
+from monitor.core.ledger_snapshot import LedgerLoading, LedgerSaving
 from monitor.core.nailed import Call
-from monitor.core.pipeline import Checkpoint, NotJudged, Pipeline, Publish, SetAside, SettingSeen, Told, Tuning
+from monitor.core.pipeline import (
+    Checkpoint,
+    NotJudged,
+    Pipeline,
+    Publish,
+    SetAside,
+    SettingSeen,
+    Stands,
+    Told,
+    Tuning,
+)
 from monitor.core.policy import Policy, PolicyDocument, RuleDocument, Subject, Values, compile_policy
 from monitor.core.snapshot import Loading, Saving, Unusable, chunks
 from monitor.core.verdict import Published, Verdict, decode_verdict, encode_verdict, remember, render_instant
@@ -592,6 +604,10 @@ class Rules:
         """What is committed of the last checkpoint whose effects are delivered, and of the present one."""
         return safe
 
+    def places(self, sent: list[int], delivered: list[int]) -> bool:
+        """Whether a snapshot of the ledger is put in place: what had been sent by its end is to have arrived."""
+        return all(map(_at_most, sent, delivered))
+
     def reads(self, known: Verdict | None, other: Verdict) -> bool:
         """Whether a reader of the verdict topic takes ``other``, which comes later in it, for ``known``."""
         return known is None or (other.at, other.final) >= (known.at, known.final)
@@ -827,6 +843,27 @@ class Straight:
                         self.final_at.setdefault(each.key, offset)
 
 
+def known_to(ledger: Ledger) -> tuple[dict[str, Any], set[tuple[int, str]], set[str]]:
+    """All that a ledger knows, but where a verdict lies and what it was found by; when final ones end; and which of
+    them are asked for their end when that is due.
+    """
+    known: dict[str, Any] = {}
+    for number in range(PARTS):
+        whole, settled, unplaced = ledger.dump_part(number, 1 << 62)
+        assert not unplaced
+        for key, entry in whole:
+            known[key] = entry[8:20], entry[20] & ~LATER, ledger.account_if_open(key), ledger.last(key)
+        for at in range(0, len(settled), SETTLED_BYTES):
+            head = settled[at + 25 : at + SETTLED_BYTES]
+            known[settled[at : at + 17].hex()] = head[:-1], head[-1] & ~LATER
+    hours, due = ledger.dump_ends()
+    endings = [(hour, *ending) for hour, packed in hours.items() for ending in struct.iter_unpack("<I2s16s", packed)]
+    ends = {(hour * HOUR_MS + rest_ms, kind.decode() + digits.hex()) for hour, rest_ms, kind, digits in endings}
+    finals = [(end_ms, key) for end_ms, key in ends.union(due) if ledger.is_final(key)]
+    kept = {(end_ms, key): ledger.dump_placed(key, 1 << 62)[1] for end_ms, key in finals}
+    return known, set(kept), {key for (_, key), entry in kept.items() if entry is not None and entry[20] & LATER}
+
+
 def apply(change: Change, pipeline: Pipeline, rules: Rules) -> None:
     """Let a running process see a change."""
     what, _, number = change.what.partition(":")
@@ -873,6 +910,9 @@ class _Owner:
         self.saving: Saving | None = None
         self._taken: Taken | None = None
         self.saved: list[Taken] = []
+        self._ledger_saving: LedgerSaving | None = None
+        self._ledger_chunks: list[bytes] = []
+        self._ledgers_saved: list[tuple[list[int], list[bytes]]] = []
 
     def save(self, every: int, conversations: int) -> None:
         """After a message: go on with the snapshot that is being taken, or begin one if it is time."""
@@ -887,6 +927,22 @@ class _Owner:
             self.saving = self.pipeline.save(FINGERPRINT)
             state = (state_of(self.pipeline), derived_of(self.pipeline))
             self._taken = Taken(self.pipeline.next_offset, [], state)
+
+    def save_ledger(self, every: int, conversations: int) -> None:
+        """The same with a snapshot of the ledger."""
+        if self._ledger_saving is not None:
+            done = [self._ledger_saving.walk(conversations) for _ in range(PARTS * conversations // 3)][-1]
+            self._ledger_chunks += self._ledger_saving.take()
+            if done:
+                self._ledger_saving = None
+                self._ledgers_saved.append((list(self.sent), self._ledger_chunks))
+        if self._ledger_saving is None and self.pipeline.next_offset % every == 0:
+            self._ledger_saving, self._ledger_chunks = LedgerSaving(self.ledger, FINGERPRINT, self.read_to), []
+
+    def ledger_saved(self, rules: Rules) -> list[bytes]:
+        """The last snapshot of the ledger that was put in place."""
+        placed = [chunks for fence, chunks in self._ledgers_saved if rules.places(fence, self.delivered)]
+        return placed[-1] if placed else []
 
     def follow(self) -> None:
         """Read what others have written to the verdict topic since."""
@@ -921,7 +977,7 @@ class _Owner:
                 written = None if verdict is None else encode_verdict(verdict)
                 self.verdicts.append(_Write(each.key, written, None if verdict is None else verdict.at))
                 self.sent[0] += 1
-            else:
+            elif not isinstance(each, Stands):
                 assert not isinstance(each, NotJudged), each
                 self.others.append((offset, each))
                 self.sent[1] += 1
@@ -1027,7 +1083,9 @@ class Interrupted:
         self.ended_by_zombies: set[str] = set()  # By a policy or settings that no longer held.
         self._top = -1  # The last message that anybody has seen.
         self._disk: Taken | None = None
+        self._ledger_disk: list[bytes] = []
         self.loaded = 0
+        self.ledgers_loaded = 0
         # Where the conversation began that each recording was last in, and whether the loss before it was held over.
         self.births: dict[str, tuple[int, bool]] = {}
         self._late: list[tuple[int, list[_Write]]] = []  # What zombies have still on its way, and when it arrives.
@@ -1053,6 +1111,8 @@ class Interrupted:
             self._look(owner, offset, told)
             if any(self.history.snapshots):
                 owner.save(*self.history.snapshots)
+                if self.history.drop_finals:
+                    owner.save_ledger(*self.history.snapshots)
         if crash is None:
             owner.deliver(0)
             return
@@ -1062,6 +1122,7 @@ class Interrupted:
             for taken in owner.saved:
                 if taken.offset <= checkpoint.offset:
                     self._disk = taken
+        self._ledger_disk = owner.ledger_saved(self.rules) or self._ledger_disk
         if crash.zombie is not None:
             for offset in range(last + 1, min(last + 1 + crash.zombie, len(self.history.messages))):
                 if offset >= owner.pipeline.next_offset:
@@ -1089,8 +1150,10 @@ class Interrupted:
         self._arrive(0, None)
         ledger = rules.ledger(broker.fetch if history.drop_finals else None)
         policy, settings, known = self._known(rules)
-        owner = _Owner(broker, ledger, 0)
+        owner = _Owner(broker, ledger, self._load_ledger(ledger))
         owner.follow()
+        if ledger.restored:
+            self._compare(ledger)
         checkpoint = resumed.in_generation(ledger.greatest_generation())
         if resumed.blind is not None and checkpoint.cut is not None:
             self.blind_until_ms = max(self.blind_until_ms or 0, checkpoint.cut.until_ms)
@@ -1110,6 +1173,27 @@ class Interrupted:
         pipeline.open(ledger)
         owner.write_back()
         return owner
+
+    def _load_ledger(self, ledger: Ledger) -> int:
+        """Begin with the snapshot of the ledger on the disk, if there is one; from where on the topic is to be read."""
+        if not self._ledger_disk:
+            return 0
+        header, *rest = chunks(io.BytesIO(b"".join(self._ledger_disk)).read)
+        loading = LedgerLoading(ledger, header, FINGERPRINT)
+        for chunk in rest:
+            loading.feed(chunk)
+        assert loading.done
+        self.ledgers_loaded += 1
+        return loading.offset
+
+    def _compare(self, ledger: Ledger) -> None:
+        """A ledger that began with a snapshot is to know what one knows that has read the whole topic."""
+        other = _Owner(self.broker, self.rules.ledger(self.broker.fetch), 0)
+        other.follow()
+        (here, here_ends, later), (there, there_ends, later_there) = known_to(ledger), known_to(other.ledger)
+        differently = {key for _, key in here_ends ^ there_ends} - later - later_there
+        if here != there or differently:
+            self.faults.setdefault("snapshot", f"of the ledger: {here} instead of {there}, ends of {differently}")
 
     def _load(self, pipeline: Pipeline, checkpoint: Checkpoint, taken: Taken) -> bool:
         """Begin with the snapshot on the disk, if it fits."""
@@ -2093,6 +2177,15 @@ class SnapshotBeforeLoss(_OtherPipeline):
             return super().load(header, log, msgspec.structs.replace(checkpoint, cut=None))
 
 
+class LedgerPlacedAtOnce(Rules):
+    """A snapshot of the ledger is put in place when it is whole, whatever is still on its way."""
+
+    name, refuted_by = "a ledger that knows what was not delivered", "P14"
+
+    def places(self, sent: list[int], delivered: list[int]) -> bool:
+        return True
+
+
 class _OtherGuests(_OtherPipeline):
     """A fold in which conversations meet nailed-up calls otherwise."""
 
@@ -2337,6 +2430,7 @@ REFUTED: tuple[Rules, ...] = (
     OpenIsFalse(),
     WrittenAsItIs(),
     SnapshotBeforeLoss(),
+    LedgerPlacedAtOnce(),
     NothingNoted(),
     NotNotedOnLeaving(),
     NamesNotNoted(),

@@ -104,6 +104,7 @@ class Heard:
         self.errors: list[str] = []
         self.settings: list[tuple[str, bytes | None]] = []
         self.read: list[tuple[int, str | None]] = []
+        self.going_on: list[tuple[int, str, str, str]] = []
         self.polls = 0
         self.replayed = 0
         self.count = 0
@@ -123,6 +124,9 @@ class Heard:
 
     def verdict_read(self, partition: int, key: str, verdict: Verdict | None) -> None:
         self.read.append((partition, key))
+
+    def verdict_going_on(self, partition: int, key: str, account_sid: str, outcome: str) -> None:
+        self.going_on.append((partition, key, account_sid, outcome))
 
     def verdict_not_read(self, partition: int) -> None:
         self.read.append((partition, None))
@@ -301,7 +305,7 @@ class Running:
             group_id=desk.group,
             topics=desk.topics,
             times=Times(window_ms=self.tuning.window_ms, age_max_ms=self.tuning.age_max_ms, start_at=start_at),
-            topic_id=lambda: desk.topics.events,
+            topic_id=lambda topic: topic,
             build=build,
             ledger=Ledger,
             take_setting=self._setting,

@@ -37,6 +37,7 @@ CORE_ORDER: Final = (
     "attribution",
     "verdict",
     "ledger",
+    "ledger_snapshot",
     "policy",
     "judging",
     "sweep",

@@ -85,7 +85,9 @@ def test_generated_histories_hold_all_that_may_happen():
     assert any(history.changes for history in histories)
     taken_over = [[takeover.offset for takeover in Interrupted(history).takeovers] for history in histories[:200]]
     assert any(later <= earlier for offsets in taken_over for earlier, later in pairwise(offsets[1:]))
-    assert sum(Interrupted(property_named("P14").example(number)).loaded for number in range(200)) >= 40
+    snapshots = [Interrupted(property_named("P14").example(number)) for number in range(200)]
+    assert sum(run.loaded for run in snapshots) >= 40
+    assert sum(run.ledgers_loaded for run in snapshots) >= 40
     cuts = [Straight(history).pipeline.take_counts() for history in histories[:400]]
     assert sum(counts.closed_by_cut for counts in cuts) > 10
     assert sum(counts.dropped for counts in cuts) > 10
@@ -226,6 +228,11 @@ COUNTEREXAMPLES = {
         messages=((0, "studio(b)"), (0, "request(a,pay)"), (0, "tick()")),
         crashes=(Crash(after=2, low=1), Crash(after=3)),
         snapshots=(2, 9),
+    ),
+    "a ledger that knows what was not delivered": History(
+        messages=((0, "insight(d)"), (0, "rec(t,d)"), (0, "tick()")),
+        crashes=(Crash(after=0), Crash(after=3, unwritten=2)),
+        snapshots=(2, 2),
     ),
 }
 

@@ -148,12 +148,12 @@ def test_fewer_verdict_partitions_than_event_partitions_are_refused(broker: Real
 def test_the_topic_id_changes_when_a_topic_is_made_anew(broker: RealBroker):
     topics = names()
     broker.create_topic(topics.events, 1)
-    first = admin(broker, topics).topic_id()
+    first = admin(broker, topics).topic_id(topics.events)
     client = AdminClient({"bootstrap.servers": broker.bootstrap})
     client.delete_topics([topics.events], operation_timeout=30)[topics.events].result(30)
     until(lambda: topics.events not in client.list_topics(timeout=10).topics)
     broker.create_topic(topics.events, 1)
-    assert admin(broker, topics).topic_id() not in (first, topics.events)
+    assert admin(broker, topics).topic_id(topics.events) not in (first, topics.events)
 
 
 def test_the_rights_are_listed_for_every_topic_and_the_group(broker: RealBroker):

@@ -519,6 +519,16 @@ def test_recordings_in_progress_are_those_neither_ended_nor_given_up():
     assert value(metrics, "recordings_in_progress", account="lab", outcome="allowed") == 0
 
 
+def test_a_recording_of_which_a_snapshot_knows_is_in_progress_until_more_is_read():
+    metrics = fresh()
+    metrics.goes_on(0, "RE" + HEX, ALLOWED.account_sid, "allowed")
+    assert value(metrics, "recordings_in_progress", account="main", outcome="allowed") == 1
+    metrics.follow(0, "RE" + HEX, ALLOWED)
+    assert value(metrics, "recordings_in_progress", account="main", outcome="allowed") == 1
+    metrics.follow(0, "RE" + HEX, msgspec.structs.replace(ALLOWED, final=True))
+    assert value(metrics, "recordings_in_progress", account="main", outcome="allowed") == 0
+
+
 _keys = st.text(max_size=34) | st.from_regex(r"(RE|CF|CA)[0-9a-fA-F]{31,33}", fullmatch=True)
 
 

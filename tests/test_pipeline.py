@@ -11,7 +11,7 @@ from monitor.core.account_settings import AccountSettings
 from monitor.core.attribution import Attribution
 from monitor.core.judging import Tuning, Watch
 from monitor.core.ledger import Ledger
-from monitor.core.pipeline import Checkpoint, NotJudged, Pipeline, Publish, SetAside, SettingSeen, Told
+from monitor.core.pipeline import Checkpoint, NotJudged, Pipeline, Publish, SetAside, SettingSeen, Stands, Told
 from monitor.core.policy import PolicyDocument, RuleDocument, Subject, compile_policy
 from monitor.core.verdict import Verdict
 from monitor.core.window import Cut
@@ -265,6 +265,35 @@ def test_what_ends_in_the_midst_of_a_sweep_is_judged_by_its_end():
     assert outcomes(fold.verdicts(1 + WINDOW_MS)) == [("disallowed", True)]
     assert fold.sweep(9) == []
     assert not fold.pipeline.sweeping
+
+
+def test_what_nobody_has_read_is_told_to_stand_once_it_is_judged_after_a_takeover():
+    fold = Fold(sweeps=True)
+    log = ("rec(r,a)", "rec(s,b)")
+    for stamp, entries in enumerate(log):
+        assert len(fold.feed(stamp, entries)) == 1
+    fold.ledger.restored = True  # As one that a snapshot has filled.
+    successor = Fold(sweeps=True, ledger=fold.ledger, opened=False)
+    successor.pipeline.committed = len(log)
+    for stamp, entries in enumerate(log):
+        assert successor.feed(stamp, entries) == []
+    for key in ("r", "s"):
+        fold.ledger.note(SIDS[key], 0)  # What it was found by is known to whoever found it.
+    successor.pipeline.open(fold.ledger)
+
+    told = list(successor.feed(2))
+    while successor.pipeline.sweeping:
+        told += successor.pipeline.sweep(1)
+    assert [(type(each), SHORT[each.key]) for each in told if isinstance(each, Stands | Publish)] == [
+        (Stands, "s"),
+        (Stands, "r"),
+    ]
+    successor.pipeline.change_settings(ACCOUNTS["A"])
+    successor.feed(3)
+    for key in ("r", "s"):
+        fold.ledger.note(SIDS[key], 0)
+    again = successor.pipeline.sweep(9)
+    assert not any(isinstance(each, Stands) for each in again)  # By now it was told.
 
 
 def test_the_end_of_a_file_closes_whatever_is_open():

@@ -16,13 +16,15 @@ from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, Pipeline, Tuning
 from monitor.core.policy import built_in_policy
 from monitor.core.snapshot import Unusable
-from monitor.inputs.snapshots import Keeper, Snapshots
+from monitor.core.verdict import Verdict
+from monitor.inputs.held import Pending
+from monitor.inputs.snapshots import LEDGER_VERDICTS_MIN, Keeper, Partition, Snapshots
 from tests.broker import RealBroker
 from tests.history import derived_of, state_of
 from tests.member import Desk, Running, recording_event, recording_sid, until
 
 BASE_MS = 1_790_000_000_000
-LOG = "0123456789abcdef"
+OF = Partition("0123456789abcdef", "verdicts", 0)
 ORDINARY = Tuning()
 
 
@@ -49,7 +51,7 @@ def turns(keeper: Keeper, fold: Pipeline, committed: int, done: Callable[[], boo
     until_s = time.monotonic() + for_s
     while not done():
         assert time.monotonic() < until_s, "no snapshot"
-        keeper.turn(fold, committed)
+        keeper.turn(fold, committed, fold.ledger, 0, Pending())
         time.sleep(0.001)
 
 
@@ -60,8 +62,8 @@ def snapshots(tmp_path: Path) -> Snapshots:
 
 def saved(snapshots: Snapshots, fold: Pipeline) -> Path:
     """The file of a snapshot of ``fold`` as it is now."""
-    keeper = snapshots.keep(LOG, 0)
-    path = snapshots._path(LOG, 0)
+    keeper = snapshots.keep(OF)
+    path = snapshots.path(OF)
     turns(keeper, fold, fold.next_offset, path.exists)
     return path
 
@@ -69,7 +71,7 @@ def saved(snapshots: Snapshots, fold: Pipeline) -> Path:
 def loaded(snapshots: Snapshots, checkpoint: Checkpoint, tuning: Tuning = ORDINARY) -> Pipeline | None:
     """A successor's fold after its snapshot; None: it did not begin with one."""
     fold = pipeline(tuning, checkpoint)
-    restoring = snapshots.begin(fold, checkpoint, LOG, 0)
+    restoring = snapshots.begin(fold, checkpoint, OF)
     if restoring is None:
         return None
     try:
@@ -92,11 +94,11 @@ def test_what_is_read_is_what_was_there(snapshots: Snapshots):
 
 def test_it_is_put_in_place_only_once_the_group_has_committed_it(snapshots: Snapshots):
     fold = fed(10)
-    keeper = snapshots.keep(LOG, 0)
+    keeper = snapshots.keep(OF)
     until_s = time.monotonic() + 0.3
     while time.monotonic() < until_s:
-        keeper.turn(fold, 9)
-    path = snapshots._path(LOG, 0)
+        keeper.turn(fold, 9, fold.ledger, 0, Pending())
+    path = snapshots.path(OF)
     assert not path.exists()
     turns(keeper, fold, 10, path.exists)
     assert [found.name for found in path.parent.iterdir()] == [path.name]
@@ -128,14 +130,15 @@ def test_what_changes_meanwhile_is_written_as_it_was(snapshots: Snapshots):
 
 def test_one_partition_at_a_time_is_written(snapshots: Snapshots):
     folds = [fed(5000), fed(5000)]
-    keepers = [snapshots.keep(LOG, number) for number in range(2)]
-    paths = [snapshots._path(LOG, number) for number in range(2)]
+    two = [OF._replace(number=number) for number in range(2)]
+    keepers = [snapshots.keep(of) for of in two]
+    paths = [snapshots.path(of) for of in two]
     until_s = time.monotonic() + 20
     while not all(path.exists() for path in paths):
         assert time.monotonic() < until_s
         for keeper, fold in zip(keepers, folds, strict=True):
-            keeper.turn(fold, fold.next_offset)
-        assert sum(keeper._saving is not None for keeper in keepers) <= 1
+            keeper.turn(fold, fold.next_offset, fold.ledger, 0, Pending())
+        assert sum(keeper.saving for keeper in keepers) <= 1
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -199,20 +202,20 @@ def test_a_directory_that_cannot_be_written_stops_nothing(tmp_path: Path):
     (tmp_path / "file").write_text("")
     fold = fed(10)
     for directory in (tmp_path / "file", tmp_path / "file" / "below"):
-        keeper = Snapshots(directory, every_s=0.0, kept_s=1.0, version="1").keep(LOG, 0)
+        keeper = Snapshots(directory, every_s=0.0, kept_s=1.0, version="1").keep(OF)
         for _ in range(100):
-            keeper.turn(fold, 10)
+            keeper.turn(fold, 10, fold.ledger, 0, Pending())
     assert len(fold.feed(10, BASE_MS + 10, recording_event(77))) == 1
 
 
 def test_a_full_disk_gives_the_snapshot_up(snapshots: Snapshots):
     fold = fed(2000)
-    path = snapshots._path(LOG, 0)
+    path = snapshots.path(OF)
     snapshots.submit(lambda: None).result()  # It has been tidied.
     path.with_suffix(f".snapshot-{os.getpid()}").symlink_to("/dev/full")
-    keeper = snapshots.keep(LOG, 0)
-    turns(keeper, fold, 2000, lambda: keeper._saving is not None)
-    turns(keeper, fold, 2000, lambda: keeper._saving is None)
+    keeper = snapshots.keep(OF)
+    turns(keeper, fold, 2000, lambda: keeper.saving > 0)
+    turns(keeper, fold, 2000, lambda: keeper.saving == 0)
     assert fold.window._saver is None
     assert not path.exists()
     saved(snapshots, fold)  # The part was removed, and the next one finds room.
@@ -261,3 +264,39 @@ def test_a_restart_begins_with_the_snapshot_and_folds_the_rest(broker: RealBroke
     with Running(desk, snapshots=directory, tuning=tuning) as third:
         third.ready(1)
         assert third.heard.replayed > 300
+
+
+def test_a_restart_reads_only_what_was_published_since_its_ledger_was_written(broker: RealBroker, tmp_path: Path):
+    desk = Desk.on(broker, 1)
+    directory = tmp_path / "snapshots"
+    tuning = Tuning(window_ms=2_000, grace_ms=100)  # So that verdicts become final.
+    count = LEDGER_VERDICTS_MIN + 200
+
+    def finals(running: Running) -> int:
+        return sum(verdict.final for verdict in running.verdicts_told())
+
+    def late(running: Running, number: int) -> Verdict:
+        """What is told when a recording is heard of again that was settled long ago."""
+        desk.send([recording_event(number, status="completed")])
+        until(lambda: any(v.recording_sid == recording_sid(number) for v in running.verdicts_told()))
+        return next(v for v in running.verdicts_told() if v.recording_sid == recording_sid(number))
+
+    with Running(desk, snapshots=directory, tuning=tuning) as first:
+        first.ready(1)
+        desk.send([recording_event(number) for number in range(count)])
+        until(lambda: finals(first) >= count)
+        settled = time.time()
+        until(lambda: any(path.stat().st_mtime > settled for path in directory.glob("*-ledger.snapshot")))
+        [ledger] = directory.glob("*-ledger.snapshot")
+        desk.send([recording_event(number) for number in range(count, count + 20)])
+        until(lambda: finals(first) >= count + 20)
+    with Running(desk, snapshots=directory, tuning=tuning) as second:
+        second.ready(1)
+        assert 0 < len(second.heard.read) < 200
+        told = late(second, 7)
+        assert (told.final, told.revision, told.recording_status) == (True, 3, "completed")
+    ledger.write_bytes(ledger.read_bytes()[:-20])
+    with Running(desk, snapshots=directory, tuning=tuning) as third:
+        third.ready(1)
+        assert len(third.heard.read) > count
+        assert late(third, 8).revision == 3

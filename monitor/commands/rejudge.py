@@ -231,7 +231,7 @@ class Rejudging:
         tuning = self._tuning
         names = names_of(self._settings)
         admin = TopicAdmin(self._client, names, window_ms=tuning.window_ms, age_max_ms=tuning.age_max_ms)
-        return fingerprint_of(cluster_id, admin.topic_id(), len(numbers)), numbers
+        return fingerprint_of(cluster_id, admin.topic_id(names.events), len(numbers)), numbers
 
     def _settled(self, questions: Questions, partition: int, fingerprint: str) -> Settled | None:
         events = self._settings.topics.events

@@ -700,6 +700,9 @@ class _Listener:
         if verdict is not None:
             self._enrich(verdict)
 
+    def verdict_going_on(self, partition: int, key: str, account_sid: str, outcome: str) -> None:
+        self._metrics.goes_on(partition, key, account_sid, outcome)
+
     def verdict_not_read(self, partition: int) -> None:
         """Once a takeover: a whole topic may be so."""
         if partition not in self._not_read:

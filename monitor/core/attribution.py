@@ -83,6 +83,8 @@ STATUS_RANK: Final = {
 }
 OVER: Final = frozenset(status for status, rank in STATUS_RANK.items() if rank >= STATUS_RANK["completed"])
 """What a recording that has ended for good may be said to be."""
+ENDED: Final = frozenset(status for status, rank in STATUS_RANK.items() if rank >= STATUS_RANK["stopped"])
+"""What one that does not go on may be said to be."""
 _LONG_AGO: Final = -FAR  # One number for all that is remembered.
 _FOUND_BY_RANK: Final = {FOUND_BY_STREAM: 2, FOUND_BY_VERB: 1, FOUND_BY_LISTING: 0}
 

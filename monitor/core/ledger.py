@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator
-from heapq import heappop, heappush
+from collections.abc import Callable, Iterable, Iterator
+from heapq import heapify, heappop, heappush
 from itertools import chain
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from monitor.core.verdict import Published, Verdict, decode_verdict, encode_verdict, read_instant, remember
+from monitor.core.verdict import Published, Verdict, decode_verdict, encode_verdict, goes_on, read_instant, remember
 
 
 class _Head(NamedTuple):
@@ -34,9 +34,11 @@ class _Head(NamedTuple):
 
 _FINAL: Final = 1
 _SUSPICION: Final = 2
-_REJUDGED: Final = 4
+LATER: Final = 4  # It may be kept for longer than was set down when its recording was first settled.
+_GOES_ON: Final = 8  # The recording does.
 _NO_PLACE: Final = -1
-_HEAD: Final = struct.Struct("<qqqIB")
+ENTRY_FORMAT: Final = "<qqqIB"
+_HEAD: Final = struct.Struct(ENTRY_FORMAT)
 _FINDING: Final = struct.Struct("<q")
 _PLACE: Final = struct.Struct("<q")
 _AT: Final = struct.Struct("<qI")  # Offset and generation.
@@ -44,12 +46,53 @@ _AT_AT: Final = _FINDING.size + _PLACE.size
 _FLAGS_AT: Final = _HEAD.size - 1
 _pack_rest = msgspec.msgpack.Encoder().encode
 _read_rest = msgspec.msgpack.Decoder(tuple[int, Published]).decode
+_SHORT_BYTES: Final = 17  # A SID as a number.
+_SETTLED: Final = struct.Struct(f"<{_SHORT_BYTES}s{_HEAD.size - _FINDING.size}s")
+SETTLED_BYTES: Final = _SETTLED.size  # What ``Ledger.dump_part`` takes for a settled verdict.
+_NOT_FOUND: Final = _FINDING.pack(0)
 HOUR_MS: Final = 3_600_000
 NEVER_MS: Final = 1 << 62
+PARTS: Final = 256
+
+_Key = TypeVar("_Key", str, int | str)
+
+
+class _Parts(Generic[_Key]):
+    """A dictionary in parts, of which each grows, or is copied, in a moment: with millions in one it takes a third of a
+    second, and everything waits.
+    """
+
+    __slots__ = ("parts", "size")
+
+    def __init__(self) -> None:
+        self.parts: tuple[dict[_Key, bytes], ...] = tuple({} for _ in range(PARTS))
+        self.size = 0
+
+    def get(self, key: _Key) -> bytes | None:
+        return self.parts[hash(key) % PARTS].get(key)
+
+    def put(self, key: _Key, entry: bytes) -> None:
+        part = self.parts[hash(key) % PARTS]
+        before = len(part)
+        part[key] = entry
+        self.size += len(part) - before
+
+    def pop(self, key: _Key) -> bytes | None:
+        entry = self.parts[hash(key) % PARTS].pop(key, None)
+        self.size -= entry is not None
+        return entry
+
+    def items(self) -> Iterator[tuple[_Key, bytes]]:
+        return chain.from_iterable(part.items() for part in self.parts)
 
 
 def _head(entry: bytes) -> _Head:
     return _Head._make(_HEAD.unpack_from(entry))
+
+
+def _place_of(entry: bytes) -> int:
+    place: int = _PLACE.unpack_from(entry, _FINDING.size)[0]
+    return place
 
 
 class Ledger:
@@ -70,10 +113,9 @@ class Ledger:
         others_kept_ms: int = 400 * 86_400_000,
     ) -> None:
         self._fetch = fetch
-        self._allowed_kept_ms = allowed_kept_ms
-        self._others_kept_ms = others_kept_ms
-        self._entries: dict[str, bytes] = {}  # A head, and of whose account and what else is remembered.
-        self._settled: dict[int | str, bytes] = {}  # Final and to be read back: only the head.
+        self.kept_ms = allowed_kept_ms, others_kept_ms  # How long a final verdict is kept: allowed, and any other.
+        self._entries: _Parts[str] = _Parts()  # A head, and of whose account and what else is remembered.
+        self._settled: _Parts[int | str] = _Parts()  # Final and to be read back: only the head.
         self._whole: dict[str, Verdict | bytes] = {}
         self._awaited: dict[str, int] = {}  # Writes of ours that have not been placed yet, under each key.
         self._accounts: dict[str, int] = {}  # Each account that was ever met, by name and by number.
@@ -81,10 +123,11 @@ class Ledger:
         self._ends = _Ends()
         self.next_end_ms = NEVER_MS  # No final verdict has been kept long enough before this instant.
         self.heard: list[tuple[str, str]] = []  # Whose verdicts somebody else wrote: account and key.
+        self.restored = False  # Whether it began with a snapshot, so that nobody has read what it knows.
         self.owned = False  # Whether the fold that this belongs to decides what is published.
 
     def __len__(self) -> int:
-        return len(self._entries) + len(self._settled)
+        return self._entries.size + self._settled.size
 
     def take_in(self, key: str, verdict: Verdict | None, place: int) -> bytes | None:
         """Take in one message of the verdict topic; the bytes to write back where it is lesser than what is known.
@@ -103,7 +146,7 @@ class Ledger:
             return self._bytes(key, known)
         ours = known is not None and known.at == verdict.at  # Perhaps: a final one and its late change share a place.
         try:
-            head = _HEAD.pack(0, place, verdict.at[1], verdict.at[0], _flags_of(verdict))
+            head = _HEAD.pack(0, place, verdict.at[1], verdict.at[0], _flags_of(verdict, entry))
             settled = verdict.final and self._fetch is not None and not ours  # Of such only the head is kept.
             rest = b"" if settled else _pack_rest((self._number_of(verdict.account_sid), remember(verdict)))
         except (OverflowError, struct.error):
@@ -198,14 +241,14 @@ class Ledger:
         key = verdict.key
         entry = self._entry(key)
         rest = _pack_rest((self._number_of(verdict.account_sid), remember(verdict, over)))
-        head = _HEAD.pack(digest, _NO_PLACE, verdict.at[1], verdict.at[0], _flags_of(verdict))
+        head = _HEAD.pack(digest, _NO_PLACE, verdict.at[1], verdict.at[0], _flags_of(verdict, entry))
         self._put(key, verdict, head + rest, entry)
         self._awaited[key] = self._awaited.get(key, 0) + 1
 
     def withdraw(self, key: str) -> None:
         """Forget what was published under ``key``: a tombstone is about to be written."""
-        if self._entries.pop(key, None) is None:
-            self._settled.pop(_short(key), None)
+        if self._entries.pop(key) is None:
+            self._settled.pop(_short(key))
         self._whole.pop(key, None)
         self._awaited.pop(key, None)
 
@@ -222,9 +265,9 @@ class Ledger:
         self.next_end_ms = self._ends.next_ms
 
     def _goes_on(self, key: str, log_time_ms: int) -> bool:
-        """Whether a verdict is kept for longer, since it was rejudged after its end had been set down."""
+        """Whether a verdict is kept for longer, since it was rejudged, or replaced, after its end had been set down."""
         entry = self._entry(key)
-        if entry is None or not entry[_FLAGS_AT] & _REJUDGED:
+        if entry is None or not entry[_FLAGS_AT] & LATER:
             return False
         verdict = self.published(key)
         assert verdict is not None
@@ -237,7 +280,14 @@ class Ledger:
     def _end_ms(self, verdict: Verdict) -> int:
         """Until when a final verdict is kept; one that was rejudged as long as any, for it tells that it was."""
         short = verdict.outcome == "allowed" and verdict.rejudged is None
-        return read_instant(verdict.decided_at) + (self._allowed_kept_ms if short else self._others_kept_ms)
+        return read_instant(verdict.decided_at) + self.kept_ms[not short]
+
+    def going_on(self) -> Iterator[tuple[str, str, str]]:
+        """Of each open verdict whose recording goes on: key, account and outcome."""
+        for key, entry in self._entries.items():
+            if entry[_FLAGS_AT] & _GOES_ON:
+                number, published = _read_rest(entry[_HEAD.size :])
+                yield key, self._names[number], published.outcome
 
     def greatest_offset(self, generation: int) -> int | None:
         """The greatest offset at which a verdict of ``generation`` was decided."""
@@ -247,18 +297,90 @@ class Ledger:
         """The greatest generation that has published anything."""
         return max((head.generation for head in self._heads()), default=None)
 
+    # ----------------------------------------------------------------- what a snapshot takes and gives
+
+    def dump_part(self, number: int, below: int) -> tuple[list[tuple[str, bytes]], bytes, list[str]]:
+        """What one of its ``PARTS`` knows of verdicts that lie below an offset of their topic, for ``load``.
+
+        Open verdicts by key; settled ones packed; and the keys of those that have not been placed yet.
+        """
+        whole: list[tuple[str, bytes]] = []
+        unplaced: list[str] = []
+        for key, entry in self._entries.parts[number].items():
+            place = _place_of(entry)
+            if place == _NO_PLACE:
+                unplaced.append(key)
+            elif place < below:
+                whole.append((key, entry[_FINDING.size :]))
+        settled: list[bytes] = []
+        for short, entry in self._settled.parts[number].items():
+            if _place_of(entry) >= below:
+                continue
+            if isinstance(short, str):
+                whole.append((short, entry[_FINDING.size :]))
+            else:
+                settled.append(short.to_bytes(_SHORT_BYTES, "little") + entry[_FINDING.size :])
+        return whole, b"".join(settled), unplaced
+
+    def dump_placed(self, key: str, below: int) -> tuple[bool, bytes | None]:
+        """The same of one verdict: whether it is placed, and what is known of it if it lies below."""
+        entry = self._entry(key)
+        if entry is None:
+            return True, None
+        place = _place_of(entry)
+        return place != _NO_PLACE, entry[_FINDING.size :] if _NO_PLACE < place < below else None
+
+    def dump_ends(self) -> tuple[dict[int, bytearray], list[tuple[int, str]]]:
+        """Until when final verdicts are kept: by the hour, which may still grow, and one by one."""
+        return self._ends.held()
+
+    def dump_names(self) -> list[str]:
+        """The accounts that entries are numbered by."""
+        return list(self._names)
+
+    def load(self, whole: Iterable[tuple[str, bytes]], settled: bytes) -> int:
+        """Take in what a part has dumped, into a ledger that nothing was read into; how many verdicts."""
+        count = 0
+        for key, entry in whole:
+            if len(entry) == _SETTLED.size - _SHORT_BYTES:
+                self._settled.put(_short(key), _NOT_FOUND + entry)
+            else:
+                self._entries.put(key, _NOT_FOUND + entry)
+            count += 1
+        for short, entry in _SETTLED.iter_unpack(settled):
+            self._settled.put(int.from_bytes(short, "little"), _NOT_FOUND + entry)
+            count += 1
+        return count
+
+    def load_ends(self, hours: Iterable[tuple[int, bytes]], due: Iterable[tuple[int, str]]) -> None:
+        """Take in what ``dump_ends`` gave, of verdicts that were loaded as final ones: of others it will be read."""
+        known = [
+            (hour, b"".join([ending for ending in _each(endings) if self.is_final(_ending_key(ending))]))
+            for hour, endings in hours
+        ]
+        self._ends.load(known, [(end_ms, key) for end_ms, key in due if self.is_final(key)])
+        self.next_end_ms = self._ends.next_ms
+
+    def load_names(self, names: Iterable[str]) -> None:
+        """Take in what ``dump_names`` gave."""
+        self.restored = True
+        self._names = list(names)
+        self._accounts = {name: number for number, name in enumerate(self._names)}
+
+    # ----------------------------------------------------------------- inside
+
     def _heads(self) -> Iterator[_Head]:
-        return map(_head, chain(self._entries.values(), self._settled.values()))
+        return (_head(entry) for _, entry in chain(self._entries.items(), self._settled.items()))
 
     def _entry(self, key: str) -> bytes | None:
         entry = self._entries.get(key)
-        return entry if entry is not None or not self._settled else self._settled.get(_short(key))
+        return entry if entry is not None or not self._settled.size else self._settled.get(_short(key))
 
     def _replace(self, key: str, entry: bytes) -> None:
-        if key in self._entries:
-            self._entries[key] = entry
+        if self._entries.get(key) is not None:
+            self._entries.put(key, entry)
         else:
-            self._settled[_short(key)] = entry
+            self._settled.put(_short(key), entry)
 
     def _number_of(self, account: str) -> int:
         number = self._accounts.get(account)
@@ -268,9 +390,9 @@ class Ledger:
         return number
 
     def _put(self, key: str, verdict: Verdict, entry: bytes, known: bytes | None) -> None:
-        if known is not None and key not in self._entries:
-            del self._settled[_short(key)]
-        self._entries[key] = entry
+        if known is not None and self._entries.get(key) is None:
+            self._settled.pop(_short(key))
+        self._entries.put(key, entry)
         self._whole[key] = verdict if self._fetch is not None else encode_verdict(verdict)
         if verdict.final and (known is None or not known[_FLAGS_AT] & _FINAL):
             self._ends.add(self._end_ms(verdict), key)
@@ -284,10 +406,10 @@ class Ledger:
             return
         self._whole.pop(key, None)
         if entry[_FLAGS_AT] & _FINAL:
-            self._entries.pop(key, None)
-            self._settled[_short(key)] = placed[: _HEAD.size]
+            self._entries.pop(key)
+            self._settled.put(_short(key), placed[: _HEAD.size])
         else:
-            self._entries[key] = placed
+            self._entries.put(key, placed)
 
     def _bytes(self, key: str, head: _Head) -> bytes:
         whole = self._whole.get(key)
@@ -298,9 +420,13 @@ class Ledger:
         return self._fetch(head.place)
 
 
-def _flags_of(verdict: Verdict) -> int:
+def _flags_of(verdict: Verdict, known: bytes | None) -> int:
+    """``known``: the entry that it comes over."""
     flags = (_FINAL if verdict.final else 0) | (_SUSPICION if verdict.kind == "suspicion" else 0)
-    return flags if verdict.rejudged is None else flags | _REJUDGED
+    if goes_on(verdict):
+        flags |= _GOES_ON
+    settled_before = verdict.final and known is not None and known[_FLAGS_AT] & _FINAL
+    return flags if verdict.rejudged is None and not settled_before else flags | LATER
 
 
 _is_usual = re.compile("(?:RE|CF)[0-9a-f]{32}").fullmatch
@@ -337,16 +463,39 @@ class _Ends:
             self.next_ms = min(self.next_ms, hour * HOUR_MS)
         self._hours[hour] += _ENDING.pack(rest_ms, key[:2].encode(), bytes.fromhex(key[2:]))
 
+    def held(self) -> tuple[dict[int, bytearray], list[tuple[int, str]]]:
+        return dict(self._hours), list(self._due)
+
+    def load(self, hours: Iterable[tuple[int, bytes]], due: Iterable[tuple[int, str]]) -> None:
+        for hour, endings in hours:
+            self._hours.setdefault(hour, bytearray()).extend(endings)
+        self._order = sorted(self._hours)
+        self._due += due
+        heapify(self._due)
+        self._see_next()
+
+    def _see_next(self) -> None:
+        due_ms = self._due[0][0] if self._due else NEVER_MS
+        self.next_ms = min(due_ms, self._order[0] * HOUR_MS if self._order else NEVER_MS)
+
     def until(self, now_ms: int) -> Iterator[str]:
         """Yield what ends at or before an instant, in order of its end."""
         while self._order and self._order[0] * HOUR_MS <= now_ms:
             hour = heappop(self._order)
-            for rest_ms, kind, digits in _ENDING.iter_unpack(self._hours.pop(hour)):
-                heappush(self._due, (hour * HOUR_MS + rest_ms, kind.decode() + digits.hex()))
+            for ending in _each(self._hours.pop(hour)):
+                heappush(self._due, (hour * HOUR_MS + int.from_bytes(ending[:4], "little"), _ending_key(ending)))
         while self._due and self._due[0][0] <= now_ms:
             yield heappop(self._due)[1]
-        due_ms = self._due[0][0] if self._due else NEVER_MS
-        self.next_ms = min(due_ms, self._order[0] * HOUR_MS if self._order else NEVER_MS)
+        self._see_next()
 
 
-_ENDING: Final = struct.Struct("<I2s16s")
+_ENDING: Final = struct.Struct("<I2s16s")  # Milliseconds of the hour, and a SID.
+
+
+def _each(endings: bytes | bytearray) -> Iterator[bytes]:
+    for at in range(0, len(endings), _ENDING.size):
+        yield bytes(endings[at : at + _ENDING.size])
+
+
+def _ending_key(ending: bytes) -> str:
+    return ending[4:6].decode() + ending[6:].hex()

@@ -96,6 +96,13 @@ class Publish(msgspec.Struct, frozen=True, gc=False):
     appeared: tuple[int, int] = (0, 0)
 
 
+class Stands(msgspec.Struct, frozen=True, gc=False):
+    """A verdict that is published and stands, as a finding says it. Told after a takeover that has not read it."""
+
+    key: str
+    verdict: Verdict
+
+
 class SetAside(msgspec.Struct, frozen=True, gc=False):
     """Put this entry into quarantine; ``index`` is its place inside the message."""
 
@@ -124,7 +131,7 @@ class NotJudged(msgspec.Struct, frozen=True, gc=False):
     where: str
 
 
-Told = Publish | SetAside | SettingSeen | NotJudged
+Told = Publish | Stands | SetAside | SettingSeen | NotJudged
 _NOTHING_KNOWN: Final = Known(told=False, over=False)
 _SILENCE: Final[tuple[Told, ...]] = ()
 _APPEARANCE: Final = attrgetter("appearance")
@@ -229,6 +236,7 @@ class Pipeline:
         self._by_policy = False
         self._dirty_accounts: set[str] = set()
         self._sweep = Sweep() if sweeps else None
+        self._says_standing = False  # Whether what is found to be published already is told, until it all was judged.
         self._changed_accounts: set[str] = set()  # To be swept, from the next message on.
         self._end = checkpoint.end
         self._unsettled: list[str] = []  # Published, not final, and perhaps nobody's: see _end_orphans.
@@ -255,6 +263,7 @@ class Pipeline:
         ledger.take_heard()
         ledger.owned = True
         self._unsettled = ledger.open_keys()
+        self._says_standing = ledger.restored and self._sweep is not None
         return self.gate
 
     def change_policy(self, policy: Policy) -> None:
@@ -281,6 +290,7 @@ class Pipeline:
         taken = self._sweep.take(self.window.accounts, most)
         dirty = {id(conversation): (conversation, self.log_time_ms) for conversation in taken}
         told = self._publish(self._judge_dirty(dirty, self.next_offset - 1, self.log_time_ms))
+        self._says_standing = self._says_standing and self.sweeping
         return told + self._take_failures() if self._failures else told
 
     def known(self, account: str, recordings: Iterable[str]) -> dict[str, Known]:
@@ -760,6 +770,8 @@ class Pipeline:
             new = revise(published, finding, ledger.published)
             if new is None:
                 ledger.note(key, digest)
+                if self._says_standing and not verdict.final:
+                    told.append(Stands(key, verdict))
                 continue
             ledger.publish(new, digest, published)
             before, late = (None, False) if published is None else (published.outcome, published.final)
@@ -893,6 +905,7 @@ __all__ = [
     "Publish",
     "SetAside",
     "SettingSeen",
+    "Stands",
     "Told",
     "Tuning",
     "render_setting",

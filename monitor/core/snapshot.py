@@ -120,8 +120,8 @@ class Saving:
         self._states: list[msgspec.Raw] = []
         self._size = 0
         self._ready: list[bytes] = [
-            _frame(_Header(LAYOUT, about, window.cut)),
-            _frame(_Calls(window.nailed.dump())),
+            framed(_encode(_Header(LAYOUT, about, window.cut))),
+            framed(_encode(_Calls(window.nailed.dump()))),
         ]
 
     def before(self, conversation: Conversation) -> None:
@@ -162,7 +162,7 @@ class Saving:
         self._window.end_saving(self)
 
     def _pack(self) -> None:
-        self._ready.append(_frame(_Written(self._states)))
+        self._ready.append(framed(_encode(_Written(self._states))))
         self._states, self._size = [], 0
 
     def _end(self) -> None:
@@ -170,7 +170,7 @@ class Saving:
         self._ended = True
         if self._states:
             self._pack()
-        self._ready.append(_frame(_End(self._saved)))
+        self._ready.append(framed(_encode(_End(self._saved))))
 
 
 class Loading:
@@ -284,9 +284,9 @@ def chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
         yield chunk
 
 
-def _frame(part: _Header | _Calls | _Written | _End) -> bytes:
-    body = _encode(part)
-    return _FRAME.pack(len(body), zlib.crc32(body)) + body
+def framed(chunk: bytes) -> bytes:
+    """A chunk as ``chunks`` reads it."""
+    return _FRAME.pack(len(chunk), zlib.crc32(chunk)) + chunk
 
 
 def _read(chunk: bytes) -> _Header | _Calls | _Some | _End:

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from hashlib import blake2b
 from operator import attrgetter
 from typing import Final
 
 import msgspec
 
-from monitor.core.attribution import STATUS_RANK
+from monitor.core.attribution import ENDED, STATUS_RANK
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -116,6 +117,12 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
 def encode_verdict(verdict: Verdict) -> bytes:
     """Render a verdict as the JSON of the verdict topic."""
     return _encoder.encode(verdict)
+
+
+def goes_on(verdict: Verdict) -> bool:
+    """Whether a recording goes on, by the last verdict about it."""
+    ended = verdict.ended_at is not None or verdict.recording_status in ENDED
+    return not ended and not verdict.final and verdict.kind == "recording"
 
 
 _encoder = msgspec.json.Encoder()
@@ -228,11 +235,13 @@ class Published(msgspec.Struct, array_like=True, frozen=True, gc=False):
 # Two verdicts that agree in all but these say the same.
 _NO_CONTENT: Final = frozenset({"revision", "at", "decided_at", "backlog", "history"})
 _content = attrgetter(*[name for name in Verdict.__struct_fields__ if name not in _NO_CONTENT])
+_pack_content = msgspec.msgpack.Encoder().encode
 
 
 def _digest(verdict: Verdict) -> int:
-    """A number for what a verdict says. ``hash()`` differs between processes: it never leaves this one."""
-    return hash(_content(verdict))
+    """A number for what a verdict says, the same in every process."""
+    said = blake2b(_pack_content(_content(verdict)), digest_size=8)
+    return int.from_bytes(said.digest(), "little")
 
 
 def remember(verdict: Verdict, over: Published | None = None) -> Published:

@@ -35,7 +35,7 @@ from confluent_kafka import (
 
 from monitor import clock
 from monitor.core.ledger import Ledger
-from monitor.core.pipeline import Checkpoint, NotJudged, Publish, SetAside, Told
+from monitor.core.pipeline import Checkpoint, NotJudged, Publish, SetAside, Stands, Told
 from monitor.core.snapshot import Unusable
 from monitor.core.verdict import decode_verdict
 from monitor.errors import OutOfReach, OutputUnavailable
@@ -61,7 +61,7 @@ from monitor.inputs.reader import (
     shared_properties,
     sign_in,
 )
-from monitor.inputs.snapshots import Restoring, Snapshots
+from monitor.inputs.snapshots import Partition, Restoring, Snapshots
 
 log = structlog.get_logger(__name__)
 
@@ -216,6 +216,7 @@ class _Verdicts:
         for message in run:
             if message.headers() != own:  # Else it is ours, and the acknowledgement has placed it.
                 self._message(message)
+        self._held.verdicts_to = _offset(run[-1]) + 1
 
     def _message(self, message: Message) -> None:
         held = self._held
@@ -284,7 +285,7 @@ class Member:
         group_id: str,
         topics: Topics,
         times: Times,
-        topic_id: Callable[[], str],
+        topic_id: Callable[[str], str],
         build: Callable[[int, Checkpoint, frozenset[int]], Fold],
         ledger: Callable[[Callable[[int], bytes]], Ledger],
         take_setting: Callable[[str, bytes | None], Iterable[str]],
@@ -295,8 +296,8 @@ class Member:
         commit_every_s: float = COMMIT_EVERY_S,
         snapshots: Snapshots | None = None,
     ) -> None:
-        """``client``: librdkafka properties, with the address. ``topic_id``: what names the events topic for good (its
-        name where the broker can't tell); it may raise OutOfReach. ``build`` makes the fold of a partition,
+        """``client``: librdkafka properties, with the address. ``topic_id``: what names a topic for good (its name
+        where the broker can't tell); it may raise OutOfReach. ``build`` makes the fold of a partition,
         ``ledger`` its ledger, given what reads one of the partition's verdicts back.
         ``take_setting`` takes one message of the account settings and returns the accounts it concerns.
         ``between_batches`` is called once a turn, with whether nothing was to be done.
@@ -322,6 +323,7 @@ class Member:
         self._held: dict[int, Held] = {}
         self._joined = False
         self._fingerprint: str | None = None
+        self._verdicts_id = ""  # Known with the fingerprint.
         self.partitions: int | None = None
         """How many the events topic has; None before the first takeover."""
         self._settings_left: set[int] | None = None
@@ -571,6 +573,9 @@ class Member:
                     recordings=each.recordings[:SAID_MAX],
                 )
                 continue
+            if isinstance(each, Stands):
+                self._watch.verdict_read(partition, each.key, each.verdict)
+                continue
             if isinstance(each, Publish):
                 each = outputs.as_written(each, log_time_ms=log_time_ms or 0)
             fence = held.pending.begin()
@@ -707,8 +712,9 @@ class Member:
 
     def _abandon(self, held: Held) -> None:
         held.dropped = True
-        if held.restoring is not None:
-            held.restoring.close()
+        for restoring in (held.restoring, held.ledger_restoring):
+            if restoring is not None:
+                restoring.close()
         if held.snapshots is not None:
             held.snapshots.close()
         self._reader.leave(self._topics.events, held.partition)
@@ -770,7 +776,8 @@ class Member:
         if len(verdicts) < len(partitions):
             raise OutOfReach(f"{self._topics.verdicts} has fewer partitions than {self._topics.events}")
         self.partitions = len(partitions)
-        return fingerprint_of(cluster_id, self._topic_id(), len(partitions))
+        self._verdicts_id = self._topic_id(self._topics.verdicts)
+        return fingerprint_of(cluster_id, self._topic_id(self._topics.events), len(partitions))
 
     def _asked(self, held: Held, asking: Future[Resume]) -> None:
         try:
@@ -782,9 +789,40 @@ class Member:
         held.stage = Stage.REBUILDING
         self._watch.taken_over(held.partition, resumed)
         _say_takeover(held.partition, resumed)
-        verdicts = self._topics.verdicts
-        held.ledger = self._ledger(lambda place: self._fetch_verdict(held.partition, place))
-        self._reader.follow(verdicts, held.partition, BEGINNING, _Verdicts(self, held))
+        held.ledger = self._new_ledger(held.partition)
+        # Where a takeover has failed, the ledger may have been at fault: something it knew of was compacted away.
+        if self._snapshots is not None and not held.attempt:
+            held.ledger_restoring = self._snapshots.begin_ledger(held.ledger, self._snapshots_of(held.partition))
+        if held.ledger_restoring is None:
+            self._follow_verdicts(held, BEGINNING)
+
+    def _new_ledger(self, partition: int) -> Ledger:
+        return self._ledger(lambda place: self._fetch_verdict(partition, place))
+
+    def _snapshots_of(self, partition: int) -> Partition:
+        assert self._fingerprint is not None
+        return Partition(self._fingerprint, self._verdicts_id, partition)
+
+    def _follow_verdicts(self, held: Held, offset: int) -> None:
+        self._reader.follow(self._topics.verdicts, held.partition, offset, _Verdicts(self, held))
+
+    def _restore_ledger(self, held: Held, restoring: Restoring) -> None:
+        """Read on in the snapshot of a ledger; once it is all there, read what came after it."""
+        assert held.ledger is not None
+        try:
+            if not restoring.read(SLICE_S):
+                return
+        except (Unusable, OSError) as error:
+            log.warning("snapshot_not_used", partition=held.partition, why=str(error))
+            restoring.close()
+            held.ledger = self._new_ledger(held.partition)
+            self._follow_verdicts(held, BEGINNING)
+        else:
+            held.verdicts_to = held.ledger_from = restoring.offset
+            for key, account, outcome in held.ledger.going_on():
+                self._watch.verdict_going_on(held.partition, key, account, outcome)
+            self._follow_verdicts(held, restoring.offset)
+        held.ledger_restoring = None
 
     def _fetch_verdict(self, partition: int, place: int) -> bytes:
         try:
@@ -798,6 +836,8 @@ class Member:
         return value
 
     def _rebuild(self, held: Held) -> None:
+        if held.ledger_restoring is not None:
+            self._restore_ledger(held, held.ledger_restoring)
         resumed, ledger = held.resumed, held.ledger
         assert resumed is not None
         assert ledger is not None
@@ -814,8 +854,7 @@ class Member:
         held.committed_offset = held.next_offset = checkpoint.offset
         held.fold = self._build(held.partition, checkpoint, held.skip)
         if self._snapshots is not None and not held.without_snapshot:
-            assert self._fingerprint is not None
-            held.restoring = self._snapshots.begin(held.fold, checkpoint, self._fingerprint, held.partition)
+            held.restoring = self._snapshots.begin(held.fold, checkpoint, self._snapshots_of(held.partition))
             if held.restoring is not None:
                 return
         self._replay(held, read_from, checkpoint.replay_from)
@@ -862,8 +901,8 @@ class Member:
             return
         held.stage = Stage.LIVE
         held.attempt = 0
-        if self._snapshots is not None and self._fingerprint is not None:
-            held.snapshots = self._snapshots.keep(self._fingerprint, held.partition)
+        if self._snapshots is not None:
+            held.snapshots = self._snapshots.keep(self._snapshots_of(held.partition), held.ledger_from)
         # A generation that was raised is committed at once: or the next takeover would raise it again.
         settled = held.resumed is None or not held.resumed.raise_generation
         held.commit_after = time.monotonic() + (self._commit_every_s if settled else 0.0)
@@ -878,8 +917,8 @@ class Member:
         now = time.monotonic()
         if now >= held.tick_after:
             self._tick(held)
-        if held.snapshots is not None and held.fold is not None:
-            held.snapshots.turn(held.fold, held.safe_offset)
+        if held.snapshots is not None and held.fold is not None and held.ledger is not None:
+            held.snapshots.turn(held.fold, held.safe_offset, held.ledger, held.verdicts_to, held.pending)
         if not held.heard and now >= held.wake_after:
             held.wake_after = now + WAKE_EVERY_S
             self._wake(TopicPartition(self._topics.events, held.partition))

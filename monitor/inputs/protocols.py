@@ -110,6 +110,9 @@ class Watch(Protocol):
     def verdict_read(self, partition: int, key: str, verdict: Verdict | None) -> None:
         """What stands on the verdict topic, where this owner did not write it; None: a tombstone."""
 
+    def verdict_going_on(self, partition: int, key: str, account_sid: str, outcome: str) -> None:
+        """The same, of a verdict that is known from a snapshot: its recording goes on, and no more is known of it."""
+
     def verdict_not_read(self, partition: int) -> None:
         """On the verdict topic stands what is no verdict, or one of a newer version."""
 

@@ -1,7 +1,8 @@
 """Snapshots of partitions as files: written while the partition is judged, read when it is taken over.
 
-One file a partition, ``<log>-<partition>.snapshot``. A file is put in place only when it is whole, on the disk, and
-below what the group has committed: whatever stands there can be begun with. Any of them may be deleted at any time.
+Two files a partition: ``<log>-<partition>.snapshot`` of the window, ``<log>-<partition>-ledger.snapshot`` of what is
+published. A file is put in place only when it is whole, on the disk, and that of the window only below what the group
+has committed: whatever stands there can be begun with. Any of them may be deleted at any time.
 Nothing that goes wrong here does more than a log line: judging goes on, and the next takeover reads the log instead.
 """
 
@@ -14,10 +15,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final, NamedTuple, Protocol
 
 import structlog
 
+from monitor.core.ledger import Ledger
+from monitor.core.ledger_snapshot import LedgerLoading, LedgerSaving
 from monitor.core.pipeline import Checkpoint
 from monitor.core.snapshot import Loading, Saving, Unusable, chunks
 
@@ -26,6 +29,18 @@ log = structlog.get_logger(__name__)
 WALK_S: Final = 0.005  # What a turn of the loop may give to snapshots,
 WALK_SHARE: Final = 0.1  # and what share of all time.
 WALK_CONVERSATIONS: Final = 10
+LEDGER_VERDICTS_MIN: Final = 1_000  # To read so few costs nothing.
+LEDGER_KEPT_S: Final = 12 * 3600.0
+"""A broker forgets a tombstone a day after compaction has met it (``delete.retention.ms``): what is older than half of
+that would bring back what was withdrawn since."""
+
+
+class Partition(NamedTuple):
+    """Of what a snapshot is: a partition of a log, and of the verdict topic beside it."""
+
+    fingerprint: str
+    verdicts_id: str
+    number: int
 
 
 class Saved(Protocol):
@@ -42,6 +57,41 @@ class Saved(Protocol):
         """Begin with a snapshot. Raises Unusable."""
 
 
+class Fences(Protocol):
+    """What is on its way."""
+
+    def fence(self) -> int:
+        """Draw a line behind what has begun until now."""
+
+    def safe(self, fence: int) -> bool:
+        """Whether all before the line has arrived."""
+
+
+class Taken(Protocol):
+    """A snapshot being taken: of a window, or of a ledger."""
+
+    offset: int
+    broken: bool
+
+    def walk(self, conversations_max: int) -> bool:
+        """Go on for a moment; whether it is whole."""
+
+    def take(self) -> list[bytes]:
+        """What is ready to be written."""
+
+    def give_up(self) -> None:
+        """Take no more notice of what changes."""
+
+
+class Fed(Protocol):
+    """A snapshot being read, chunk by chunk."""
+
+    done: bool
+
+    def feed(self, chunk: bytes) -> None:
+        """Take in the next chunk. Raises Unusable."""
+
+
 class Snapshots:
     """The directory. ``version``: which monitor writes, since another one may read the same events otherwise."""
 
@@ -50,39 +100,58 @@ class Snapshots:
         self._directory = directory
         self._kept_s = kept_s
         self._version = version
-        self._at_work: Keeper | None = None
+        self._at_work: _Keeper | None = None
         self._disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="snapshots")
         self._disk.submit(self._tidy)
 
-    def keep(self, fingerprint: str, partition: int) -> Keeper:
-        """See to the snapshots of a partition that is judged from now on."""
-        return Keeper(self, self._path(fingerprint, partition), self._log(fingerprint, partition), partition)
+    def keep(self, of: Partition, ledger_from: int = 0) -> Keeper:
+        """See to the snapshots of a partition judged from now on. ``ledger_from``: V of its ledger's, if any."""
+        return Keeper(self, of, min(self._kept_s, LEDGER_KEPT_S) / 2, ledger_from)
 
-    def begin(self, fold: Saved, checkpoint: Checkpoint, fingerprint: str, partition: int) -> Restoring | None:
-        """Begin a takeover with a snapshot; None where there is none, or none that fits."""
+    def begin(self, fold: Saved, checkpoint: Checkpoint, of: Partition) -> Restoring | None:
+        """Begin a takeover with a snapshot of the window; None where there is none, or none that fits."""
+
+        def load(header: bytes) -> tuple[Loading, int]:
+            return fold.load(header, self.name_of(of), checkpoint), fold.next_offset
+
+        return self._begin(self.path(of), of, load)
+
+    def begin_ledger(self, ledger: Ledger, of: Partition) -> Restoring | None:
+        """The same with one of the ledger: then it knows what lies below ``offset`` in the verdict topic."""
+        path = self.path(of, ledger=True)
+
+        def load(header: bytes) -> tuple[LedgerLoading, int]:
+            if time.time() - path.stat().st_mtime > LEDGER_KEPT_S:
+                raise Unusable("it is too old")
+            loading = LedgerLoading(ledger, header, self.name_of(of, ledger=True))
+            return loading, loading.offset
+
+        return self._begin(path, of, load)
+
+    def _begin(self, path: Path, of: Partition, load: Callable[[bytes], tuple[Fed, int]]) -> Restoring | None:
         try:
-            file = self._path(fingerprint, partition).open("rb")
+            file = path.open("rb")
         except FileNotFoundError:
             return None
         except OSError as error:
-            log.warning("snapshot_not_read", partition=partition, why=error.strerror)
+            log.warning("snapshot_not_read", partition=of.number, why=error.strerror)
             return None
         read = chunks(file.read)
         try:
-            loading = fold.load(next(read, b""), self._log(fingerprint, partition), checkpoint)
+            loading, offset = load(next(read, b""))
         except (Unusable, OSError) as error:
             file.close()
-            log.info("snapshot_not_used", partition=partition, why=_why(error))
+            log.info("snapshot_not_used", partition=of.number, why=_why(error))
             return None
-        return Restoring(file, read, loading, fold.next_offset, partition)
+        return Restoring(file, read, loading, offset, of.number)
 
-    def claim(self, keeper: Keeper) -> bool:
-        """Whether a keeper may begin: one partition at a time, or many would take what one was allowed."""
+    def claim(self, keeper: _Keeper) -> bool:
+        """Whether a keeper may begin: one at a time, or many would take what one was allowed."""
         if self._at_work is None:
             self._at_work = keeper
         return self._at_work is keeper
 
-    def release(self, keeper: Keeper) -> None:
+    def release(self, keeper: _Keeper) -> None:
         """The keeper has ended, for now."""
         if self._at_work is keeper:
             self._at_work = None
@@ -95,11 +164,13 @@ class Snapshots:
         """Wait for nothing."""
         self._disk.shutdown(wait=False, cancel_futures=True)
 
-    def _path(self, fingerprint: str, partition: int) -> Path:
-        return self._directory / f"{fingerprint}-{partition}.snapshot"
+    def path(self, of: Partition, *, ledger: bool = False) -> Path:
+        """Where a snapshot lies."""
+        return self._directory / f"{of.fingerprint}-{of.number}{'-ledger' if ledger else ''}.snapshot"
 
-    def _log(self, fingerprint: str, partition: int) -> str:
-        return f"{self._version}/{fingerprint}/{partition}"
+    def name_of(self, of: Partition, *, ledger: bool = False) -> str:
+        """What a snapshot says it is of."""
+        return "/".join((self._version, of.fingerprint, str(of.number), *([of.verdicts_id] if ledger else [])))
 
     def _tidy(self) -> None:
         """Remove what is older than a window, which saves nobody anything, and what was never finished."""
@@ -115,32 +186,88 @@ class Snapshots:
 class Keeper:
     """Takes one snapshot of a partition after the other. Lives on the reading thread, as the fold does."""
 
-    def __init__(self, snapshots: Snapshots, path: Path, about: str, partition: int) -> None:
+    def __init__(self, snapshots: Snapshots, of: Partition, ledger_within_s: float, ledger_from: int) -> None:
+        self._window = _Keeper(snapshots, snapshots.path(of), of.number, 0)
+        self._window_name = snapshots.name_of(of)
+        self._ledger = _Keeper(snapshots, snapshots.path(of, ledger=True), of.number, ledger_from)
+        self._ledger_name = snapshots.name_of(of, ledger=True)
+        self._ledger_within_s = ledger_within_s
+        self._fence: int | None = None
+
+    def turn(self, fold: Saved, committed: int, ledger: Ledger, read_to: int, pending: Fences) -> None:
+        """Between two batches; ``committed``: what the group has, ``read_to``: how far the verdict topic was read."""
+        self._window.turn(lambda: fold.save(self._window_name), lambda saving: committed >= saving.offset)
+        self._ledger.turn(lambda: self._save_ledger(ledger, read_to), lambda _: self._has_arrived(pending))
+
+    def _save_ledger(self, ledger: Ledger, read_to: int) -> LedgerSaving | None:
+        """Begin a snapshot of the ledger, once reading on from the last one takes as long as it would to write it."""
+        since = read_to - self._ledger.offset
+        worth_it = since > max(LEDGER_VERDICTS_MIN, len(ledger) // 4)
+        if since <= 0 or not (worth_it or self._ledger.age_s > self._ledger_within_s):
+            return None
+        self._fence = None
+        return LedgerSaving(ledger, self._ledger_name, read_to)
+
+    def _has_arrived(self, pending: Fences) -> bool:
+        """Whether all has that was on its way when the ledger was whole. What was withdrawn by then it does not know:
+        if the tombstone were lost with this process, nobody would know of the verdict.
+        """
+        if self._fence is None:
+            self._fence = pending.fence()
+        return pending.safe(self._fence)
+
+    @property
+    def saving(self) -> int:
+        """How many files are being written."""
+        return self._window.saving + self._ledger.saving
+
+    def close(self) -> None:
+        """Give up what is being written."""
+        self._window.close()
+        self._ledger.close()
+
+
+class _Keeper:
+    """Takes one snapshot of a kind after the other."""
+
+    def __init__(self, snapshots: Snapshots, path: Path, partition: int, offset: int) -> None:
+        self.offset = offset
+        """Of the last snapshot that was put in place."""
         self._snapshots = snapshots
         self._path = path
-        self._about = about
         self._partition = partition
         self._after = time.monotonic() + snapshots.every_s
+        self._placed_at = time.monotonic()
         self._walked = 0.0
-        self._saving: Saving | None = None
+        self._saving: Taken | None = None
         self._file: BinaryIO | None = None
         self._bytes = 0
         self._whole = False
         self._placing: Future[None] | None = None
         self._began = 0.0
 
-    def turn(self, fold: Saved, committed: int) -> None:
-        """Between two batches; ``committed``: what the group has."""
+    @property
+    def saving(self) -> bool:
+        """Whether a file is being written."""
+        return self._saving is not None
+
+    @property
+    def age_s(self) -> float:
+        """How long ago one was put in place, or this partition was taken over."""
+        return time.monotonic() - self._placed_at
+
+    def turn(self, begin: Callable[[], Taken | None], may_be_placed: Callable[[Taken], bool]) -> None:
+        """Go on for a moment: ``begin`` says what with, or None: not now."""
         try:
             if self._placing is not None:
                 if self._placing.done():
                     self._placed(self._placing)
             elif self._saving is None:
                 if time.monotonic() >= self._after:
-                    self._begin(fold)
+                    self._begin(begin)
             elif not self._whole:
                 self._walk(self._saving)
-            elif committed >= self._saving.offset:
+            elif may_be_placed(self._saving):
                 # From here on the file is the disk thread's, whatever becomes of the partition.
                 file, self._file = self._file, None
                 assert file is not None
@@ -166,10 +293,10 @@ class Keeper:
     def _part(self) -> Path:
         return self._path.with_suffix(f".snapshot-{os.getpid()}")
 
-    def _begin(self, fold: Saved) -> None:
+    def _begin(self, begin: Callable[[], Taken | None]) -> None:
         if not self._snapshots.claim(self):
             return
-        saving = fold.save(self._about)
+        saving = begin()
         if saving is None:
             self._snapshots.release(self)
             self._after = time.monotonic() + 1.0
@@ -178,7 +305,7 @@ class Keeper:
         descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         self._file = os.fdopen(descriptor, "wb", buffering=0)
 
-    def _walk(self, saving: Saving) -> None:
+    def _walk(self, saving: Taken) -> None:
         now = time.monotonic()
         until = now + min(WALK_S, (now - self._walked) * WALK_SHARE)
         self._walked = now
@@ -196,9 +323,11 @@ class Keeper:
     def _placed(self, placing: Future[None]) -> None:
         assert self._saving is not None
         placing.result()
+        self.offset, self._placed_at = self._saving.offset, time.monotonic()
         log.info(
             "snapshot_saved",
             partition=self._partition,
+            file=self._path.name,
             offset=self._saving.offset,
             bytes=self._bytes,
             seconds=round(time.monotonic() - self._began, 3),
@@ -207,9 +336,9 @@ class Keeper:
 
 
 class Restoring:
-    """A snapshot being read into a fold, some of it at a time. ``offset`` is the first message to fold after it."""
+    """A snapshot being read, some of it at a time. ``offset`` is the first message that it says nothing of."""
 
-    def __init__(self, file: BinaryIO, chunks: Iterator[bytes], loading: Loading, offset: int, partition: int) -> None:
+    def __init__(self, file: BinaryIO, chunks: Iterator[bytes], loading: Fed, offset: int, partition: int) -> None:
         self.offset = offset
         self._file = file
         self._chunks = chunks
@@ -218,7 +347,7 @@ class Restoring:
         self._began = time.monotonic()
 
     def read(self, for_s: float) -> bool:
-        """Go on for so long; whether it is all there. Raises Unusable, OSError: then the fold is to be thrown away."""
+        """Go on for so long; whether it is all there. Raises Unusable, OSError: throw away what it was read into."""
         until = time.monotonic() + for_s
         for chunk in self._chunks:
             self._loading.feed(chunk)
@@ -230,7 +359,8 @@ class Restoring:
         if not self._loading.done:
             return False
         seconds = round(time.monotonic() - self._began, 3)
-        log.info("snapshot_loaded", partition=self._partition, offset=self.offset, seconds=seconds)
+        name = Path(self._file.name).name
+        log.info("snapshot_loaded", partition=self._partition, file=name, offset=self.offset, seconds=seconds)
         self.close()
         return True
 

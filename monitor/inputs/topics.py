@@ -200,28 +200,27 @@ class TopicAdmin:
             self._can_ask = not str(self._metadata().cluster_id).startswith(_MOCK_CLUSTER)
         return self._can_ask
 
-    def topic_id(self) -> str:
-        """What names the events topic for good: its id, or its name where the cluster has no ids. Raises OutOfReach.
+    def topic_id(self, topic: str) -> str:
+        """What names a topic for good: its id, or its name where the cluster has no ids. Raises OutOfReach.
 
         Only a lasting reason makes it the name: an answer that changed with the weather would make each checkpoint a
         foreign one.
         """
-        events = self._names.events
         if not self.can_be_asked():
-            return events
+            return topic
         try:
-            asked = self._admin.describe_topics(TopicCollection([events]), request_timeout=TIMEOUT_S)
-            described = asked[events].result(TIMEOUT_S)
+            asked = self._admin.describe_topics(TopicCollection([topic]), request_timeout=TIMEOUT_S)
+            described = asked[topic].result(TIMEOUT_S)
         except KafkaException as failure:
             error = failure.args[0]
             if error.code() in (KafkaError.UNSUPPORTED_VERSION, KafkaError._UNSUPPORTED_FEATURE):
-                return events
-            raise OutOfReach(f"{events}: {error.name()}") from failure
+                return topic
+            raise OutOfReach(f"{topic}: {error.name()}") from failure
         except TimeoutError:
-            raise OutOfReach(f"{events} was not described in time") from None
+            raise OutOfReach(f"{topic} was not described in time") from None
         identity = described.topic_id
         bits = (identity.get_most_significant_bits(), identity.get_least_significant_bits())
-        return str(identity) if any(bits) else events
+        return str(identity) if any(bits) else topic
 
     def check(self) -> list[Finding]:
         """What there is to say about each topic. Raises OutOfReach when no broker answers."""

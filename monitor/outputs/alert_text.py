@@ -12,10 +12,11 @@ from urllib.parse import quote
 
 import msgspec
 
+from monitor.core.attribution import ENDED
 from monitor.core.policy import ALLOWED, DISALLOWED
 from monitor.core.verdict import Verdict, render_instant
 from monitor.outputs.alerts import BACKLOG, FLOOD, HEARTBEAT, SINGLE, Alert, Labels
-from monitor.outputs.cases import ENDED, Case
+from monitor.outputs.cases import Case
 
 EVIDENCE_MAX: Final = 3
 TEXT_MAX: Final = 1_500

@@ -27,6 +27,7 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn, Protocol
 import msgspec
 import structlog
 
+from monitor.core.attribution import ENDED
 from monitor.core.policy import ALLOWED, OUTCOMES
 from monitor.core.verdict import (
     AlertLabels,
@@ -171,10 +172,6 @@ class Before(Protocol):
     @property
     def backlog(self) -> bool:
         """Whether it was found long after."""
-
-
-ENDED: Final = frozenset({"stopped", "processing", "completed", "absent", "failed", "deleted"})
-"""Statuses of a recording that does not go on."""
 
 
 def succeed(before: Case | None, verdict: Verdict, seen_ms: int) -> Case:

@@ -44,10 +44,9 @@ from monitor.core.attribution import START_SOURCES
 from monitor.core.pipeline import AGE_BOUNDS_MS, Counts, Publish
 from monitor.core.policy import DISALLOWED, RULE_DEFAULT, RULE_WHEN_OPEN, SHADOW, Policy, severity_of
 from monitor.core.readers import EVENT_TYPES
-from monitor.core.verdict import Verdict, read_instant
+from monitor.core.verdict import Verdict, goes_on, read_instant
 from monitor.outputs.alertmanager import OK, RESULTS
 from monitor.outputs.alerts import ALERT_NAMES, severity_of_case
-from monitor.outputs.cases import ENDED
 from monitor.settings import ALERTMANAGERS_MAX
 
 PREFIX: Final = "recording_monitor_"
@@ -279,12 +278,9 @@ class _InProgress:
         self.followed = 0
         self._lock = threading.Lock()
 
-    def follow(self, partition: int, key: str, verdict: Verdict | None, account: str) -> None:
-        """Take in the last verdict of a key; None is a tombstone."""
+    def follow(self, partition: int, key: str, state: _State | None) -> None:
+        """Take in what the last verdict of a key says; None: not that its recording goes on."""
         sid = _number_of(key)
-        state = None
-        if verdict is not None and _goes_on(verdict):
-            state = _State(account, verdict.outcome)
         with self._lock:
             verdicts = self._partitions.setdefault(partition, {})
             before = verdicts.pop(sid, None)
@@ -311,11 +307,6 @@ class _InProgress:
         """How many are in each state."""
         with self._lock:
             return list(self._counts.items())
-
-
-def _goes_on(verdict: Verdict) -> bool:
-    ended = verdict.ended_at is not None or verdict.recording_status in ENDED
-    return not ended and not verdict.final and verdict.kind == "recording"
 
 
 _SID: Final = re.compile(r"(?:RE|CF)[0-9a-f]{32}")
@@ -673,8 +664,13 @@ class Metrics(Collector):
 
     def follow(self, partition: int, key: str, verdict: Verdict | None) -> None:
         """Take in what stands on the verdict topic, for a gauge alone; None is a tombstone. Repeats do no harm."""
-        account = OTHER if verdict is None else self._account(verdict.account_sid)
-        self._verdicts.follow(partition, key, verdict, account)
+        going_on = verdict is not None and goes_on(verdict)
+        state = _State(self._account(verdict.account_sid), verdict.outcome) if verdict and going_on else None
+        self._verdicts.follow(partition, key, state)
+
+    def goes_on(self, partition: int, key: str, account_sid: str, outcome: str) -> None:
+        """The same of a verdict of which no more is known than that its recording goes on."""
+        self._verdicts.follow(partition, key, _State(self._account(account_sid), outcome))
 
     @property
     def verdicts_followed(self) -> int:

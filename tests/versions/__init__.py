@@ -369,7 +369,7 @@ def _fingerprint(stage: Stage) -> str:
     client: dict[str, str | int | float | bool] = {"bootstrap.servers": stage.direct}
     cluster = AdminClient(client).list_topics(timeout=WAIT_S).cluster_id
     admin = TopicAdmin(client, Names(**stage.site.settings["topics"]), window_ms=0, age_max_ms=0)
-    return fingerprint_of(cluster, admin.topic_id(), stage.site.partitions)
+    return fingerprint_of(cluster, admin.topic_id(stage.site.settings["topics"]["events"]), stage.site.partitions)
 
 
 def _renamed(snapshot: bytes, before: bytes, after: bytes) -> bytes:

@@ -1,0 +1,159 @@
+"""Snapshots of a ledger: what is published, as bytes, so that a takeover need not read all of the verdict topic.
+
+Like that of a window, this is a cache, and taken while everything goes on; unlike it, it is not of one instant. It says
+what is known of verdicts that lie below one offset V of their topic, each as of when its part was copied, and leaves
+out what lies at V or above by then: whoever begins with it reads the topic from V on, and finds that there. Of two
+messages under a key the greater holds, in whatever order they are met, so that both end with the same; tombstones,
+which have no position, come in the order of the topic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import msgspec
+
+from monitor.core.ledger import ENTRY_FORMAT, PARTS, SETTLED_BYTES, Ledger
+from monitor.core.snapshot import Unusable, framed
+from monitor.core.verdict import Published
+
+
+class _Header(msgspec.Struct, array_like=True, tag="ledger"):
+    layout: str
+    log: str  # What tells this partition's verdict topic from any other, for whoever writes and reads the snapshot.
+    below: int
+    kept_ms: tuple[int, int]
+
+
+class _Part(msgspec.Struct, array_like=True, tag="part"):
+    whole: list[tuple[str, bytes]]
+    settled: bytes
+
+
+class _Hour(msgspec.Struct, array_like=True, tag="hour"):
+    hour: int
+    endings: bytes
+
+
+class _End(msgspec.Struct, array_like=True, tag="end"):
+    due: list[tuple[int, str]]
+    names: list[str]
+    verdicts: int
+
+
+def _layout() -> str:
+    return hashlib.sha256(repr((ENTRY_FORMAT, Published.__annotations__)).encode()).hexdigest()[:16]
+
+
+LAYOUT: Final = _layout()
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(_Header | _Part | _Hour | _End).decode
+
+
+class LedgerSaving:
+    """A snapshot being taken of a ledger: of what lies below ``below`` in the verdict topic, read up to there.
+
+    To be begun and gone on with between two messages. ``take`` yields the bytes that are ready, in order.
+    """
+
+    broken = False
+
+    def __init__(self, ledger: Ledger, log: str, below: int) -> None:
+        self.offset = below
+        self._ledger = ledger
+        self._part = 0
+        self._unplaced: list[str] = []
+        self._verdicts = 0
+        self._ended = False
+        # What ends later was published later. An hour that comes meanwhile is written all the same: the end of what has
+        # been withdrawn already is passed over.
+        self._hours, self._due = ledger.dump_ends()
+        self._ready = [framed(_encode(_Header(LAYOUT, log, below, ledger.kept_ms)))]
+
+    def walk(self, conversations_max: int) -> bool:  # noqa: ARG002 - a part is little enough.
+        """Write one more part; whether all is written. What we have written ourselves must be acknowledged first."""
+        if self._ended:
+            return True
+        if self._part < PARTS:
+            whole, settled, unplaced = self._ledger.dump_part(self._part, self.offset)
+            self._part += 1
+            self._unplaced += unplaced
+            self._write(whole, settled)
+            return False
+        whole, unplaced = [], []
+        for key in self._unplaced:
+            placed, entry = self._ledger.dump_placed(key, self.offset)
+            if not placed:
+                unplaced.append(key)
+            elif entry is not None:
+                whole.append((key, entry))
+        self._unplaced = unplaced
+        self._write(whole, b"")
+        if not unplaced:
+            self._end()
+        return self._ended
+
+    def take(self) -> list[bytes]:
+        """The bytes that are ready and have not been taken."""
+        ready, self._ready = self._ready, []
+        return ready
+
+    def give_up(self) -> None:
+        """Nothing waits for it."""
+
+    def _write(self, whole: list[tuple[str, bytes]], settled: bytes) -> None:
+        if whole or settled:
+            self._verdicts += len(whole) + len(settled) // SETTLED_BYTES
+            self._ready.append(framed(_encode(_Part(whole, settled))))
+
+    def _end(self) -> None:
+        self._ended = True
+        self._ready += [framed(_encode(_Hour(hour, bytes(endings)))) for hour, endings in self._hours.items()]
+        self._ready.append(framed(_encode(_End(self._due, self._ledger.dump_names(), self._verdicts))))
+
+
+class LedgerLoading:
+    """Fills an empty ledger from the chunks of a snapshot, which are ``feed`` in order, from the header on.
+
+    Raises Unusable for what is no whole snapshot of this topic and layout; then the ledger is to be thrown away.
+    """
+
+    def __init__(self, ledger: Ledger, header: bytes, log: str) -> None:
+        read = _read(header)
+        if not isinstance(read, _Header):
+            raise Unusable("it begins in the middle")
+        if read.layout != LAYOUT:
+            raise Unusable("it is of another layout")
+        if read.log != log:
+            raise Unusable("it is of another topic")
+        if read.kept_ms != ledger.kept_ms:
+            raise Unusable("final verdicts were kept for another time")
+        self.offset = read.below
+        self.done = False
+        self._ledger = ledger
+        self._loaded = 0
+
+    def feed(self, chunk: bytes) -> None:
+        """Take in one chunk after the header, without its frame."""
+        read = _read(chunk)
+        if self.done:
+            raise Unusable("it ends twice")
+        if isinstance(read, _Part):
+            self._loaded += self._ledger.load(read.whole, read.settled)
+        elif isinstance(read, _Hour):
+            self._ledger.load_ends([(read.hour, read.endings)], ())
+        elif isinstance(read, _End) and read.verdicts == self._loaded:
+            self._ledger.load_ends((), read.due)
+            self._ledger.load_names(read.names)
+            self.done = True
+        else:
+            raise Unusable("a part is missing")
+
+
+def _read(chunk: bytes) -> _Header | _Part | _Hour | _End:
+    try:
+        read: _Header | _Part | _Hour | _End = _decode(chunk)
+    except msgspec.DecodeError:
+        raise Unusable("its bytes say nothing") from None
+    return read

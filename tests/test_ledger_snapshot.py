@@ -1,0 +1,188 @@
+"""Snapshots of a ledger: what is read is what was there, or nothing is. That it misses nothing: P14 in history.py."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monitor.core.ledger import PARTS, Ledger
+from monitor.core.ledger_snapshot import LedgerSaving
+from monitor.core.snapshot import Unusable
+from monitor.core.verdict import Verdict, encode_verdict, read_instant
+from monitor.inputs.snapshots import LEDGER_KEPT_S, Partition, Snapshots
+from tests.history import known_to
+from tests.test_ledger import CONFERENCE, DAY_MS, DECIDED, Topic, a_verdict
+
+OF = Partition("0123456789abcdef", "verdicts", 0)
+UNUSUAL = "RE" + "Z" * 32  # No hexadecimal digits: a SID all the same.
+
+
+def some(chance: random.Random, count: int) -> list[Verdict]:
+    """Verdicts of every kind, each of a recording of its own but for a few."""
+    keys = [f"RE{chance.getrandbits(128):032x}" for _ in range(count)] + [UNUSUAL]
+    recordings = [
+        a_verdict(
+            recording_sid=key,
+            account_sid=f"AC{chance.randrange(5):032x}",
+            final=chance.random() < 0.5,
+            outcome=chance.choice(("allowed", "disallowed", "undetermined")),
+            recording_status=chance.choice(("in-progress", "completed")),
+            at=(1, at),
+        )
+        for at, key in enumerate(keys)
+    ]
+    suspicion = a_verdict(kind="suspicion", recording_sid=None, outcome="undetermined", at=(1, len(keys)))
+    return [*recordings, suspicion]
+
+
+def whole(count: int = 600, seed: int = 1) -> tuple[Topic, Ledger]:
+    """A ledger that has published so many verdicts, and their topic."""
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    for verdict in some(random.Random(seed), count):
+        topic.publish(ledger, verdict)
+    return topic, ledger
+
+
+def written(snapshots: Snapshots, ledger: Ledger, below: int) -> Path:
+    path = snapshots.path(OF, ledger=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    saving = LedgerSaving(ledger, snapshots.name_of(OF, ledger=True), below)
+    while not saving.walk(1):
+        pass
+    path.write_bytes(b"".join(saving.take()))
+    return path
+
+
+def read(snapshots: Snapshots, topic: Topic, of: Partition = OF, **kept: int) -> tuple[Ledger, int] | None:
+    """A ledger as a snapshot leaves it, and from where on the topic is to be read; None: there is none that fits."""
+    ledger = Ledger(topic.fetch, **kept)
+    restoring = snapshots.begin_ledger(ledger, of)
+    if restoring is None:
+        return None
+    try:
+        while not restoring.read(0.001):
+            pass
+    finally:
+        restoring.close()
+    return ledger, restoring.offset
+
+
+@pytest.fixture
+def snapshots(tmp_path: Path) -> Snapshots:
+    return Snapshots(tmp_path / "snapshots", every_s=0.0, kept_s=3600.0, version="1")
+
+
+def test_what_is_read_is_what_was_there(snapshots: Snapshots):
+    topic, ledger = whole()
+    written(snapshots, ledger, len(topic.values))
+
+    found = read(snapshots, topic)
+
+    assert found is not None
+    successor, offset = found
+    assert offset == len(topic.values)
+    assert known_to(successor) == known_to(ledger)
+    assert len(successor) == len(ledger) == 602
+    assert (successor.greatest_offset(1), successor.greatest_generation()) == (601, 1)
+    assert successor.open_keys() == ledger.open_keys()
+    assert sorted(successor.going_on()) == sorted(ledger.going_on())
+    assert list(successor.ended(read_instant(DECIDED) + 8 * DAY_MS)) == list(
+        ledger.ended(read_instant(DECIDED) + 8 * DAY_MS)
+    )
+
+
+def test_what_a_verdict_says_has_the_same_digest_in_every_process():
+    """Else each would be told once more after a takeover: what was loaded is compared with what is found anew."""
+    assert remembered_content() == 17_859_008_540_376_971_193
+
+
+def test_what_goes_on_are_the_open_verdicts_of_recordings_that_have_not_ended():
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    account = "AC" + "0" * 32
+    states: list[dict[str, Any]] = [
+        {},
+        {"recording_status": "stopped"},
+        {"ended_at": DECIDED},
+        {"final": True},
+        {"outcome": "allowed"},
+    ]
+    for digit, changes in enumerate(states):
+        topic.publish(ledger, a_verdict(recording_sid=f"RE{digit:032x}", **changes))
+    topic.publish(ledger, a_verdict(kind="suspicion", recording_sid=None))
+
+    assert sorted(ledger.going_on()) == [
+        (f"RE{0:032x}", account, "disallowed"),
+        (f"RE{4:032x}", account, "allowed"),
+    ]
+
+
+def test_what_lies_above_or_has_not_been_placed_is_left_to_be_read(snapshots: Snapshots):
+    topic, ledger = whole(3)
+    topic.publish(ledger, a_verdict(recording_sid="RE" + "a" * 32))  # Above.
+    ledger.publish(a_verdict(recording_sid="RE" + "b" * 32), 1)  # On its way.
+    saving = LedgerSaving(ledger, snapshots.name_of(OF, ledger=True), 5)
+    assert not any(saving.walk(1) for _ in range(3 * PARTS))
+
+    ledger.placed("RE" + "b" * 32, (1, 7), 6)
+
+    assert saving.walk(1)
+    path = snapshots.path(OF, ledger=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(saving.take()))
+    found = read(snapshots, topic)
+    assert found is not None
+    successor, offset = found
+    assert (len(successor), offset) == (5, 5)
+    assert successor.knows(CONFERENCE)
+    assert not successor.knows("RE" + "a" * 32)
+    assert not successor.knows("RE" + "b" * 32)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_damage_to_the_file_goes_unseen(snapshots: Snapshots, seed: int):
+    topic, ledger = whole(200)
+    path = written(snapshots, ledger, len(topic.values))
+    bytes_ = path.read_bytes()
+    chance = random.Random(seed)
+    at = chance.randrange(len(bytes_))
+    if seed % 3 == 0:
+        path.write_bytes(bytes_[:at])
+    elif seed % 3 == 1:
+        path.write_bytes(bytes_[:at] + bytes([bytes_[at] ^ 1 << chance.randrange(8)]) + bytes_[at + 1 :])
+    else:
+        path.write_bytes(bytes_[:at] + chance.randbytes(chance.randint(1, 40)) + bytes_[at:])
+    try:
+        assert read(snapshots, topic) is None
+    except Unusable:
+        pass
+
+
+def test_one_that_does_not_fit_is_left_alone(snapshots: Snapshots, tmp_path: Path):
+    topic, ledger = whole(10)
+    path = written(snapshots, ledger, len(topic.values))
+    assert read(snapshots, topic) is not None
+    assert read(snapshots, topic, others_kept_ms=DAY_MS) is None  # Then other ends are set down in it.
+    again = OF._replace(verdicts_id="made anew")
+    assert read(snapshots, topic, again) is None
+    other = Snapshots(tmp_path / "snapshots", every_s=0.0, kept_s=3600.0, version="2")
+    assert read(other, topic) is None
+    old = time.time() - LEDGER_KEPT_S - 1
+    os.utime(path, (old, old))
+    assert read(snapshots, topic) is None
+
+
+def remembered_content() -> int:
+    """The digest of what a verdict says."""
+    ledger = Ledger(lambda _: encode_verdict(a_verdict()))
+    ledger.publish(a_verdict(), 1)
+    ledger.placed(a_verdict().key, (1, 7), 0)
+    published = ledger.last(a_verdict().key)
+    assert published is not None
+    return published.content
