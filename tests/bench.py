@@ -7,7 +7,7 @@ what a user gets, and by processor time, which other work on the machine disturb
 
     python -m tests.bench                 all of it, at the sizes of the targets (about an hour)
     python -m tests.bench --quick         everything once at small sizes (some minutes): does it work, roughly how fast
-    python -m tests.bench --only latency  one part: kafka, core, pauses, latency, paging, pages, ingest
+    python -m tests.bench --only latency  one part: kafka, takeover, core, pauses, latency, paging, pages, ingest
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ from tests.test_alerts import ended, recording
 from tests.test_metrics import crowded
 
 WINDOW_S: Final = 4 * 3600
-PARTS: Final = ("kafka", "core", "pauses", "latency", "paging", "pages", "ingest")
+PARTS: Final = ("kafka", "takeover", "core", "pauses", "latency", "paging", "pages", "ingest")
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
@@ -470,22 +470,15 @@ def bench_whole(
     raw: float,
     raw_cpu: float,
 ) -> None:
-    """``recording-monitor run`` over the topic: stopped after a million events, taken over, and on to the end."""
+    """``recording-monitor run`` over the topic, from its beginning to its end."""
     share = f"{100 * recorded:.0f} % recorded"
     positions = Positions(broker.bootstrap, names)
     scrape_s = sizes.scrape_s
     # Hours of events go by in minutes, but a case is held by the wall: so as many are held as would be in life.
     settings = {"cases": {"database": str(directory / f"{names.group}.sqlite3"), "hold": "30s"}}
-    saving = {**settings, "snapshots": {"directory": str(directory / f"early-{recorded}"), "every": "5s"}}
-    with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured, settings=saving) as monitor:
+    with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured, settings=settings) as monitor:
         monitor.wait_ready()
         idle = rss_bytes(monitor.pid)
-        with Watching(monitor, positions, scrape_s=scrape_s) as watching:
-            watching.wait_for(sizes.takeover_events)
-    with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured, settings=saving) as monitor:
-        _takeover(table, monitor, positions, f"takeover with a snapshot, {share}")
-    with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured, settings=settings) as monitor:
-        _takeover(table, monitor, positions, f"takeover, {share}", target="takeover" if recorded == 1.0 else None)
         with Watching(monitor, positions, scrape_s=scrape_s) as watching:
             watching.wait_for(messages)
         # The last samples are those of the end, where there is less to do than there was.
@@ -535,13 +528,61 @@ def bench_snapshot(
     with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured, settings=settings) as monitor:
         _, took_s = _takeover(table, monitor, positions, "takeover of a full window with a snapshot")
         conversations = monitor.conversations()
-        load_s = next(line["seconds"] for line in monitor.lines() if line.get("event") == "snapshot_loaded")
+        loaded = [line for line in monitor.lines() if line.get("event") == "snapshot_loaded"]
+        load_s = sum(line["seconds"] for line in loaded)
     # Only the loading grows with the conversations: the process's own start does not.
     open_then = WINDOW_S * 1000 / EVENTS_PER_CALL
     four_hours = took_s + load_s * (open_then / conversations - 1)
     note = f"{load_s:.2f} s of it to load {conversations:,} conversations, {size / conversations:,.0f} B each on disk"
     name = "takeover of 4 h at 1,000 events/s with a snapshot"
     table.add(name, four_hours, f"{four_hours:,.0f} s", target="takeover 4h", note=note)
+
+
+def bench_takeover(table: Table, broker: RealBroker, cores: Cores, sizes: Sizes, directory: Path) -> None:
+    """Takeover of a partition with so many events in its window: without a snapshot, with one of two minutes before.
+
+    The snapshots are those of a process that has read all the events; the next one judges another two minutes' worth,
+    at 1,000 events a second, and writes none.
+    """
+    since = min(SNAPSHOT_EVERY_S * 1000, sizes.takeover_events // 8)
+    for recorded in (1.0, 0.1):
+        share = f"{100 * recorded:.0f} % recorded"
+        names = create_topics(broker, f"bench-takeover-{100 * recorded:.0f}", 1)
+        knobs = _knobs(sizes.open, sizes.accounts, recorded, beyond=sizes.beyond)
+        # Up to now: the monitor's ticks are stamped by the wall, and a window that has passed by then would be closed.
+        began_s = time.time() - (sizes.takeover_events + since) / knobs.rate - 60
+        entries = _entries(msgspec.structs.replace(knobs, start_ms=int(1000 * began_s)))
+        _say(f"takeover of {sizes.takeover_events:,} events, {share}")
+        fill(broker.bootstrap, names.events, islice(entries, sizes.takeover_events))
+        positions = Positions(broker.bootstrap, names)
+        place = directory / names.group
+        settings: dict[str, Any] = {"cases": {"database": str(directory / f"{names.group}.sqlite3"), "hold": "30s"}}
+        often, seldom = ({**settings, "snapshots": {"directory": str(place), "every": every}} for every in ("5s", "1h"))
+        with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured, settings=often) as monitor:
+            while not _whole_snapshots(monitor, sizes.takeover_events):
+                monitor.check()
+                time.sleep(3.0)  # Its log has a line for every verdict.
+        fill(broker.bootstrap, names.events, islice(entries, since))
+        with (
+            MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured, settings=seldom) as monitor,
+            Watching(monitor, positions, scrape_s=sizes.scrape_s) as watching,
+        ):
+            watching.wait_for(sizes.takeover_events + since)
+        with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured, settings=seldom) as monitor:
+            _takeover(table, monitor, positions, f"takeover with a snapshot, {share}", target="takeover")
+        with MonitorProcess(broker.bootstrap, names, directory, cores=cores.measured, settings=settings) as monitor:
+            _takeover(table, monitor, positions, f"takeover, {share}", target="takeover")
+        positions.close()
+
+
+SNAPSHOT_EVERY_S: Final = 120  # As the settings have it where they say nothing.
+
+
+def _whole_snapshots(monitor: MonitorProcess, offset: int) -> bool:
+    """Whether a snapshot was written of all up to ``offset``, and one of the ledger after it."""
+    saved = [line for line in monitor.lines() if line.get("event") == "snapshot_saved"]
+    window = [at for at, line in enumerate(saved) if "-ledger" not in line["file"] and line["offset"] >= offset]
+    return bool(window) and any("-ledger" in line["file"] for line in saved)
 
 
 def _takeover(
@@ -1062,7 +1103,7 @@ def main() -> int:
         where["warning"] = "one core only: the broker competes with what is measured"
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
-        if {"kafka", "latency", "paging", "pages", "ingest"}.intersection(parts):
+        if {"kafka", "takeover", "latency", "paging", "pages", "ingest"}.intersection(parts):
             broker = RealBroker(directory / "broker")
             broker.start()
             try:
@@ -1074,6 +1115,8 @@ def main() -> int:
                     bench_pages(table, broker, cores, sizes, directory)
                 if "ingest" in parts:
                     bench_ingest(table, broker, cores, sizes, directory)
+                if "takeover" in parts:
+                    bench_takeover(table, broker, cores, sizes, directory)
                 if "kafka" in parts:
                     bench_kafka(table, broker, cores, sizes, directory)
             finally:

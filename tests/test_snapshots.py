@@ -18,7 +18,7 @@ from monitor.core.policy import built_in_policy
 from monitor.core.snapshot import Unusable
 from monitor.core.verdict import Verdict
 from monitor.inputs.held import Pending
-from monitor.inputs.snapshots import LEDGER_VERDICTS_MIN, Keeper, Partition, Snapshots
+from monitor.inputs.snapshots import Keeper, Partition, Snapshots
 from tests.broker import RealBroker
 from tests.history import derived_of, state_of
 from tests.member import Desk, Running, recording_event, recording_sid, until
@@ -270,7 +270,7 @@ def test_a_restart_reads_only_what_was_published_since_its_ledger_was_written(br
     desk = Desk.on(broker, 1)
     directory = tmp_path / "snapshots"
     tuning = Tuning(window_ms=2_000, grace_ms=100)  # So that verdicts become final.
-    count = LEDGER_VERDICTS_MIN + 200
+    count = 1_200
 
     def finals(running: Running) -> int:
         return sum(verdict.final for verdict in running.verdicts_told())

@@ -24,7 +24,7 @@ import structlog
 import typer
 from confluent_kafka import KafkaError, KafkaException
 
-from monitor import __version__, clock
+from monitor import __version__, allocator, clock
 from monitor.commands.common import (
     ConfigOption,
     PolicyOption,
@@ -113,6 +113,7 @@ def run(
       RECORDING_MONITOR_KAFKA__BOOTSTRAP_SERVERS=localhost:9092 recording-monitor run --policy policy.yaml
     """
     stop = _Signals()
+    allocator.use_few_arenas()
     settings = read_settings(config)
     loaded = read_policy(settings, policy)
     running = start_monitor(settings, loaded, topics=topics, handle_log=True)
@@ -802,6 +803,7 @@ class _Collector:
         """What a rebuild has built stays for hours: no collection need look at it."""
         gc.collect(1)
         gc.freeze()
+        allocator.give_back()  # What the rebuild had read.
 
     def between_batches(self, *, idle: bool) -> None:
         now = time.monotonic()
@@ -811,6 +813,7 @@ class _Collector:
         if now >= self._full_after or (idle and now >= self._idle_after):
             self._idle_after, self._full_after = now + 60.0, now + 3600.0
             gc.collect()
+            allocator.give_back()
         else:
             gc.collect(1)
 

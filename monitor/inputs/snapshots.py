@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 WALK_S: Final = 0.005  # What a turn of the loop may give to snapshots,
 WALK_SHARE: Final = 0.1  # and what share of all time.
 WALK_CONVERSATIONS: Final = 10
-LEDGER_VERDICTS_MIN: Final = 1_000  # To read so few costs nothing.
+LEDGER_VERDICTS_MIN: Final = 100  # To read so few costs nothing.
 LEDGER_KEPT_S: Final = 12 * 3600.0
 """A broker forgets a tombstone a day after compaction has met it (``delete.retention.ms``): what is older than half of
 that would bring back what was withdrawn since."""
