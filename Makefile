@@ -11,7 +11,8 @@ PYTHON ?=
 PYTHONS := $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11 python3.14 python)
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 
-# Test processes. Four at most: each may run a broker of its own (256 MB of heap). JOBS=0 runs them in this process.
+# Test processes: half as many again as there are cores, four at most, since each may run a broker of its own (256 MB of
+# heap). JOBS=0 runs them in this process.
 JOBS ?= auto
 PYTEST_ARGS ?=
 # Options of bench, bench-peers, scaling and soak: `make bench BENCH_ARGS=--quick`.

@@ -118,6 +118,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--golden", action="store_true", help="rewrite the golden files instead of comparing with them")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Half as many again as there are cores: most of the time a test waits for programs that it has started."""
+    cores = len(os.sched_getaffinity(0))
+    return cores + cores // 2
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for need in NEEDS:
