@@ -250,8 +250,10 @@ class MonitorProcess:
             "cases": {"database": str(directory / f"{label}-{self.port}.sqlite3")},
             "starters": [{"callback_url": f"{PLUGIN_CALLBACK}*", "cause": "flex_plugin", "name": "plugin"}],
             "log": {"format": "json"},
-            **(settings or {}),
         }
+        for name, value in (settings or {}).items():
+            known = chosen.get(name)
+            chosen[name] = {**known, **value} if isinstance(known, dict) and isinstance(value, Mapping) else value
         config.write_bytes(msgspec.json.encode(chosen))  # JSON is YAML.
         self._log = self.log.open("wb")
         self.started = time.perf_counter()

@@ -3,7 +3,8 @@
 Two members share four partitions. One is never touched, and is watched: memory, file descriptors, threads. The other
 is stopped at random, in good order or by SIGKILL, and started again, so that partitions come to the first and leave it
 all the time: what a takeover leaks would show there. The window is two minutes and life runs thirty times faster, so
-that after the warm-up as many conversations close as begin.
+that after the warm-up as many conversations close as begin; a case is held as much shorter, since the board of alerts
+knows all that are held.
 
 What is kept of a final verdict (some digests, for as long as it may be revised or retained) grows by design; the
 slope is given as measured, and beside it what the verdicts reached in that time explain.
@@ -53,6 +54,8 @@ PARTITIONS: Final = 4
 WARM_UP: Final = 0.2
 """The share of the run, but at least two windows, after which the slope is taken."""
 WINDOW_S: Final = 120
+TEMPO: Final = 30.0
+HOLD_S: Final = 900 / TEMPO
 SAMPLE_S: Final = 5.0
 UP_S: Final = (60.0, 180.0)
 """How long the other member lives. Ended every forty seconds, the two fell behind: each time both fold two minutes
@@ -142,12 +145,12 @@ def soak(
     """Run it: what was seen of the watched member, when the other was ended how, and whether they kept up."""
     names = create_topics(broker, "soak", PARTITIONS)
     cores = divide_cores()
-    settings: dict[str, object] = {"window": f"{WINDOW_S}s", "grace": "10s"}
+    settings: dict[str, object] = {"window": f"{WINDOW_S}s", "grace": "10s", "cases": {"hold": f"{HOLD_S:g}s"}}
     looks: list[Look] = []
     ends: list[str] = []
     chance = random.Random(seed)
     knobs = Knobs(
-        seed=seed, rate=float(rate), tempo=30.0, accounts=60, disorder_s=1.0, start_ms=int(time.time() * 1000)
+        seed=seed, rate=float(rate), tempo=TEMPO, accounts=60, disorder_s=1.0, start_ms=int(time.time() * 1000)
     )
     labels = itertools.count(1)
 
