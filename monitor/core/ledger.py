@@ -7,7 +7,8 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from heapq import heapify, heappop, heappush
 from itertools import chain
-from typing import Final, Generic, NamedTuple, TypeVar
+from math import isqrt
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -46,44 +47,135 @@ _AT_AT: Final = _FINDING.size + _PLACE.size
 _FLAGS_AT: Final = _HEAD.size - 1
 _pack_rest = msgspec.msgpack.Encoder().encode
 _read_rest = msgspec.msgpack.Decoder(tuple[int, Published]).decode
-_SHORT_BYTES: Final = 17  # A SID as a number.
-_SETTLED: Final = struct.Struct(f"<{_SHORT_BYTES}s{_HEAD.size - _FINDING.size}s")
-SETTLED_BYTES: Final = _SETTLED.size  # What ``Ledger.dump_part`` takes for a settled verdict.
+_SHORT_BYTES: Final = 17  # A SID: its number, and what it is of.
+_PART_AT: Final = 15  # The byte of it that says in which part it is.
+_RECORD: Final = struct.Struct(f"<{_SHORT_BYTES}s{ENTRY_FORMAT[1:]}")
+SETTLED_BYTES: Final = _RECORD.size - _FINDING.size  # What ``Ledger.dump_part`` takes for a settled verdict.
+YOUNG_MIN: Final = 16
+YOUNG_PART: Final = 16  # So small a share of a run waits beside it.
 _NOT_FOUND: Final = _FINDING.pack(0)
 HOUR_MS: Final = 3_600_000
 NEVER_MS: Final = 1 << 62
 PARTS: Final = 256
 
-_Key = TypeVar("_Key", str, int | str)
 
-
-class _Parts(Generic[_Key]):
-    """A dictionary in parts, of which each grows, or is copied, in a moment: with millions in one it takes a third of a
-    second, and everything waits.
+class _Open:
+    """Entries by key, in parts, of which each grows, or is copied, in a moment: with millions in one dictionary that
+    takes a third of a second, and everything waits.
     """
 
     __slots__ = ("parts", "size")
 
     def __init__(self) -> None:
-        self.parts: tuple[dict[_Key, bytes], ...] = tuple({} for _ in range(PARTS))
+        self.parts: tuple[dict[str, bytes], ...] = tuple({} for _ in range(PARTS))
         self.size = 0
 
-    def get(self, key: _Key) -> bytes | None:
+    def get(self, key: str) -> bytes | None:
         return self.parts[hash(key) % PARTS].get(key)
 
-    def put(self, key: _Key, entry: bytes) -> None:
+    def put(self, key: str, entry: bytes) -> None:
         part = self.parts[hash(key) % PARTS]
         before = len(part)
         part[key] = entry
         self.size += len(part) - before
 
-    def pop(self, key: _Key) -> bytes | None:
+    def pop(self, key: str) -> bytes | None:
         entry = self.parts[hash(key) % PARTS].pop(key, None)
         self.size -= entry is not None
         return entry
 
-    def items(self) -> Iterator[tuple[_Key, bytes]]:
+    def items(self) -> Iterator[tuple[str, bytes]]:
         return chain.from_iterable(part.items() for part in self.parts)
+
+
+class _Settled:
+    """Entries of one size by SID: in each part a sorted run of bytes, and beside it those that have come since.
+
+    There are as many as recordings in a retention, and in a dictionary each would take three times as much.
+    """
+
+    __slots__ = ("_odd", "_old", "_young", "size")
+
+    def __init__(self) -> None:
+        self._old = [b""] * PARTS
+        self._young: tuple[dict[bytes, bytes], ...] = tuple({} for _ in range(PARTS))
+        self._odd: dict[str, bytes] = {}  # Of keys that are no number.
+        self.size = 0
+
+    def get(self, short: bytes | str) -> bytes | None:
+        if isinstance(short, str):
+            return self._odd.get(short)
+        part = short[_PART_AT]
+        entry = self._young[part].get(short)
+        if entry is None and (at := self._place(part, short)) is not None:
+            entry = self._old[part][at + _SHORT_BYTES : at + _RECORD.size]
+        return entry
+
+    def put(self, short: bytes | str, entry: bytes) -> None:
+        self.pop(short)
+        self.size += 1
+        if isinstance(short, str):
+            self._odd[short] = entry
+            return
+        part = short[_PART_AT]
+        young = self._young[part]
+        young[short] = entry
+        if len(young) > max(YOUNG_MIN, len(self._old[part]) // _RECORD.size // YOUNG_PART):
+            self._old[part] = b"".join(self.records(part))
+            young.clear()
+
+    def pop(self, short: bytes | str) -> None:
+        if isinstance(short, str):
+            self.size -= self._odd.pop(short, None) is not None
+            return
+        part = short[_PART_AT]
+        if self._young[part].pop(short, None) is not None:
+            self.size -= 1
+        elif (at := self._place(part, short)) is not None:
+            old = self._old[part]
+            self._old[part] = old[:at] + old[at + _RECORD.size :]
+            self.size -= 1
+
+    def records(self, part: int) -> list[bytes]:
+        """Number and entry of all in a part, in order."""
+        old = self._old[part]
+        records = [old[at : at + _RECORD.size] for at in range(0, len(old), _RECORD.size)]
+        records += [short + entry for short, entry in self._young[part].items()]
+        return sorted(records)
+
+    def odd(self) -> dict[str, bytes]:
+        """Those whose key is no number."""
+        return self._odd
+
+    def load(self, records: list[bytes]) -> None:
+        """Take in what ``records`` gave of a part that is empty."""
+        if records:
+            self._old[records[0][_PART_AT]] = b"".join(records)
+            self.size += len(records)
+
+    def positions(self) -> Iterator[tuple[int, int]]:
+        """Offset and generation of each."""
+        for part, young in enumerate(self._young):
+            for _, _, _, offset, generation, _ in _RECORD.iter_unpack(self._old[part]):
+                yield offset, generation
+            yield from (_AT.unpack_from(entry, _AT_AT) for entry in young.values())
+        yield from (_AT.unpack_from(entry, _AT_AT) for entry in self._odd.values())
+
+    def _place(self, part: int, short: bytes) -> int | None:
+        """Where in its part's run an entry begins. SIDs are random: their first bytes say about where that must be."""
+        old, size = self._old[part], _RECORD.size
+        count = len(old) // size
+        about = int.from_bytes(short[:4], "big") * count >> 32
+        reach = 4 + 2 * isqrt(count)
+        start, end = max(0, about - reach) * size, min(count, about + reach) * size
+        if start and old[start : start + _SHORT_BYTES] > short:
+            start = 0
+        if end < len(old) and old[end : end + _SHORT_BYTES] < short:
+            end = len(old)
+        at = old.find(short, start, end + size)
+        while at > 0 and at % size:  # The same bytes across two entries.
+            at = old.find(short, at + 1, end + size)
+        return at if at >= 0 else None
 
 
 def _head(entry: bytes) -> _Head:
@@ -114,8 +206,8 @@ class Ledger:
     ) -> None:
         self._fetch = fetch
         self.kept_ms = allowed_kept_ms, others_kept_ms  # How long a final verdict is kept: allowed, and any other.
-        self._entries: _Parts[str] = _Parts()  # A head, and of whose account and what else is remembered.
-        self._settled: _Parts[int | str] = _Parts()  # Final and to be read back: only the head.
+        self._entries = _Open()  # A head, and of whose account and what else is remembered.
+        self._settled = _Settled()  # Final and to be read back: only the head.
         self._whole: dict[str, Verdict | bytes] = {}
         self._awaited: dict[str, int] = {}  # Writes of ours that have not been placed yet, under each key.
         self._accounts: dict[str, int] = {}  # Each account that was ever met, by name and by number.
@@ -291,11 +383,11 @@ class Ledger:
 
     def greatest_offset(self, generation: int) -> int | None:
         """The greatest offset at which a verdict of ``generation`` was decided."""
-        return max((head.offset for head in self._heads() if head.generation == generation), default=None)
+        return max((offset for offset, other in self._positions() if other == generation), default=None)
 
     def greatest_generation(self) -> int | None:
         """The greatest generation that has published anything."""
-        return max((head.generation for head in self._heads()), default=None)
+        return max((generation for _, generation in self._positions()), default=None)
 
     # ----------------------------------------------------------------- what a snapshot takes and gives
 
@@ -312,14 +404,13 @@ class Ledger:
                 unplaced.append(key)
             elif place < below:
                 whole.append((key, entry[_FINDING.size :]))
-        settled: list[bytes] = []
-        for short, entry in self._settled.parts[number].items():
-            if _place_of(entry) >= below:
-                continue
-            if isinstance(short, str):
-                whole.append((short, entry[_FINDING.size :]))
-            else:
-                settled.append(short.to_bytes(_SHORT_BYTES, "little") + entry[_FINDING.size :])
+        odd = self._settled.odd().items() if number == 0 else ()
+        whole += [(key, entry[_FINDING.size :]) for key, entry in odd if _place_of(entry) < below]
+        settled = [
+            record[:_SHORT_BYTES] + record[_SHORT_BYTES + _FINDING.size :]
+            for record in self._settled.records(number)
+            if _place_of(record[_SHORT_BYTES:]) < below
+        ]
         return whole, b"".join(settled), unplaced
 
     def dump_placed(self, key: str, below: int) -> tuple[bool, bytes | None]:
@@ -342,15 +433,17 @@ class Ledger:
         """Take in what a part has dumped, into a ledger that nothing was read into; how many verdicts."""
         count = 0
         for key, entry in whole:
-            if len(entry) == _SETTLED.size - _SHORT_BYTES:
+            if len(entry) == _HEAD.size - _FINDING.size:
                 self._settled.put(_short(key), _NOT_FOUND + entry)
             else:
                 self._entries.put(key, _NOT_FOUND + entry)
             count += 1
-        for short, entry in _SETTLED.iter_unpack(settled):
-            self._settled.put(int.from_bytes(short, "little"), _NOT_FOUND + entry)
-            count += 1
-        return count
+        records = [
+            settled[at : at + _SHORT_BYTES] + _NOT_FOUND + settled[at + _SHORT_BYTES : at + SETTLED_BYTES]
+            for at in range(0, len(settled), SETTLED_BYTES)
+        ]
+        self._settled.load(records)
+        return count + len(records)
 
     def load_ends(self, hours: Iterable[tuple[int, bytes]], due: Iterable[tuple[int, str]]) -> None:
         """Take in what ``dump_ends`` gave, of verdicts that were loaded as final ones: of others it will be read."""
@@ -369,8 +462,9 @@ class Ledger:
 
     # ----------------------------------------------------------------- inside
 
-    def _heads(self) -> Iterator[_Head]:
-        return (_head(entry) for _, entry in chain(self._entries.items(), self._settled.items()))
+    def _positions(self) -> Iterator[tuple[int, int]]:
+        """Offset and generation of every verdict."""
+        return chain((_AT.unpack_from(entry, _AT_AT) for _, entry in self._entries.items()), self._settled.positions())
 
     def _entry(self, key: str) -> bytes | None:
         entry = self._entries.get(key)
@@ -432,11 +526,9 @@ def _flags_of(verdict: Verdict, known: bytes | None) -> int:
 _is_usual = re.compile("(?:RE|CF)[0-9a-f]{32}").fullmatch
 
 
-def _short(key: str) -> int | str:
-    """A SID as a number, which takes half the room; any other key as it is."""
-    if not _is_usual(key):
-        return key
-    return int.from_bytes(bytes.fromhex(key[2:]), "big") << 1 | (key[0] == "C")
+def _short(key: str) -> bytes | str:
+    """A SID in half the bytes; any other key as it is."""
+    return bytes.fromhex(key[2:]) + key[:1].encode() if _is_usual(key) else key
 
 
 class _Ends:
