@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 
 from monitor.core.account_settings import AccountSettings
 from monitor.core.conversation import Conversation
+from monitor.core.fast_path import SOURCES
 from monitor.core.judging import Tuning
 from monitor.core.pipeline import Checkpoint, Pipeline, Told
 from monitor.core.policy import built_in_policy
@@ -188,6 +190,169 @@ def _places(value: object) -> Iterable[tuple[Any, Any]]:
             yield from _places(each)
 
 
+def test_bytes_that_nobody_would_send_are_read_as_they_always_are():
+    """Every other message has been changed as bytes: what is JSON then, and says what, both must find alike."""
+    chance = random.Random(16)
+    messages = messages_of(seed=16, recorded=0.3, minutes=40)
+    twins = Twins()
+    for count, (stamp_ms, value) in enumerate(messages):
+        twins.feed(stamp_ms, scrambled(value, chance) if chance.random() < 0.5 else value)
+        if count % 1_000 == 0:
+            twins.compare()
+    twins.compare()
+    assert 0.3 * len(messages) < twins.taken < 0.9 * len(messages)
+
+
+PIECES: list[bytes] = [
+    *(
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b",",
+        b":",
+        b'"',
+        b"\\",
+        b'{"',
+        b'":',
+        b'",',
+        b'"}',
+        b"[]",
+        b"{}",
+        b'""',
+        b"0",
+        b"1",
+        b"-",
+    ),
+    *(
+        b".",
+        b"e",
+        b"E",
+        b"+",
+        b"00",
+        b"-0",
+        b"1e5",
+        b"1.5",
+        b"12345678901234567890",
+        b"true",
+        b"false",
+        b"null",
+        b"nul",
+    ),
+    *(
+        b"NaN",
+        b"\\u0041",
+        b"\\ud83d",
+        b"\\ude00",
+        b"\\u00",
+        b'\\"',
+        b"\\n",
+        b"\\x",
+        b"\n",
+        b"\t",
+        b"\r",
+        b" ",
+        b"\0",
+        b"\x7f",
+    ),
+    *(
+        b"\x80",
+        b"\xc3\xa9",
+        b"\xc0\xaf",
+        b"\xed\xa0\x80",
+        b"\xf4\x8f\xbf\xbf",
+        b"\xf4\x90\x80\x80",
+        b"\xff",
+        b"\xef\xbb\xbf",
+    ),
+]
+
+
+TWICE: list[bytes] = [
+    *(b'"type":"com.twilio.voice.status-callback.call.ringing"', b'"properties":{"recording_enabled":false}'),
+    *(
+        b'"parameters":{"Muted":"true"}',
+        b'"request":{"parameters":{}}',
+        b'"payload":{}',
+        b'"properties":null',
+        b'"data":{}',
+    ),
+]
+
+
+def scrambled(value: bytes, chance: random.Random) -> bytes:
+    """The message with one to three changes among its bytes; of some, another spelling of the same."""
+    what = chance.randrange(6)
+    if what == 0:
+        event = json.loads(value)
+        return json.dumps(
+            event, indent=chance.choice([None, 1]), separators=chance.choice([None, (" , ", "\t:\r\n")])
+        ).encode()
+    if what == 1:
+        return json.dumps(shuffled(json.loads(value), chance), separators=(",", ":")).encode()
+    for _ in range(chance.randint(1, 3)):
+        at = chance.randrange(len(value) + 1)
+        what = chance.randrange(8)
+        if what == 0:
+            value = value[:at] + value[at + chance.randint(1, 3) :]
+        elif what == 1:
+            value = value[:at] + bytes([chance.randrange(256)]) + value[at + 1 :]
+        elif what == 2:
+            value = value[:at] + chance.choice(PIECES) + value[at:]
+        elif what == 3 and chance.random() < 0.1:
+            value = value[:at]
+        elif what == 4:  # A letter, spelled with an escape.
+            letter = value[at : at + 1]
+            value = value[:at] + (b"\\u%04x" % letter[0] if letter.isalnum() else letter) + value[at + 1 :]
+        elif what == 5:  # A field twice, or in another place.
+            fields = [found[0] for found in re.finditer(rb'"\w+":("[^"\\]*"|\d+|true|false|null)', value)]
+            field = chance.choice([*fields, *TWICE * 3])
+            firsts, lasts = (
+                [found.start() for found in re.finditer(at, value)] for at in (rb'(?<=[{,])"', rb"(?<=\w.)}")
+            )
+            if firsts and chance.random() < 0.5:
+                at = chance.choice(firsts)
+                value = value[:at] + field + b"," + value[at:]
+            elif lasts:
+                at = chance.choice(lasts)
+                value = value[:at] + b"," + field + value[at:]
+        else:  # Another value: what comes out is never far from JSON.
+            fields = list(re.finditer(rb'(?<=":)("[^"\\]*"|\d+|true|false|null)', value))
+            if fields:
+                field = chance.choice(fields)
+                pieces = b"".join(chance.choices(PIECES, k=chance.randint(1, 6)))
+                value = value[: field.start()] + pieces + value[field.end() :]
+    return value
+
+
+def shuffled(value: Any, chance: random.Random) -> Any:
+    if isinstance(value, dict):
+        return {key: shuffled(value[key], chance) for key in chance.sample(list(value), len(value))}
+    return value
+
+
+@pytest.mark.parametrize("field", ["unknown", "FriendlyName", "Muted", "StatusCallbackEvent"])
+def test_no_value_is_taken_that_is_not_well_formed(field: str):
+    """Of a conference that is known, so that nothing but the bytes could make the fast path decline."""
+    chance = random.Random(17)
+    messages = messages_of(seed=17, recorded=0.0, minutes=3)
+    event = next(value for _, value in reversed(messages) if b"conference.participant.updated" in value)
+    twins = Twins()
+    for stamp_ms, value in messages:
+        twins.feed(stamp_ms, value)
+    stamp_ms, taken = messages[-1][0], twins.taken
+    for count in range(6_000):
+        pieces = b"".join(chance.choices(PIECES, k=chance.randint(1, 5)))
+        if chance.random() < 0.5:
+            pieces = b'"' + pieces + b'"'
+        changed = re.sub(rb'"id":"\w+"', b'"id":"VW%032x"' % count, event)
+        changed = re.sub(rb'"%s":"[^"]*",' % field.encode(), b"", changed)
+        told = b'"parameters":{"%s":%s,' % (field.encode(), pieces)
+        twins.feed(stamp_ms, changed.replace(b'"parameters":{', told, 1))
+    twins.compare()
+    assert twins.taken > taken
+
+
 def test_a_message_that_changes_nothing_leaves_nothing_behind():
     """Neither what is declined nor what is taken may hold on to anything: a reference too many is a leak for ever."""
     messages = messages_of(seed=15, recorded=0.1, minutes=5)
@@ -219,9 +384,12 @@ def test_what_was_built_from_another_version_of_its_source_is_not_used(tmp_path:
     shutil.copytree(ROOT / "monitor", tmp_path / "monitor", ignore=shutil.ignore_patterns("__pycache__"))
     script = "from monitor.core.fast_path import COMPILED, fast_path; print(COMPILED, fast_path(None))"
     assert printed(script.replace("fast_path(None)", "0"), tmp_path) == "True 0"
-    source = tmp_path / "monitor" / "core" / "native.pyx"
-    source.write_text(source.read_text() + "# Another version.\n")
-    assert printed(script, tmp_path) == "False None"
+    for name in SOURCES:
+        source = tmp_path / "monitor" / "core" / name
+        as_built = source.read_text()
+        source.write_text(as_built + "# Another version.\n")
+        assert printed(script, tmp_path) == "False None"
+        source.write_text(as_built)
 
 
 def printed(script: str, place: Path) -> str:

@@ -20,7 +20,7 @@ def checkout(tmp_path):
     place = tmp_path / "checkout"
     for name in (
         *("Makefile", "pyproject.toml", "requirements.lock"),
-        *("monitor/__init__.py", "monitor/core/native.pyx", "deploy/native.py"),
+        *("monitor/__init__.py", "monitor/core/native.pyx", "monitor/core/scanner.pxi", "deploy/native.py"),
     ):
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, place / name)

@@ -20,7 +20,7 @@ import msgspec
 from monitor.core.account_settings import AccountSettings
 from monitor.core.attribution import OVER
 from monitor.core.conversation import KIND, Conversation, digest_of, has_seen, holds
-from monitor.core.decode import decode, entry_of
+from monitor.core.decode import decode
 from monitor.core.events import (
     FOUND_BY_LISTING,
     Entry,
@@ -409,17 +409,15 @@ class Pipeline:
         headers: Sequence[tuple[str, bytes]] | None = None,
     ) -> Sequence[Told]:
         """Fold one message; what is to be told, in order. Raises only where the core itself is wrong."""
-        envelope = None
         if self.fast_path is not None:
             told = self.fast_path.feed(self, offset, timestamp_ms, value, headers)
             if told is not None:
                 return told
-            envelope = self.fast_path.envelope
         log_time_ms = self._arrive(timestamp_ms)
         self.next_offset = offset + 1
         if offset <= self._covered or offset in self.skip:
             return _SILENCE
-        entries = decode(value, headers) if envelope is None or value is None else [entry_of(envelope, value)]
+        entries = decode(value, headers)
         if offset < self._open_from:
             return self._look_back(offset, log_time_ms, entries)
         if self.gate is not None and offset >= self.gate:
@@ -427,19 +425,6 @@ class Pipeline:
         return self._rebuild(offset, log_time_ms, entries)
 
     # ----------------------------------------------------------------- what the fast path asks, once it has folded
-
-    def is_calm(self, log_time_ms: int) -> bool:
-        """Whether nothing is to be told after a message that changed no conclusion."""
-        return not (
-            self._all_dirty
-            or self._dirty_accounts
-            or self._changed_accounts
-            or (self._unsettled and self.next_offset >= self._end)
-            or log_time_ms >= self.ledger.next_end_ms
-            or self._overtaken
-            or self._safe is not None
-            or self._failures
-        )
 
     def tell_of(
         self, conversation: Conversation | None, offset: int, log_time_ms: int, *, aged: bool
