@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,10 @@ ROOT = Path(__file__).parents[1]
 class Twins:
     """Two folds of the same messages: one has the fast path, the other has not."""
 
-    def __init__(self, *, committed: int = 0, window: timedelta = timedelta(minutes=30)) -> None:
+    def __init__(self, *, committed: int = 0, window: timedelta = timedelta(minutes=30), entries_max: int = 40) -> None:
         # Short enough that conversations grow cold and close within an hour.
-        self.tuning = msgspec.structs.replace(Tuning(), window_ms=window // timedelta(milliseconds=1), entries_max=40)
+        window_ms = window // timedelta(milliseconds=1)
+        self.tuning = msgspec.structs.replace(Tuning(), window_ms=window_ms, entries_max=entries_max)
         self.fast, self.plain = (
             Pipeline(
                 self.tuning,
@@ -260,6 +262,8 @@ PIECES: list[bytes] = [
         b"\xc3\xa9",
         b"\xc0\xaf",
         b"\xed\xa0\x80",
+        b"\xe0\x9f\xbf",
+        b"\xf0\x8f\xbf\xbf",
         b"\xf4\x8f\xbf\xbf",
         b"\xf4\x90\x80\x80",
         b"\xff",
@@ -278,50 +282,17 @@ TWICE: list[bytes] = [
         b'"data":{}',
     ),
 ]
+SCALAR = rb'("[^"\\]*"|\d+|true|false|null)'
 
 
 def scrambled(value: bytes, chance: random.Random) -> bytes:
     """The message with one to three changes among its bytes; of some, another spelling of the same."""
-    what = chance.randrange(6)
-    if what == 0:
-        event = json.loads(value)
-        return json.dumps(
-            event, indent=chance.choice([None, 1]), separators=chance.choice([None, (" , ", "\t:\r\n")])
-        ).encode()
-    if what == 1:
-        return json.dumps(shuffled(json.loads(value), chance), separators=(",", ":")).encode()
+    if chance.random() < 0.3:
+        event = json.loads(value) if chance.random() < 0.5 else shuffled(json.loads(value), chance)
+        separators = chance.choice([(",", ":"), (" , ", "\t:\r\n")])
+        return json.dumps(event, indent=chance.choice([None, 1]), separators=separators).encode()
     for _ in range(chance.randint(1, 3)):
-        at = chance.randrange(len(value) + 1)
-        what = chance.randrange(8)
-        if what == 0:
-            value = value[:at] + value[at + chance.randint(1, 3) :]
-        elif what == 1:
-            value = value[:at] + bytes([chance.randrange(256)]) + value[at + 1 :]
-        elif what == 2:
-            value = value[:at] + chance.choice(PIECES) + value[at:]
-        elif what == 3 and chance.random() < 0.1:
-            value = value[:at]
-        elif what == 4:  # A letter, spelled with an escape.
-            letter = value[at : at + 1]
-            value = value[:at] + (b"\\u%04x" % letter[0] if letter.isalnum() else letter) + value[at + 1 :]
-        elif what == 5:  # A field twice, or in another place.
-            fields = [found[0] for found in re.finditer(rb'"\w+":("[^"\\]*"|\d+|true|false|null)', value)]
-            field = chance.choice([*fields, *TWICE * 3])
-            firsts, lasts = (
-                [found.start() for found in re.finditer(at, value)] for at in (rb'(?<=[{,])"', rb"(?<=\w.)}")
-            )
-            if firsts and chance.random() < 0.5:
-                at = chance.choice(firsts)
-                value = value[:at] + field + b"," + value[at:]
-            elif lasts:
-                at = chance.choice(lasts)
-                value = value[:at] + b"," + field + value[at:]
-        else:  # Another value: what comes out is never far from JSON.
-            fields = list(re.finditer(rb'(?<=":)("[^"\\]*"|\d+|true|false|null)', value))
-            if fields:
-                field = chance.choice(fields)
-                pieces = b"".join(chance.choices(PIECES, k=chance.randint(1, 6)))
-                value = value[: field.start()] + pieces + value[field.end() :]
+        value = chance.choice(CHANGES)(value, chance)
     return value
 
 
@@ -331,13 +302,69 @@ def shuffled(value: Any, chance: random.Random) -> Any:
     return value
 
 
+def with_bytes_changed(value: bytes, chance: random.Random) -> bytes:
+    at = chance.randrange(len(value) + 1)
+    new = chance.choice([b"", bytes([chance.randrange(256)]), chance.choice(PIECES)])
+    return value[:at] + new + value[at + chance.randrange(3) :]
+
+
+def with_another_end(value: bytes, chance: random.Random) -> bytes:
+    return value[: chance.randrange(len(value))] if chance.random() < 0.2 else value + chance.choice(PIECES)
+
+
+def with_an_escape(value: bytes, chance: random.Random) -> bytes:
+    letters = [found.start() for found in re.finditer(rb"\w", value)]
+    if not letters:
+        return value
+    at = chance.choice(letters)
+    return value[:at] + b"\\u%04x" % value[at] + value[at + 1 :]
+
+
+def with_a_field_twice(value: bytes, chance: random.Random) -> bytes:
+    """Or one in another place."""
+    field = chance.choice([*(found[0] for found in re.finditer(rb'"\w+":' + SCALAR, value)), *TWICE * 3])
+    firsts, lasts = ([found.start() for found in re.finditer(at, value)] for at in (rb'(?<=[{,])"', rb"(?<=\w.)}"))
+    if firsts and chance.random() < 0.5:
+        at = chance.choice(firsts)
+        return value[:at] + field + b"," + value[at:]
+    if lasts:
+        at = chance.choice(lasts)
+        return value[:at] + b"," + field + value[at:]
+    return value
+
+
+def with_no_object(value: bytes, chance: random.Random) -> bytes:
+    """Something else where an object was."""
+    objects = [
+        found.end() for found in re.finditer(rb'"(data|request|parameters|response|properties|payload)":', value)
+    ]
+    if not objects:
+        return value
+    at = chance.choice(objects)
+    return value[:at] + chance.choice([b"null", b"true", b'""', b"[]"]) + b',"_":' + value[at:]
+
+
+def with_another_value(value: bytes, chance: random.Random) -> bytes:
+    """What comes out is never far from JSON."""
+    values = list(re.finditer(rb'(?<=":)' + SCALAR, value))
+    if not values:
+        return value
+    found = chance.choice(values)
+    return value[: found.start()] + b"".join(chance.choices(PIECES, k=chance.randint(1, 6))) + value[found.end() :]
+
+
+CHANGES: list[Callable[[bytes, random.Random], bytes]] = [
+    *(with_bytes_changed, with_another_end, with_an_escape, with_a_field_twice, with_no_object, with_another_value)
+]
+
+
 @pytest.mark.parametrize("field", ["unknown", "FriendlyName", "Muted", "StatusCallbackEvent"])
 def test_no_value_is_taken_that_is_not_well_formed(field: str):
     """Of a conference that is known, so that nothing but the bytes could make the fast path decline."""
     chance = random.Random(17)
     messages = messages_of(seed=17, recorded=0.0, minutes=3)
     event = next(value for _, value in reversed(messages) if b"conference.participant.updated" in value)
-    twins = Twins()
+    twins = Twins(entries_max=10_000)
     for stamp_ms, value in messages:
         twins.feed(stamp_ms, value)
     stamp_ms, taken = messages[-1][0], twins.taken
@@ -351,6 +378,37 @@ def test_no_value_is_taken_that_is_not_well_formed(field: str):
         twins.feed(stamp_ms, changed.replace(b'"parameters":{', told, 1))
     twins.compare()
     assert twins.taken > taken
+
+
+def dates() -> Iterable[str]:
+    """Dates as Twilio spells them, and near misses."""
+    years = ("1999", "2000", "2026", "2027", "2028", "2100", "2199", "2200", "+026")
+    clocks = ("00:00:00", "23:59:59", "24:00:00", "07:60:00", "07:30:60", "7:30:00 ", "07:30:1a")
+    for year, number, day in itertools.product(years, range(14), (0, 1, 28, 29, 30, 31, 32)):
+        yield f"{year}-{number:02}-{day:02}T07:30:15.250Z"
+    for year, day in itertools.product(years, (0, 1, 29, 32)):
+        for month in ("Jan", "Feb", "feb", "Dec", "Foo"):
+            yield f"Fri, {day:02} {month} {year} 07:30:15 +0000"
+    for clock in clocks:
+        yield f"Fri, 27 Nov 2026 {clock} +0000"
+        for rest in ("Z", ".250Z", ".25aZ", "+0000", ".25000", ".250+0100", "", ".999z"):
+            yield f"2026-11-27T{clock}{rest}"
+    yield from ("fri, 27 Nov 2026 07:30:15 +0000", "Friday 27 Nov 2026 07:30:15 +00", "Fri, 27 Nov 2026 07:30:15 -0000")
+    yield from ("1795765911082", "0795765911082", "4795765911082", "9795765911082", "179576591108x", "1795765911", "-1")
+
+
+def test_dates_are_read_as_they_always_are():
+    messages = messages_of(seed=18, recorded=0.0, minutes=3)
+    event = next(value for _, value in reversed(messages) if b"conference.participant.updated" in value)
+    twins = Twins(entries_max=10_000)
+    for stamp_ms, value in messages:
+        twins.feed(stamp_ms, value)
+    stamp_ms, taken, fed = messages[-1][0], twins.taken, 0
+    for fed, date in enumerate(dates(), 1):
+        changed = re.sub(rb'"id":"\w+"', b'"id":"VW%032x"' % fed, event)
+        twins.feed(stamp_ms, re.sub(rb'"Timestamp":"[^"]*"', b'"Timestamp":"%s"' % date.encode(), changed))
+    twins.compare()
+    assert taken + 0.3 * fed < twins.taken < taken + fed
 
 
 def test_a_message_that_changes_nothing_leaves_nothing_behind():

@@ -27,6 +27,7 @@ from monitor.core.events import (
     ConferenceFact,
     ExecutionFact,
     ParticipantFact,
+    RequestFact,
     StepFact,
     TaskFact,
 )
@@ -91,6 +92,7 @@ cdef int CALL_KIND = KIND[CallFact]
 cdef int TASK_KIND = KIND[TaskFact]
 cdef int PARTICIPANT_KIND = KIND[ParticipantFact]
 cdef int CONFERENCE_KIND = KIND[ConferenceFact]
+cdef int REQUEST_KIND = KIND[RequestFact]
 cdef int STEP_KIND = KIND[StepFact]
 cdef int EXECUTION_KIND = KIND[ExecutionFact]
 cdef int STAMP = STAMP_BYTES
@@ -429,6 +431,22 @@ cdef object _sid(object memory, const unsigned char* text, Py_ssize_t size, int 
     return sid
 
 
+cdef inline bint _is_plain(const unsigned char* text, Py_ssize_t size) noexcept nogil:
+    """Whether a text is of letters, digits, - and _ only, and of one at least."""
+    cdef Py_ssize_t at
+    for at in range(size):
+        if not (_is_digit(text[at]) or 0x41 <= text[at] <= 0x5A or 0x61 <= text[at] <= 0x7A or text[at] in (0x2D, 0x5F)):
+            return False
+    return size > 0
+
+
+cdef object _sid_in_path(object memory, const unsigned char* at, const unsigned char* end, int prefix):
+    """The SID that is the next part of a path, or None."""
+    if end - at < SID or (end - at > SID and at[SID] not in (0x2F, 0x2E)):
+        return None
+    return _sid(memory, at, SID, prefix)
+
+
 cdef inline int _two(const unsigned char* digits) noexcept nogil:
     """Two digits; or, where they are none, more than any two."""
     return (digits[0] - 0x30) * 10 + digits[1] - 0x30 if _is_digit(digits[0]) and _is_digit(digits[1]) else 1000
@@ -525,6 +543,9 @@ cdef enum:
     _CONFERENCE_SUMMARY
     _EXECUTION
     _EXECUTION_ENDED
+    _CALL_REQUEST
+    _CONFERENCE_REQUEST
+    _ERROR
     _IGNORED
 
 
@@ -546,6 +567,8 @@ cdef class FastPath:
     cdef int64_t occurred_ms
     cdef object room  # A conference that is shown,
     cdef Told* name  # and its name: it goes by one.
+    cdef Told path_name
+    cdef bint on  # Insights says that it was recorded.
     cdef int64_t first_ms, end_ms  # When it was seen under it, and when it ended; 0: it has not.
     cdef object call  # The call that was seen in it.
     cdef int new  # The kinds of what was new.
@@ -593,7 +616,10 @@ cdef class FastPath:
             return None
         conversation = None
         self.new, self.duplicate = 0, False
-        if FAMILY[place] != _IGNORED:
+        if FAMILY[place] == _ERROR:
+            if not self.is_other_error():
+                return None
+        elif FAMILY[place] != _IGNORED:
             conversation = self.fold(place, offset, log_time_ms, now_ms)
             if conversation is None:
                 return None
@@ -662,7 +688,7 @@ cdef class FastPath:
         """Fold one event: the conversation it went to; None: declined. Offset and log time are those of the message."""
         self.facts.size, self.facts.full, self.count, self.kinds, self.odd = 0, False, 0, 0, False
         self.room = self.call = None
-        self.name, self.first_ms, self.end_ms = NULL, 0, 0
+        self.name, self.first_ms, self.end_ms, self.on = NULL, 0, 0, False
         cdef int family = FAMILY[place]
         cdef bint shows
         if family == _CALL:
@@ -681,6 +707,10 @@ cdef class FastPath:
             shows = self.read_participant_summary()
         elif family == _CONFERENCE_SUMMARY:
             shows = self.read_conference_summary()
+        elif family == _CALL_REQUEST:
+            shows = self.read_call_request()
+        elif family == _CONFERENCE_REQUEST:
+            shows = self.read_conference_request()
         else:
             shows = self.read_execution(family == _EXECUTION_ENDED)
         if not shows or self.odd or self.facts.full:
@@ -871,8 +901,9 @@ cdef class FastPath:
         self.occurred_ms = self.instant(D_TIMESTAMP) or left_ms or joined_ms
         if self.account is None or conference is None or call is None or not self.occurred_ms:
             return False
-        if on != NOTHING and on != FALSE:
+        if on != NOTHING and on != FALSE and on != TRUE:
             return False
+        self.on = on == TRUE
         self.members, self.room, self.call = (conference, call), conference, call
         self.show_participant(conference, call, JOIN if joined_ms else INSIDE, NULL, joined_ms)
         if left_ms:
@@ -888,8 +919,9 @@ cdef class FastPath:
         self.occurred_ms = self.instant(D_TIMESTAMP) or end_ms or start_ms
         if self.account is None or conference is None or not self.occurred_ms or not start_ms:
             return False
-        if not self.is_text(D_NAME_OF) or (on != NOTHING and on != FALSE):
+        if not self.is_text(D_NAME_OF) or (on != NOTHING and on != FALSE and on != TRUE):
             return False
+        self.on = on == TRUE
         cdef Told* name = self.told(D_NAME_OF)
         self.members = (conference,)
         self.room, self.name, self.first_ms, self.end_ms = conference, name, start_ms, end_ms
@@ -937,6 +969,103 @@ cdef class FastPath:
         _put(&self.facts, 0xC3 if ended else 0xC2)
         return True
 
+    cdef bint read_call_request(self) except -1:
+        if not self.is_text(P_FROM) or self.scan.told[P_TWIML].kind != NOTHING:
+            return False
+        call = self.call_in(P_CALL) or self.call_in(D_SID)
+        self.account = self.account_of_request()
+        self.occurred_ms = self.instant(D_TIMESTAMP)
+        if self.account is None or call is None or not self.occurred_ms:
+            return False
+        self.members = (call,)
+        self.begin_fact(CALL_KIND, 0x95, 9)
+        _put_sid(&self.facts, call)
+        self.puts_text(P_DIRECTION)
+        self.puts_text(P_FROM)
+        self.puts_text(P_TO)
+        return True
+
+    cdef bint read_conference_request(self) except -1:
+        cdef Told* url = self.told(Q_URL)
+        cdef Told* record = self.told(P_RECORD)
+        cdef Told* code = self.told(R_CODE)
+        cdef const unsigned char* at
+        cdef const unsigned char* end = url.at + url.size
+        cdef Py_ssize_t place
+        cdef bint records = False
+        if url.kind != TEXT or self.odd or (code.kind != NOTHING and not 0 <= _number(code) < 400):
+            return False
+        if not (self.scan.told[P_FROM].kind or record.kind or self.scan.told[P_HOLD].kind
+                or self.scan.told[P_MUTED].kind or self.scan.told[P_STATUS].kind):
+            return False
+        if record.kind == TRUE or (record.kind == TEXT and (_is(record, b"true", 4) or _is(record, b"record-from-start", 17))):
+            records = True
+        elif record.kind == TEXT and not (_is(record, b"false", 5) or _is(record, b"do-not-record", 13)):
+            return False
+        elif record.kind == WHOLE or record.kind == BROKEN:
+            return False
+        for place in range(url.size):
+            if url.at[place] in (0x23, 0x25, 0x3F) or url.at[place] >= 0x80:  # What stands behind ? or # is no path.
+                return False
+        self.path_name.size = 0
+        conference = self.conference_in(P_CONFERENCE) or self.conference_in(D_SID)
+        at = find_bytes(url.at, url.size, <const unsigned char*> b"/Conferences/", 13)
+        if at is not NULL:
+            at += 13
+            self.path_name.at = at
+            while at < end and at[0] != 0x2F:
+                at += 1
+            self.path_name.size = at - self.path_name.at
+            if self.path_name.size > 5 and memcmp(at - 5, b".json", 5) == 0:
+                self.path_name.size -= 5
+            named = _sid(CONFERENCES, self.path_name.at, self.path_name.size, 0x46)
+            if named is not None:
+                conference = conference or named
+                self.path_name.size = 0
+            elif not _is_plain(self.path_name.at, self.path_name.size):
+                return False
+        call = self.call_in(P_CALL)
+        if call is None:
+            if find_bytes(url.at, url.size, <const unsigned char*> b"/Calls/", 7) is not NULL:
+                return False
+            at = find_bytes(url.at, url.size, <const unsigned char*> b"/Participants/", 14)
+            if at is NULL:
+                call = self.call_in(D_SID)
+            else:
+                call = _sid_in_path(CALLS, at + 14, end, 0x41)
+                if call is None:
+                    return False
+        self.account = self.account_of_request()
+        self.occurred_ms = self.instant(D_TIMESTAMP)
+        if self.account is None or conference is None or not self.occurred_ms:
+            return False
+        cdef Told* name = &self.path_name if self.path_name.size else NULL
+        self.members = self.pair(conference, call)
+        self.room, self.name, self.first_ms = conference, name, self.occurred_ms
+        self.show_conference(conference, name, SEEN, 0, NOTHING)
+        if records:
+            self.begin_fact(REQUEST_KIND, 0x94, 5)
+            _put_sid(&self.facts, conference)
+            _put_name(&self.facts, name)
+            _put_sid(&self.facts, call)
+        return True
+
+    cdef object account_of_request(self):
+        """The account of a request to Twilio's API: where no field says it, the address does."""
+        cdef Told* url = self.told(Q_URL)
+        cdef const unsigned char* at
+        account = self.account_in(P_ACCOUNT) or self.account_in(D_PASCAL_ACCOUNT) or self.account_in(D_ACCOUNT)
+        if account is None and url.kind == TEXT:
+            at = find_bytes(url.at, url.size, <const unsigned char*> b"/Accounts/", 10)
+            if at is not NULL:
+                account = _sid_in_path(ACCOUNTS, at + 10, url.at + url.size, 0x43)
+        return account
+
+    cdef bint is_other_error(self) noexcept:
+        """Whether an error is none of our own sink's: their codes begin with 9."""
+        cdef Told* code = self.told(D_ERROR)
+        return code.kind == TEXT and not code.escaped and code.size > 0 and code.at[0] != 0x39
+
     cdef inline tuple pair(self, object one, object other):
         return (one,) if other is None or other == one else (one, other)
 
@@ -962,7 +1091,7 @@ cdef class FastPath:
         _put_name(&self.facts, name)
         _put_phase(&self.facts, phase)
         _put_instant(&self.facts, at_ms)
-        _put(&self.facts, 0xC2 if on == FALSE else 0xC0)
+        _put(&self.facts, 0xC2 if on == FALSE else 0xC3 if on == TRUE else 0xC0)
         return True
 
     # ----------------------------------------------------------------- into the window
@@ -1011,7 +1140,7 @@ cdef class FastPath:
         if self.call is not None and conversation is not None:
             if not joined or <int64_t> _get(conversation, &CONFERENCES_) > complete:
                 # A call may have been seen in a second conference (``Nailed.see``).
-                if guests is not None or self.moves(index):
+                if self.moves(index):
                     return None
         if told is not None:
             return self.tell_again(told, index, offset, arrived_ms, now_ms)
@@ -1057,7 +1186,9 @@ cdef class FastPath:
         _add_one(conversation, &KEPT)
         if _get(conversation, &COLD) is True and PyBytes_GET_SIZE(_get(conversation, &EVIDENCE)) > COLD_TAIL:
             self.window._warm_up(conversation)
-        if self.name is not NULL and not self.sees_room(account, index, conversation):
+        if (self.on and not self.is_suspect(conversation)) or (
+            self.name is not NULL and not self.sees_room(account, index, conversation)
+        ):
             for fact in self.as_read():
                 self.window._bind(account, conversation, fact, self.occurred_ms, arrived_ms, offset, 0)
                 conversation = index[self.members[0]]  # A binding may have poured it into another one.
@@ -1144,6 +1275,13 @@ cdef class FastPath:
         """The facts at hand as the structs that they are."""
         return _decode_facts(bytes([0x90 | self.count]) + self.facts.bytes[: self.facts.size])
 
+    cdef bint is_suspect(self, object conversation) except -1:
+        """Whether it is known that the conference was recorded, as Insights says."""
+        for seen in <tuple> _get(conversation, &SUSPECTS):
+            if seen.sid == self.room:
+                return True
+        return False
+
     cdef bint sees_room(self, object account, dict index, object conversation) except -1:
         """Bind what goes by a name, where nothing else has gone by it; whether that is done."""
         cdef Py_ssize_t size
@@ -1208,6 +1346,10 @@ _FAMILIES = (
     (_VOICE + "insights.conference-summary.", _CONFERENCE_SUMMARY),
     ("com.twilio.taskrouter.task.", _TASK),
     ("com.twilio.taskrouter.reservation.", _TASK),
+    (_VOICE + "api-request.call.", _CALL_REQUEST),
+    (_VOICE + "api-request.conference-participant.", _CONFERENCE_REQUEST),
+    (_VOICE + "api-request.conference.", _CONFERENCE_REQUEST),
+    ("com.twilio.error-logs.error.logged", _ERROR),
     ("com.twilio.studio.flow.step.ended", _STEP),
     ("com.twilio.studio.flow.execution.started", _EXECUTION),
     ("com.twilio.studio.flow.execution.ended", _EXECUTION_ENDED),
@@ -1285,3 +1427,13 @@ cdef int L_QUEUE = told_at("payload", "task_queue_sid")
 cdef int L_QUEUE_NAME = told_at("payload", "task_queue_name")
 cdef int L_WORKER = told_at("payload", "worker_sid")
 cdef int L_WORKER_NAME = told_at("payload", "worker_name")
+cdef int D_SID = told_at("data", "sid")
+cdef int D_PASCAL_ACCOUNT = told_at("data", "pascal_account_sid")
+cdef int D_ERROR = told_at("data", "error_code")
+cdef int Q_URL = told_at("request", "url")
+cdef int P_RECORD = told_at("parameters", "conference_record")
+cdef int P_HOLD = told_at("parameters", "hold")
+cdef int P_MUTED = told_at("parameters", "muted")
+cdef int P_STATUS = told_at("parameters", "status")
+cdef int P_TWIML = told_at("parameters", "twiml")
+cdef int R_CODE = told_at("response", "response_code")
