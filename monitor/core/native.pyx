@@ -31,6 +31,8 @@ from monitor.core.events import (
     StepFact,
     TaskFact,
 )
+from monitor.core.guests import Guests
+from monitor.core.nailed import ROOM_MAX, Note, Sight, with_one
 from monitor.core.readers import BY_ENVELOPE, OFTEN_CHARACTERS_MAX, PARTICIPANT, is_ignored, linked, often_linked, shape_of
 from monitor.core.twiml import recorded_conferences
 from monitor.core.values import (
@@ -99,7 +101,7 @@ cdef int STAMP = STAMP_BYTES
 cdef int64_t AHEAD_MS = AHEAD_MAX_MS
 cdef int64_t[5] AGE_BOUNDS = AGE_BOUNDS_MS
 cdef Py_ssize_t BYTES_MAX = MESSAGE_BYTES_MAX, COLD_TAIL = COLD_TAIL_BYTES
-cdef int64_t EVERY = LOOK_EVERY
+cdef int64_t EVERY = LOOK_EVERY, ROOM_MOST = ROOM_MAX
 cdef Py_ssize_t OFTEN_CHARACTERS = OFTEN_CHARACTERS_MAX
 cdef object _decode_facts = msgspec.msgpack.Decoder(tuple[AnyFact, ...]).decode
 
@@ -341,6 +343,9 @@ cdef enum:
     SEEN
 
 
+PHASES = ("join", "leave", "inside", "start", "end", "seen")
+
+
 cdef void _put_phase(Out* out, int phase) noexcept:
     if phase == JOIN:
         _put_bytes(out, <const unsigned char*> b"join", 4)
@@ -549,6 +554,12 @@ cdef enum:
     _IGNORED
 
 
+cdef struct Sighting:
+    PyObject* call  # It is among the members.
+    int phase
+    int64_t at_ms
+
+
 cdef class FastPath:
     """The fast path of one partition, into its window. It holds nothing but what it is at with the message at hand."""
 
@@ -556,6 +567,7 @@ cdef class FastPath:
     cdef object pipeline
     cdef dict accounts, of_window, of_nailed, of_pipeline
     cdef list renewed
+    cdef int64_t bucket_ms, part
     cdef Field replayed, messages, entries, ignored, duplicates  # Of the pipeline's counts.
     cdef Scan scan
     cdef bint odd  # Something is told in a way that is not read here.
@@ -570,7 +582,9 @@ cdef class FastPath:
     cdef Told path_name
     cdef bint on  # Insights says that it was recorded.
     cdef int64_t first_ms, end_ms  # When it was seen under it, and when it ended; 0: it has not.
-    cdef object call  # The call that was seen in it.
+    cdef object call  # The call that was seen in it;
+    cdef Sighting[2] sights  # as often as facts say so.
+    cdef int sightings
     cdef int new  # The kinds of what was new.
     cdef bint duplicate
 
@@ -578,6 +592,7 @@ cdef class FastPath:
         self.window, self.nailed, self.accounts = window, window.nailed, window.accounts
         self.births, self.young, self.warm, self.renewed = window.births, window.young, window._warm, window.renewed
         self.of_window, self.of_nailed = window.__dict__, window.nailed.__dict__
+        self.bucket_ms, self.part = window.nailed.marks.bucket_ms, window.nailed.marks.part
 
     cdef int meet(self, object pipeline) except -1:
         counts = type(pipeline.counts)
@@ -604,12 +619,16 @@ cdef class FastPath:
         if stamp_ms > now_ms:
             log_time_ms, now_ms = timestamp_ms, stamp_ms
         cdef bint telling = gate is not None and at >= <int64_t> gate
+        cdef bint looking_back = at < <int64_t> of["_open_from"]
         # Where something is to be done before its entry is folded, a message goes the ordinary way.
-        if now_ms >= <int64_t> self.of_window["due_ms"] or self.of_window["cut"] is not None:
+        if self.of_window["cut"] is not None or at <= <int64_t> of["_covered"]:
             return None
-        if at < <int64_t> of["_open_from"] or at <= <int64_t> of["_covered"]:
-            return None  # It is not folded as others are.
-        if telling and (of["_kept_back"] or of["_overtaken"] or of["ledger"].heard):
+        if looking_back:
+            if self.of_window["open_conversations"]:
+                return None
+        elif now_ms >= <int64_t> self.of_window["due_ms"]:
+            return None
+        elif telling and (of["_kept_back"] or of["_overtaken"] or of["ledger"].heard):
             return None
         cdef int place = scan_entry(&self.scan, bytes_of(value), PyBytes_GET_SIZE(value))
         if place < 0:
@@ -620,10 +639,19 @@ cdef class FastPath:
             if not self.is_other_error():
                 return None
         elif FAMILY[place] != _IGNORED:
-            conversation = self.fold(place, offset, log_time_ms, now_ms)
-            if conversation is None:
+            if not self.read(FAMILY[place]):
                 return None
+            if looking_back:
+                if not self.look_back(place, offset, now_ms):
+                    return None
+            else:
+                conversation = self.fold(place, offset, log_time_ms, now_ms)
+                if conversation is None:
+                    return None
         of["stamped_before_ms"], of["log_time_ms"], of["next_offset"] = timestamp_ms, log_time_ms, at + 1
+        if looking_back:
+            _add_one(of["counts"], &self.replayed)
+            return ()
         cdef bint aged = False
         cdef int64_t too_old_ms
         if conversation is not None:
@@ -684,12 +712,12 @@ cdef class FastPath:
             tally[AGES + 2] = self.occurred_ms
         return 0
 
-    cdef object fold(self, int place, object offset, object arrived_ms, int64_t now_ms):
-        """Fold one event: the conversation it went to; None: declined. Offset and log time are those of the message."""
+    cdef bint read(self, int family) except -1:
+        """Read one event; whether it is told as it usually is."""
         self.facts.size, self.facts.full, self.count, self.kinds, self.odd = 0, False, 0, 0, False
         self.room = self.call = None
+        self.sightings = 0
         self.name, self.first_ms, self.end_ms, self.on = NULL, 0, 0, False
-        cdef int family = FAMILY[place]
         cdef bint shows
         if family == _CALL:
             shows = self.read_call()
@@ -713,9 +741,7 @@ cdef class FastPath:
             shows = self.read_conference_request()
         else:
             shows = self.read_execution(family == _EXECUTION_ENDED)
-        if not shows or self.odd or self.facts.full:
-            return None
-        return self.enter(place, offset, arrived_ms, now_ms)
+        return shows and not self.odd and not self.facts.full
 
     # ----------------------------------------------------------------- what a field was told to be
 
@@ -1077,6 +1103,8 @@ cdef class FastPath:
         return 0
 
     cdef bint show_participant(self, object conference, object call, int phase, Told* name, int64_t at_ms) except -1:
+        self.sights[self.sightings] = Sighting(<PyObject*> call, phase, at_ms)
+        self.sightings += 1
         self.begin_fact(PARTICIPANT_KIND, 0x96, 2)
         _put_sid(&self.facts, conference)
         _put_sid(&self.facts, call)
@@ -1096,8 +1124,11 @@ cdef class FastPath:
 
     # ----------------------------------------------------------------- into the window
 
-    cdef object enter(self, int place, object offset, object arrived_ms, int64_t now_ms):
-        """Find the conversation, and keep there what the event shows."""
+    cdef object fold(self, int place, object offset, object arrived_ms, int64_t now_ms):
+        """``Window.fold`` of the event at hand: the conversation it went to. None: declined.
+
+        Offset and log time are those of the message.
+        """
         cdef Told* event_id = self.told(E_ID)
         cdef PyObject* found = PyDict_GetItemWithError(self.accounts, self.account)
         cdef bint complete = True, joined = True
@@ -1147,15 +1178,7 @@ cdef class FastPath:
         if room_left <= 0 or claimed:
             return None
         if timed:
-            # The event as it is kept: array of five, of which the last are its facts.
-            kept.size, kept.full = 0, False
-            _put(&kept, 0x95)
-            _put_whole(&kept, self.occurred_ms)
-            _put_whole(&kept, offset)
-            _put_bytes(&kept, event_id.at, event_id.size)
-            _put_raw(&kept, bytes_of(TYPE_BYTES[place]), PyBytes_GET_SIZE(TYPE_BYTES[place]))
-            _put(&kept, 0x90 | self.count)
-            _put_raw(&kept, self.facts.bytes, self.facts.size)
+            self.put_kept(&kept, place, offset)
             if kept.full:
                 return None
 
@@ -1194,6 +1217,19 @@ cdef class FastPath:
                 conversation = index[self.members[0]]  # A binding may have poured it into another one.
         return conversation
 
+    cdef int put_kept(self, Out* kept, int place, object offset) except -1:
+        """Write the event as it is kept: an array of five, of which the last are its facts."""
+        cdef Told* event_id = self.told(E_ID)
+        kept.size, kept.full = 0, False
+        _put(kept, 0x95)
+        _put_whole(kept, self.occurred_ms)
+        _put_whole(kept, offset)
+        _put_bytes(kept, event_id.at, event_id.size)
+        _put_raw(kept, bytes_of(TYPE_BYTES[place]), PyBytes_GET_SIZE(TYPE_BYTES[place]))
+        _put(kept, 0x90 | self.count)
+        _put_raw(kept, self.facts.bytes, self.facts.size)
+        return 0
+
     cdef int announce(self, dict index) except -1:
         """As the window begins with each event."""
         saver = self.of_window["_saver"]
@@ -1221,8 +1257,7 @@ cdef class FastPath:
         self.announce(index)
         self.duplicate = True
         _set(conversation, &LAST_MS, arrived_ms)
-        marks = self.of_nailed["marks"]
-        conversation.arrive_again(event_id, offset, now_ms // marks.bucket_ms, self.of_window["entries_max"])
+        conversation.arrive_again(event_id, offset, now_ms // self.bucket_ms, self.of_window["entries_max"])
         if self.kinds & (CALL_KIND | TASK_KIND):
             conversation.tell_again(PyBytes_FromStringAndSize(<const char*> self.facts.bytes, self.facts.size), self.of_nailed["stamp"])
         return conversation
@@ -1323,6 +1358,144 @@ cdef class FastPath:
             if known is None or self.end_ms > <int64_t> known:
                 _set(room, &ROOM_END_MS, self.end_ms)
         return 0
+
+
+    # ----------------------------------------------------------------- before the window
+
+    cdef bint look_back(self, int place, object offset, int64_t now_ms) except -1:
+        """``Window.look_back`` at the event at hand, as long as no conversation is open that it could concern.
+
+        False: declined. What is rare (a bound is reached) is left to the notes themselves.
+        """
+        cdef Told* event_id = self.told(E_ID)
+        cdef PyObject* found = PyDict_GetItemWithError(self.accounts, self.account)
+        cdef Out kept
+        cdef unsigned char digest_[DIGEST]
+        cdef int64_t number = now_ms // self.bucket_ms, bound = self.of_nailed["entries_max"]
+        if found is NULL or self.odd or event_id.kind != TEXT or event_id.size == 0:
+            return False
+        guests = _get(<object> found, &GUESTS)
+        if type(guests) is not Guests or now_ms >= <int64_t> self.of_nailed["due_ms"]:
+            return False
+        kept.size, kept.full = 0, False
+        if self.kinds & (STEP_KIND | EXECUTION_KIND):
+            self.put_kept(&kept, place, offset)
+            if kept.full:
+                return False
+
+        # From here on it is noted.
+        notes, bucket = guests.notes, number
+        cdef dict calls = notes.calls
+        cdef int at
+        room = execution = None
+        if self.kinds & (PARTICIPANT_KIND | CONFERENCE_KIND):
+            for at in range(self.sightings):
+                self.see_call(notes, <object> self.sights[at].call, bucket)
+            room = notes.rooms.get(self.room)
+            if room is None:
+                room = notes.watch_room(self.room, offset, bucket)
+        elif self.kinds & (STEP_KIND | EXECUTION_KIND):
+            told = PyBytes_FromStringAndSize(<const char*> kept.bytes, kept.size)
+            execution = notes.executions.get(self.members[0])
+            if execution is None:
+                execution = notes.watch_execution(self.members[0], bucket)
+        _digest(event_id.at, event_id.size, digest_)
+        digest = PyBytes_FromStringAndSize(<const char*> digest_, DIGEST)
+        for member in self.members:
+            if not (<str> member).startswith("CA"):
+                continue
+            found = PyDict_GetItemWithError(calls, member)
+            record = <object> found if found is not NULL else notes.call(member)
+            if self.kinds & TASK_KIND or (self.kinds & CALL_KIND and member is self.members[0]):
+                self.tell(notes, record, member, number - number % self.part, bound)
+            elif self.sightings:
+                self.note_sights(notes, record, member, room, offset, bucket, bound)
+            elif execution is not None:
+                notes.note(member, (), (Note(bucket, offset, told, self.members[0]),))
+                execution.touched, execution.calls = bucket, with_one(execution.calls, member)
+            ids = record.ids
+            if ids is None:
+                ids = record.ids = {}
+            (<dict> ids)[digest] = bucket
+        if execution is not None:
+            notes.step(execution, Note(bucket, offset, told, None))
+        elif room is not None:
+            self.tell_room(notes, room, bucket)
+        self.of_nailed["noted"] = bucket
+        return True
+
+    cdef int see_call(self, object notes, object call, object bucket) except -1:
+        """Take in that a call is in the conference at hand."""
+        cdef PyObject* found = PyDict_GetItemWithError(notes.calls, call)
+        cdef int64_t most = <int64_t> self.of_nailed["conferences_max"] + 1
+        record = <object> found if found is not NULL else notes.call(call)
+        if not _tell_latest(record.seen, self.room, bucket, most):
+            record.see(self.room, bucket, most)
+        return 0
+
+    cdef int tell(self, object notes, object record, object call, object bucket, int64_t bound) except -1:
+        """Note the one fact at hand, which has no time, of a call."""
+        encoded = PyBytes_FromStringAndSize(<const char*> self.facts.bytes, self.facts.size)
+        properties = record.properties
+        cdef PyObject* found
+        if properties is None:
+            notes.tell(call, encoded, bucket)
+            return 0
+        found = PyDict_GetItemWithError(properties, encoded)
+        if found is not NULL:
+            before = <object> found
+            del (<dict> properties)[encoded]  # The last one told stands last.
+            (<dict> properties)[encoded] = max(before, bucket)
+        elif len(<dict> properties) < bound:
+            (<dict> properties)[encoded] = bucket
+        else:
+            notes.tell(call, encoded, bucket)
+        return 0
+
+    cdef int tell_room(self, object notes, object room, object bucket) except -1:
+        """Note what the event at hand says of its conference: a name, an end."""
+        if self.name is NULL and not self.end_ms:
+            return 0
+        name = None if self.name is NULL else PyUnicode_DecodeUTF8(self.name.at, self.name.size, NULL)
+        end_ms = self.end_ms or None
+        room.touched = bucket
+        if (name is not None and not _tell_latest(room.names, name, bucket, ROOM_MOST)) or (
+            end_ms is not None and not _tell_latest(room.ends, end_ms, bucket, ROOM_MOST)
+        ):
+            notes.tell_room(room, name, end_ms, bucket)
+        return 0
+
+    cdef int note_sights(
+        self, object notes, object record, object call, object room, object offset, object bucket, int64_t bound
+    ) except -1:
+        """Note where a call was seen, if it was."""
+        cdef int at
+        cdef list sights = []
+        for at in range(self.sightings):
+            if <object> self.sights[at].call == call:
+                at_ms = self.sights[at].at_ms or self.occurred_ms
+                sights.append(Sight(bucket, offset, at_ms, PHASES[self.sights[at].phase], self.room))
+        if not sights:
+            return 0
+        cdef tuple before = record.sights
+        if len(before) + len(sights) <= bound:
+            record.sights = before + tuple(sights)
+        else:
+            notes.note(call, sights, ())
+        room.touched, room.calls = bucket, with_one(room.calls, call)
+        return 0
+
+
+cdef bint _tell_latest(dict told, object what, object bucket, int64_t most) except -1:
+    """Take down the latest bucket in which something was told; whether that is done: there is room for so many."""
+    cdef PyObject* before = PyDict_GetItemWithError(told, what)
+    if before is NULL:
+        if len(told) >= most:
+            return False
+        told[what] = bucket
+    elif <int64_t> <object> before < <int64_t> bucket:
+        told[what] = bucket
+    return True
 
 
 cdef object _own(object conversation, object sid):
