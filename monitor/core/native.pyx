@@ -604,7 +604,10 @@ cdef class FastPath:
         return 0
 
     def feed(self, pipeline, offset, timestamp_ms, value, headers):
-        """As ``Pipeline.feed``; None where the message is to go the ordinary way, and nothing has happened yet."""
+        """As ``Pipeline.feed``; None where the message is to go the ordinary way.
+
+        Nothing has happened then, but that what fell due with it may have been begun (``Pipeline.begin``).
+        """
         if pipeline is not self.pipeline:
             self.meet(pipeline)
         cdef dict of = self.of_pipeline
@@ -626,7 +629,7 @@ cdef class FastPath:
         if looking_back:
             if self.of_window["open_conversations"]:
                 return None
-        elif now_ms >= <int64_t> self.of_window["due_ms"]:
+        elif of["_begun"] is not None:  # Then it has been declined already.
             return None
         elif telling and (of["_kept_back"] or of["_overtaken"] or of["ledger"].heard):
             return None
@@ -644,11 +647,16 @@ cdef class FastPath:
             if looking_back:
                 if not self.look_back(place, offset, now_ms):
                     return None
-            else:
-                conversation = self.fold(place, offset, log_time_ms, now_ms)
-                if conversation is None:
-                    return None
-        of["stamped_before_ms"], of["log_time_ms"], of["next_offset"] = timestamp_ms, log_time_ms, at + 1
+        cdef bint due = not looking_back and now_ms >= <int64_t> self.of_window["due_ms"]
+        if due:
+            self.arrive(timestamp_ms, log_time_ms, at)
+            pipeline.begin(offset, log_time_ms, telling=telling)
+        if not looking_back and FAMILY[place] < _ERROR:
+            conversation = self.fold(place, offset, log_time_ms, now_ms)
+            if conversation is None:
+                return None
+        if not due:
+            self.arrive(timestamp_ms, log_time_ms, at)
         if looking_back:
             _add_one(of["counts"], &self.replayed)
             return ()
@@ -662,7 +670,9 @@ cdef class FastPath:
         counts = of["counts"]
         if not telling:
             _add_one(counts, &self.replayed)
-            return pipeline.rebuilt_too_old(offset, log_time_ms) if aged else ()
+            if aged:
+                return pipeline.rebuilt_too_old(offset, log_time_ms)
+            return pipeline._take_failures() if due and of["_failures"] else ()
         _add_one(counts, &self.messages)
         _add_one(counts, &self.entries)
         if conversation is None:
@@ -675,9 +685,14 @@ cdef class FastPath:
             if self.new and self.new & <int> _get(conversation, &RELEVANT):
                 if _get(conversation, &RECORDINGS_) or _get(conversation, &SUSPECTS):
                     return pipeline.tell_of(conversation, offset, log_time_ms, aged=aged)
-        if aged or self.renewed or not self.is_calm(at + 1, now_ms):
+        if due or aged or self.renewed or not self.is_calm(at + 1, now_ms):
             return pipeline.tell_of(None, offset, log_time_ms, aged=aged)
         return ()
+
+    cdef int arrive(self, object timestamp_ms, object log_time_ms, int64_t offset) except -1:
+        cdef dict of = self.of_pipeline
+        of["stamped_before_ms"], of["log_time_ms"], of["next_offset"] = timestamp_ms, log_time_ms, offset + 1
+        return 0
 
     cdef bint is_calm(self, int64_t next_offset, int64_t now_ms) except -1:
         """Whether nothing is to be told after a message that changed no conclusion."""
@@ -1140,10 +1155,10 @@ cdef class FastPath:
         cdef int64_t room_left, most = self.of_window["entries_max"]
         if found is NULL or self.odd or event_id.kind != TEXT or event_id.size == 0:
             return None
-        if now_ms >= <int64_t> self.of_nailed["due_ms"] or <int64_t> self.of_window["cold_after_ms"] <= 0:
-            return None
         account = <object> found
         cdef dict index = _get(account, &INDEX)
+        if not index or <int64_t> self.of_window["cold_after_ms"] <= 0:
+            return None  # An account without conversations may be forgotten with a new bucket.
         conversation = told = None
         room_left = most
         cdef bint claimed = False
@@ -1173,7 +1188,10 @@ cdef class FastPath:
                 # A call may have been seen in a second conference (``Nailed.see``).
                 if self.moves(index):
                     return None
+        cdef bint marks = now_ms >= <int64_t> self.of_nailed["due_ms"]
         if told is not None:
+            if marks:
+                self.window._mark(offset, arrived_ms)
             return self.tell_again(told, index, offset, arrived_ms, now_ms)
         if room_left <= 0 or claimed:
             return None
@@ -1183,6 +1201,8 @@ cdef class FastPath:
                 return None
 
         # From here on it is folded.
+        if marks:
+            self.window._mark(offset, arrived_ms)
         self.announce(index)
         if conversation is None:
             conversation = self.window._begin(account.sid, offset, arrived_ms)
@@ -1375,7 +1395,7 @@ cdef class FastPath:
         if found is NULL or self.odd or event_id.kind != TEXT or event_id.size == 0:
             return False
         guests = _get(<object> found, &GUESTS)
-        if type(guests) is not Guests or now_ms >= <int64_t> self.of_nailed["due_ms"]:
+        if type(guests) is not Guests:
             return False
         kept.size, kept.full = 0, False
         if self.kinds & (STEP_KIND | EXECUTION_KIND):
@@ -1384,6 +1404,8 @@ cdef class FastPath:
                 return False
 
         # From here on it is noted.
+        if now_ms >= <int64_t> self.of_nailed["due_ms"]:
+            self.nailed.begin_bucket(offset, now_ms)
         notes, bucket = guests.notes, number
         cdef dict calls = notes.calls
         cdef int at
