@@ -11,23 +11,38 @@ cdef extern from *:
     """
     #include <stdint.h>
     #include <string.h>
-    /* How many of the eight bytes at `in` stand for themselves in a JSON string before one that does not: a quotation
-       mark, a backslash, a control character, or a byte beyond ASCII. (What a borrow makes look like one stands behind
-       a true one, so the first is always true.) */
+    /* How many of the WIDTH bytes at `in` stand for themselves in a JSON string before one that does not: a quotation
+       mark, a backslash, a control character, or a byte beyond ASCII. */
+    #ifdef __SSE2__
+    #include <emmintrin.h>
+    enum { WIDTH = 16 };
     static inline int plain_bytes(const unsigned char *in) {
-        const uint64_t ones = 0x0101010101010101u, tops = 0x8080808080808080u;
-        uint64_t eight, quotes, slashes, ends;
-        memcpy(&eight, in, 8);
-    #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-        eight = __builtin_bswap64(eight);
-    #endif
-        quotes = eight ^ (ones * '"');
-        slashes = eight ^ (ones * '\\\\');
-        ends = ((quotes - ones) & ~quotes) | ((slashes - ones) & ~slashes) | ((eight - ones * 0x20) & ~eight) | eight;
-        ends &= tops;
-        return ends ? __builtin_ctzll(ends) >> 3 : 8;
+        const __m128i bytes = _mm_loadu_si128((const __m128i *) in);
+        const __m128i quotes = _mm_cmpeq_epi8(bytes, _mm_set1_epi8('"'));
+        const __m128i slashes = _mm_cmpeq_epi8(bytes, _mm_set1_epi8('\\\\'));
+        const __m128i others = _mm_cmplt_epi8(bytes, _mm_set1_epi8(0x20));  /* Those beyond ASCII are below zero. */
+        const int ends = _mm_movemask_epi8(_mm_or_si128(_mm_or_si128(quotes, slashes), others));
+        return ends ? __builtin_ctz(ends) : WIDTH;
     }
+    #else
+    enum { WIDTH = 8 };
+    static inline int plain_bytes(const unsigned char *in) {
+        /* What a borrow makes look like one stands behind a true one, so the first is always true. */
+        const uint64_t ones = 0x0101010101010101u, tops = 0x8080808080808080u;
+        uint64_t bytes, quotes, slashes, ends;
+        memcpy(&bytes, in, WIDTH);
+    #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+        bytes = __builtin_bswap64(bytes);
+    #endif
+        quotes = bytes ^ (ones * '"');
+        slashes = bytes ^ (ones * '\\\\');
+        ends = ((quotes - ones) & ~quotes) | ((slashes - ones) & ~slashes) | ((bytes - ones * 0x20) & ~bytes) | bytes;
+        ends &= tops;
+        return ends ? __builtin_ctzll(ends) >> 3 : WIDTH;
+    }
+    #endif
     """
+    int WIDTH
     int plain_bytes(const unsigned char*) noexcept nogil
 
 cdef enum:
@@ -233,10 +248,10 @@ cdef inline const unsigned char* _past_text(Scan* scan, const unsigned char* at,
     cdef int plain
     cdef unsigned char byte
     while True:
-        while scan.end - at >= 8:
+        while scan.end - at >= WIDTH:
             plain = plain_bytes(at)
             at += plain
-            if plain < 8:
+            if plain < WIDTH:
                 break
         byte = at[0]
         if byte == 0x22:
