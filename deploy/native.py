@@ -20,7 +20,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = Path("monitor/core/native.pyx")
-INCLUDED = (Path("monitor/core/scanner.pxi"),)
+INCLUDED = (Path("monitor/core/scanner.pxi"), Path("monitor/core/values.pxi"))
 
 
 class CannotBuild(Exception):

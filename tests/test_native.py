@@ -440,6 +440,54 @@ def test_dates_are_read_as_they_always_are():
     assert taken + 0.3 * fed < twins.taken < taken + fed
 
 
+def test_a_request_is_read_as_it_always_is():
+    """Refused or not, by whatever address, with whatever it asks for."""
+    messages = messages_of(seed=20, recorded=0.5, minutes=5)
+    event = next(value for _, value in reversed(messages) if b"api-request.conference-participant.modified" in value)
+    twins = Twins(entries_max=10_000)
+    for stamp_ms, value in messages:
+        twins.feed(stamp_ms, value)
+    stamp_ms, taken = messages[-1][0], twins.taken
+    codes = (
+        b"200",
+        b"399",
+        b"400",
+        b"404",
+        b'"404"',
+        b'"201"',
+        b'" 404 "',
+        b'""',
+        b"null",
+        b"true",
+        b"1.5",
+        b"-1",
+        b"4000000000",
+    )
+    asked = (
+        b"true",
+        b'"true"',
+        b'"True"',
+        b'"record-from-start"',
+        b'"do-not-record"',
+        b'"false"',
+        b"false",
+        b"null",
+        b"1",
+        b'""',
+    )
+    paths = (b"", b".json", b"?Page=1", b"/x", b"0", b"%20", b"/Conferences/a-room", b"/Participants/CA", b"/Calls/CA")
+    for count, (code, record, path) in enumerate(itertools.product(codes, asked, paths)):
+        changed = re.sub(rb'"id":"\w+"', b'"id":"VW%032x"' % count, event)
+        changed = re.sub(rb'"responseCode":\d+', b'"responseCode":' + code, changed)
+        changed = changed.replace(b'"parameters":{', b'"parameters":{"ConferenceRecord":' + record + b",")
+        changed = changed.replace(b'.json","parameters"', path + b'","parameters"')
+        twins.feed(stamp_ms, changed)
+        named = changed.replace(b"/Conferences/CF", b"/Conferences/room-").replace(b'"id":"VW', b'"id":"VX')
+        twins.feed(stamp_ms, named)
+    twins.compare()
+    assert twins.taken > taken + 100
+
+
 def test_a_message_that_changes_nothing_leaves_nothing_behind():
     """Neither what is declined nor what is taken may hold on to anything: a reference too many is a leak for ever."""
     messages = messages_of(seed=15, recorded=0.1, minutes=5)

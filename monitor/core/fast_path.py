@@ -15,7 +15,7 @@ from monitor.core.window import Window
 if TYPE_CHECKING:
     from monitor.core.native import FastPath
 
-SOURCES: Final = ("native.pyx", "scanner.pxi")  # The second is included in the first.
+SOURCES: Final = ("native.pyx", "scanner.pxi", "values.pxi")  # All but the first are included in it.
 
 try:
     from monitor.core import native
