@@ -20,6 +20,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = Path("monitor/core/native.pyx")
+INCLUDED = (Path("monitor/core/scanner.pxi"), Path("monitor/core/values.pxi"))
 
 
 class CannotBuild(Exception):
@@ -57,8 +58,9 @@ def build(root: Path) -> Path:
         _run(root, [sys.executable, "-m", "cython", "-3", str(SOURCE), "-o", str(c_file)])
         headers = f"-I{sysconfig.get_paths()['include']}"
         compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
-        # What it was built from: beside another version of its source it is not used.
-        built_from = f"-DBUILT_FROM={zlib.crc32((root / SOURCE).read_bytes())}u"
+        # What it was built from: beside another version of its sources it is not used.
+        sources = b"".join([(root / source).read_bytes() for source in (SOURCE, *INCLUDED)])
+        built_from = f"-DBUILT_FROM={zlib.crc32(sources)}u"
         options = ["-shared", "-fPIC", "-O2", "-fno-strict-overflow", "-w", built_from, headers]
         _run(root, [*compiler, *options, str(c_file), "-o", str(target)])
     return target

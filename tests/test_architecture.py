@@ -199,14 +199,15 @@ def test_a_core_module_imports_only_what_stands_to_its_left(path):
 
 def test_the_compiled_module_imports_what_a_module_in_its_place_may():
     before = CORE_ORDER[: CORE_ORDER.index("native")]
-    text = (PACKAGE / "core" / "native.pyx").read_text()
+    sources = [*(PACKAGE / "core").glob("*.pyx"), *(PACKAGE / "core").glob("*.pxi")]
+    text = "".join([path.read_text() for path in sources])
     imported = re.findall(r"^(?:from|import|cimport) ([\w.]+)", text, re.MULTILINE)
 
     ours = {name.removeprefix("monitor.core.") for name in imported if name.startswith("monitor")}
     assert ours
     assert ours <= set(before)
     assert {name for name in imported if not name.startswith("monitor")} <= {
-        *("msgspec", "cpython.bytes", "cpython.object", "libc.stdint", "libc.string")
+        *("msgspec", "typing", "cpython.bytes", "cpython.object", "cpython.ref", "libc.stdint", "libc.string")
     }
 
 

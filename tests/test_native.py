@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import pytest
 
 from monitor.core.account_settings import AccountSettings
 from monitor.core.conversation import Conversation
+from monitor.core.fast_path import SOURCES
 from monitor.core.judging import Tuning
 from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, Pipeline, Told
@@ -33,16 +36,25 @@ ROOT = Path(__file__).parents[1]
 class Twins:
     """Two folds of the same messages: one has the fast path, the other has not."""
 
-    def __init__(self, *, committed: int = 0, window: timedelta = timedelta(minutes=30)) -> None:
+    def __init__(
+        self,
+        *,
+        committed: int = 0,
+        open_from: int | None = None,
+        window: timedelta = timedelta(minutes=30),
+        entries_max: int = 40,
+    ) -> None:
         # Short enough that conversations grow cold and close within an hour.
-        self.tuning = msgspec.structs.replace(Tuning(), window_ms=window // timedelta(milliseconds=1), entries_max=40)
+        window_ms = window // timedelta(milliseconds=1)
+        self.tuning = msgspec.structs.replace(Tuning(), window_ms=window_ms, entries_max=entries_max)
+        start = Checkpoint(offset=committed, generation=0, replay_from=0, log_time_ms=None, open_from=open_from)
         self.fast, self.plain = (
             Pipeline(
                 self.tuning,
                 built_in_policy(),
                 AccountSettings(),
                 partition=0,
-                checkpoint=Checkpoint(offset=committed, generation=0, replay_from=0, log_time_ms=None),
+                checkpoint=start,
             )
             for _ in range(2)
         )
@@ -70,6 +82,7 @@ class Twins:
     def compare(self) -> None:
         fast, plain = ([written(c) for c in pipeline.window.conversations()] for pipeline in (self.fast, self.plain))
         assert fast == plain
+        assert self.fast.window.nailed.dump() == self.plain.window.nailed.dump()
         assert derived_of(self.fast) == derived_of(self.plain)
         assert self.fast.checkpoint() == self.plain.checkpoint()
         assert self.fast.take_counts() == self.plain.take_counts()
@@ -120,6 +133,22 @@ def test_a_rebuild_ends_in_the_same_state_and_tells_the_same_when_its_gate_opens
     twins.compare()
 
 
+@pytest.mark.parametrize("changed", [0.0, 0.3])
+def test_a_rebuild_that_looks_back_knows_the_same_of_calls(changed: float):
+    chance = random.Random(19)
+    messages = messages_of(seed=19, recorded=0.5)
+    sids = sids_in(messages)
+    twins = Twins(committed=len(messages), open_from=len(messages) // 2, entries_max=4)
+    for count, (stamp_ms, value) in enumerate(messages):
+        if chance.random() < changed:
+            value = tampered(value, chance, sids) if chance.random() < 0.5 else scrambled(value, chance)
+        assert twins.feed(stamp_ms, value) == []
+        if count == len(messages) // 2:
+            twins.compare()
+            assert twins.taken > (0.4 if changed else 0.7) * count  # A bucket begins every few messages.
+    twins.compare()
+
+
 def test_most_of_a_busy_stream_goes_the_fast_way():
     twins = Twins(window=timedelta(hours=4))
     messages = messages_of(seed=13, recorded=0.1)
@@ -132,7 +161,7 @@ def test_what_is_told_otherwise_than_usual_is_told_of_all_the_same():
     """Every other message has been tampered with: fields gone, of another type, of another thing, or put elsewhere."""
     chance = random.Random(14)
     messages = messages_of(seed=14, recorded=0.5, minutes=40)
-    sids = sorted({text for _, value in messages[:2_000] for text in texts_of(json.loads(value)) if len(text) == 34})
+    sids = sids_in(messages)
     twins = Twins()
     for count, (stamp_ms, value) in enumerate(messages):
         twins.feed(stamp_ms, tampered(value, chance, sids) if chance.random() < 0.5 else value)
@@ -140,6 +169,10 @@ def test_what_is_told_otherwise_than_usual_is_told_of_all_the_same():
             twins.compare()
     twins.compare()
     assert 0.3 * len(messages) < twins.taken < 0.9 * len(messages)
+
+
+def sids_in(messages: list[tuple[int, bytes]]) -> list[str]:
+    return sorted({text for _, value in messages[:2_000] for text in texts_of(json.loads(value)) if len(text) == 34})
 
 
 def texts_of(value: object) -> Iterable[str]:
@@ -188,6 +221,273 @@ def _places(value: object) -> Iterable[tuple[Any, Any]]:
             yield from _places(each)
 
 
+def test_bytes_that_nobody_would_send_are_read_as_they_always_are():
+    """Every other message has been changed as bytes: what is JSON then, and says what, both must find alike."""
+    chance = random.Random(16)
+    messages = messages_of(seed=16, recorded=0.3, minutes=40)
+    twins = Twins()
+    for count, (stamp_ms, value) in enumerate(messages):
+        twins.feed(stamp_ms, scrambled(value, chance) if chance.random() < 0.5 else value)
+        if count % 1_000 == 0:
+            twins.compare()
+    twins.compare()
+    assert 0.3 * len(messages) < twins.taken < 0.9 * len(messages)
+
+
+PIECES: list[bytes] = [
+    *(
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b",",
+        b":",
+        b'"',
+        b"\\",
+        b'{"',
+        b'":',
+        b'",',
+        b'"}',
+        b"[]",
+        b"{}",
+        b'""',
+        b"0",
+        b"1",
+        b"-",
+    ),
+    *(
+        b".",
+        b"e",
+        b"E",
+        b"+",
+        b"00",
+        b"-0",
+        b"1e5",
+        b"1.5",
+        b"12345678901234567890",
+        b"true",
+        b"false",
+        b"null",
+        b"nul",
+    ),
+    *(
+        b"NaN",
+        b"\\u0041",
+        b"\\ud83d",
+        b"\\ude00",
+        b"\\u00",
+        b'\\"',
+        b"\\n",
+        b"\\x",
+        b"\n",
+        b"\t",
+        b"\r",
+        b" ",
+        b"\0",
+        b"\x7f",
+    ),
+    *(
+        b"\x80",
+        b"\xc3\xa9",
+        b"\xc0\xaf",
+        b"\xed\xa0\x80",
+        b"\xe0\x9f\xbf",
+        b"\xf0\x8f\xbf\xbf",
+        b"\xf4\x8f\xbf\xbf",
+        b"\xf4\x90\x80\x80",
+        b"\xff",
+        b"\xef\xbb\xbf",
+    ),
+]
+
+
+TWICE: list[bytes] = [
+    *(b'"type":"com.twilio.voice.status-callback.call.ringing"', b'"properties":{"recording_enabled":false}'),
+    *(
+        b'"parameters":{"Muted":"true"}',
+        b'"request":{"parameters":{}}',
+        b'"payload":{}',
+        b'"properties":null',
+        b'"data":{}',
+    ),
+]
+SCALAR = rb'("[^"\\]*"|\d+|true|false|null)'
+
+
+def scrambled(value: bytes, chance: random.Random) -> bytes:
+    """The message with one to three changes among its bytes; of some, another spelling of the same."""
+    if chance.random() < 0.3:
+        event = json.loads(value) if chance.random() < 0.5 else shuffled(json.loads(value), chance)
+        separators = chance.choice([(",", ":"), (" , ", "\t:\r\n")])
+        return json.dumps(event, indent=chance.choice([None, 1]), separators=separators).encode()
+    for _ in range(chance.randint(1, 3)):
+        value = chance.choice(CHANGES)(value, chance)
+    return value
+
+
+def shuffled(value: Any, chance: random.Random) -> Any:
+    if isinstance(value, dict):
+        return {key: shuffled(value[key], chance) for key in chance.sample(list(value), len(value))}
+    return value
+
+
+def with_bytes_changed(value: bytes, chance: random.Random) -> bytes:
+    at = chance.randrange(len(value) + 1)
+    new = chance.choice([b"", bytes([chance.randrange(256)]), chance.choice(PIECES)])
+    return value[:at] + new + value[at + chance.randrange(3) :]
+
+
+def with_another_end(value: bytes, chance: random.Random) -> bytes:
+    return value[: chance.randrange(len(value))] if chance.random() < 0.2 else value + chance.choice(PIECES)
+
+
+def with_an_escape(value: bytes, chance: random.Random) -> bytes:
+    letters = [found.start() for found in re.finditer(rb"\w", value)]
+    if not letters:
+        return value
+    at = chance.choice(letters)
+    return value[:at] + b"\\u%04x" % value[at] + value[at + 1 :]
+
+
+def with_a_field_twice(value: bytes, chance: random.Random) -> bytes:
+    """Or one in another place."""
+    field = chance.choice([*(found[0] for found in re.finditer(rb'"\w+":' + SCALAR, value)), *TWICE * 3])
+    firsts, lasts = ([found.start() for found in re.finditer(at, value)] for at in (rb'(?<=[{,])"', rb"(?<=\w.)}"))
+    if firsts and chance.random() < 0.5:
+        at = chance.choice(firsts)
+        return value[:at] + field + b"," + value[at:]
+    if lasts:
+        at = chance.choice(lasts)
+        return value[:at] + b"," + field + value[at:]
+    return value
+
+
+def with_no_object(value: bytes, chance: random.Random) -> bytes:
+    """Something else where an object was."""
+    objects = [
+        found.end() for found in re.finditer(rb'"(data|request|parameters|response|properties|payload)":', value)
+    ]
+    if not objects:
+        return value
+    at = chance.choice(objects)
+    return value[:at] + chance.choice([b"null", b"true", b'""', b"[]"]) + b',"_":' + value[at:]
+
+
+def with_another_value(value: bytes, chance: random.Random) -> bytes:
+    """What comes out is never far from JSON."""
+    values = list(re.finditer(rb'(?<=":)' + SCALAR, value))
+    if not values:
+        return value
+    found = chance.choice(values)
+    return value[: found.start()] + b"".join(chance.choices(PIECES, k=chance.randint(1, 6))) + value[found.end() :]
+
+
+CHANGES: list[Callable[[bytes, random.Random], bytes]] = [
+    *(with_bytes_changed, with_another_end, with_an_escape, with_a_field_twice, with_no_object, with_another_value)
+]
+
+
+@pytest.mark.parametrize("field", ["unknown", "FriendlyName", "Muted", "StatusCallbackEvent"])
+def test_no_value_is_taken_that_is_not_well_formed(field: str):
+    """Of a conference that is known, so that nothing but the bytes could make the fast path decline."""
+    chance = random.Random(17)
+    messages = messages_of(seed=17, recorded=0.0, minutes=3)
+    event = next(value for _, value in reversed(messages) if b"conference.participant.updated" in value)
+    twins = Twins(entries_max=10_000)
+    for stamp_ms, value in messages:
+        twins.feed(stamp_ms, value)
+    stamp_ms, taken = messages[-1][0], twins.taken
+    for count in range(6_000):
+        pieces = b"".join(chance.choices(PIECES, k=chance.randint(1, 5)))
+        if chance.random() < 0.5:
+            pieces = b'"' + pieces + b'"'
+        changed = re.sub(rb'"id":"\w+"', b'"id":"VW%032x"' % count, event)
+        changed = re.sub(rb'"%s":"[^"]*",' % field.encode(), b"", changed)
+        told = b'"parameters":{"%s":%s,' % (field.encode(), pieces)
+        twins.feed(stamp_ms, changed.replace(b'"parameters":{', told, 1))
+    twins.compare()
+    assert twins.taken > taken
+
+
+def dates() -> Iterable[str]:
+    """Dates as Twilio spells them, and near misses."""
+    years = ("1999", "2000", "2026", "2027", "2028", "2100", "2199", "2200", "+026")
+    clocks = ("00:00:00", "23:59:59", "24:00:00", "07:60:00", "07:30:60", "7:30:00 ", "07:30:1a")
+    for year, number, day in itertools.product(years, range(14), (0, 1, 28, 29, 30, 31, 32)):
+        yield f"{year}-{number:02}-{day:02}T07:30:15.250Z"
+    for year, day in itertools.product(years, (0, 1, 29, 32)):
+        for month in ("Jan", "Feb", "feb", "Dec", "Foo"):
+            yield f"Fri, {day:02} {month} {year} 07:30:15 +0000"
+    for clock in clocks:
+        yield f"Fri, 27 Nov 2026 {clock} +0000"
+        for rest in ("Z", ".250Z", ".25aZ", "+0000", ".25000", ".250+0100", "", ".999z"):
+            yield f"2026-11-27T{clock}{rest}"
+    yield from ("fri, 27 Nov 2026 07:30:15 +0000", "Friday 27 Nov 2026 07:30:15 +00", "Fri, 27 Nov 2026 07:30:15 -0000")
+    yield from ("1795765911082", "0795765911082", "4795765911082", "9795765911082", "179576591108x", "1795765911", "-1")
+
+
+def test_dates_are_read_as_they_always_are():
+    messages = messages_of(seed=18, recorded=0.0, minutes=3)
+    event = next(value for _, value in reversed(messages) if b"conference.participant.updated" in value)
+    twins = Twins(entries_max=10_000)
+    for stamp_ms, value in messages:
+        twins.feed(stamp_ms, value)
+    stamp_ms, taken, fed = messages[-1][0], twins.taken, 0
+    for fed, date in enumerate(dates(), 1):
+        changed = re.sub(rb'"id":"\w+"', b'"id":"VW%032x"' % fed, event)
+        twins.feed(stamp_ms, re.sub(rb'"Timestamp":"[^"]*"', b'"Timestamp":"%s"' % date.encode(), changed))
+    twins.compare()
+    assert taken + 0.3 * fed < twins.taken < taken + fed
+
+
+def test_a_request_is_read_as_it_always_is():
+    """Refused or not, by whatever address, with whatever it asks for."""
+    messages = messages_of(seed=20, recorded=0.5, minutes=5)
+    event = next(value for _, value in reversed(messages) if b"api-request.conference-participant.modified" in value)
+    twins = Twins(entries_max=10_000)
+    for stamp_ms, value in messages:
+        twins.feed(stamp_ms, value)
+    stamp_ms, taken = messages[-1][0], twins.taken
+    codes = (
+        b"200",
+        b"399",
+        b"400",
+        b"404",
+        b'"404"',
+        b'"201"',
+        b'" 404 "',
+        b'""',
+        b"null",
+        b"true",
+        b"1.5",
+        b"-1",
+        b"4000000000",
+    )
+    asked = (
+        b"true",
+        b'"true"',
+        b'"True"',
+        b'"record-from-start"',
+        b'"do-not-record"',
+        b'"false"',
+        b"false",
+        b"null",
+        b"1",
+        b'""',
+    )
+    paths = (b"", b".json", b"?Page=1", b"/x", b"0", b"%20", b"/Conferences/a-room", b"/Participants/CA", b"/Calls/CA")
+    for count, (code, record, path) in enumerate(itertools.product(codes, asked, paths)):
+        changed = re.sub(rb'"id":"\w+"', b'"id":"VW%032x"' % count, event)
+        changed = re.sub(rb'"responseCode":\d+', b'"responseCode":' + code, changed)
+        changed = changed.replace(b'"parameters":{', b'"parameters":{"ConferenceRecord":' + record + b",")
+        changed = changed.replace(b'.json","parameters"', path + b'","parameters"')
+        twins.feed(stamp_ms, changed)
+        named = changed.replace(b"/Conferences/CF", b"/Conferences/room-").replace(b'"id":"VW', b'"id":"VX')
+        twins.feed(stamp_ms, named)
+    twins.compare()
+    assert twins.taken > taken + 100
+
+
 def test_a_message_that_changes_nothing_leaves_nothing_behind():
     """Neither what is declined nor what is taken may hold on to anything: a reference too many is a leak for ever."""
     messages = messages_of(seed=15, recorded=0.1, minutes=5)
@@ -219,9 +519,12 @@ def test_what_was_built_from_another_version_of_its_source_is_not_used(tmp_path:
     shutil.copytree(ROOT / "monitor", tmp_path / "monitor", ignore=shutil.ignore_patterns("__pycache__"))
     script = "from monitor.core.fast_path import COMPILED, fast_path; print(COMPILED, fast_path(None))"
     assert printed(script.replace("fast_path(None)", "0"), tmp_path) == "True 0"
-    source = tmp_path / "monitor" / "core" / "native.pyx"
-    source.write_text(source.read_text() + "# Another version.\n")
-    assert printed(script, tmp_path) == "False None"
+    for name in SOURCES:
+        source = tmp_path / "monitor" / "core" / name
+        as_built = source.read_text()
+        source.write_text(as_built + "# Another version.\n")
+        assert printed(script, tmp_path) == "False None"
+        source.write_text(as_built)
 
 
 def printed(script: str, place: Path) -> str:

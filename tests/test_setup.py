@@ -19,8 +19,8 @@ def checkout(tmp_path):
         pytest.skip("no make found")
     place = tmp_path / "checkout"
     for name in (
-        *("Makefile", "pyproject.toml", "requirements.lock"),
-        *("monitor/__init__.py", "monitor/core/native.pyx", "deploy/native.py"),
+        *("Makefile", "pyproject.toml", "requirements.lock", "monitor/__init__.py", "deploy/native.py"),
+        *("monitor/core/native.pyx", "monitor/core/scanner.pxi", "monitor/core/values.pxi"),
     ):
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, place / name)

@@ -1,26 +1,29 @@
 """The fast path, where it is at hand: what most messages bring, folded by compiled code.
 
 ``native.pyx`` says what it does. It is optional: where it was not built (``deploy/native.py``), or from another version
-of its source, every message goes the ordinary way, and ends in the same state.
+of its sources, every message goes the ordinary way, and ends in the same state.
 """
 
 from __future__ import annotations
 
 import zlib
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from monitor.core.window import Window
 
 if TYPE_CHECKING:
     from monitor.core.native import FastPath
 
+SOURCES: Final = ("native.pyx", "scanner.pxi", "values.pxi")  # All but the first are included in it.
+
 try:
     from monitor.core import native
 except ImportError:
     COMPILED = False
 else:
-    COMPILED = zlib.crc32(files("monitor.core").joinpath("native.pyx").read_bytes()) == native.BUILT_FROM
+    _read = [files("monitor.core").joinpath(name).read_bytes() for name in SOURCES]
+    COMPILED = zlib.crc32(b"".join(_read)) == native.BUILT_FROM
 
 
 def fast_path(window: Window) -> FastPath | None:

@@ -1,14 +1,11 @@
 from collections.abc import Sequence
 
-from monitor.core.envelope import Envelope
 from monitor.core.pipeline import Pipeline, Told
 from monitor.core.window import Window
 
 BUILT_FROM: int
 
 class FastPath:
-    @property
-    def envelope(self) -> Envelope | None: ...
     def __init__(self, window: Window) -> None: ...
     def feed(
         self,

@@ -20,7 +20,7 @@ import msgspec
 from monitor.core.account_settings import AccountSettings
 from monitor.core.attribution import OVER
 from monitor.core.conversation import KIND, Conversation, digest_of, has_seen, holds
-from monitor.core.decode import decode, entry_of
+from monitor.core.decode import decode
 from monitor.core.events import (
     FOUND_BY_LISTING,
     Entry,
@@ -140,6 +140,14 @@ _RECORDING: Final = KIND[RecordingFact]
 _Dirty = dict[int, tuple[Conversation, int]]
 
 
+class _Begun(msgspec.Struct):
+    """What fell due with a message: what is to be told of it, what to judge, and the checkpoint before it."""
+
+    told: list[Told] = []
+    dirty: _Dirty = {}
+    before: Checkpoint | None = None
+
+
 UNKNOWN_TYPES_MAX: Final = 50
 
 
@@ -230,6 +238,7 @@ class Pipeline:
         self.judge = Judge(tuning, policy, settings, position=position, watch=watch)
         self.stamped_before_ms: int | None = None
         self._kept_back: list[Draft] = []  # Decided between commit and gate, to be compared once it opens.
+        self._begun: _Begun | None = None  # Of the message at hand, if it has been begun and not ended.
         self._failures: list[Told] = []  # To be told with the message at hand.
         self._overtaken: list[Draft] = []  # Final, but somebody has published what was decided later.
         self._all_dirty = False
@@ -420,49 +429,43 @@ class Pipeline:
         headers: Sequence[tuple[str, bytes]] | None = None,
     ) -> Sequence[Told]:
         """Fold one message; what is to be told, in order. Raises only where the core itself is wrong."""
-        envelope = None
         if self.fast_path is not None:
             told = self.fast_path.feed(self, offset, timestamp_ms, value, headers)
             if told is not None:
                 return told
-            envelope = self.fast_path.envelope
         log_time_ms = self._arrive(timestamp_ms)
         self.next_offset = offset + 1
         if offset <= self._covered or offset in self.skip:
             return _SILENCE
-        entries = decode(value, headers) if envelope is None or value is None else [entry_of(envelope, value)]
+        entries = decode(value, headers)
         if offset < self._open_from:
             return self._look_back(offset, log_time_ms, entries)
         if self.gate is not None and offset >= self.gate:
             return self._tell(offset, log_time_ms, entries)
         return self._rebuild(offset, log_time_ms, entries)
 
-    # ----------------------------------------------------------------- what the fast path asks, once it has folded
+    # ----------------------------------------------------------------- what the fast path asks
 
-    def is_calm(self, log_time_ms: int) -> bool:
-        """Whether nothing is to be told after a message that changed no conclusion."""
-        return not (
-            self._all_dirty
-            or self._dirty_accounts
-            or self._changed_accounts
-            or (self._unsettled and self.next_offset >= self._end)
-            or log_time_ms >= self.ledger.next_end_ms
-            or self._overtaken
-            or self._safe is not None
-            or self._failures
-        )
+    def begin(self, offset: int, log_time_ms: int, *, telling: bool) -> None:
+        """Do what falls due with a message before it is folded, whichever way it goes then."""
+        if telling:
+            self._begun = _Begun()
+            self._fall_due(self._begun, offset, log_time_ms)
+        else:
+            self._fall_due_silently(offset, log_time_ms)
 
     def tell_of(
         self, conversation: Conversation | None, offset: int, log_time_ms: int, *, aged: bool
     ) -> Sequence[Told]:
         """What is to be told after a message that may have changed what follows from ``conversation``."""
-        dirty: _Dirty = {}
+        begun, self._begun = self._begun or _Begun(), None
+        dirty = begun.dirty
         if conversation is not None:
-            dirty[id(conversation)] = conversation, log_time_ms
+            dirty.setdefault(id(conversation), (conversation, log_time_ms))
         for renewed in self.window.renewed:
             if renewed.open and (renewed.recordings or renewed.suspects):
                 dirty.setdefault(id(renewed), (renewed, log_time_ms))
-        return self._tell_after([], dirty, None, offset, log_time_ms, aged=aged)
+        return self._tell_after(begun.told, dirty, begun.before, offset, log_time_ms, aged=aged)
 
     def rebuilt_too_old(self, offset: int, log_time_ms: int) -> Sequence[Told]:
         """A message of a rebuild has found a conversation older than may be."""
@@ -490,11 +493,7 @@ class Pipeline:
         safe = offset < self.committed  # All effects of the message are known to have arrived.
         told: list[Told] = []
         if log_time_ms >= self.window.due_ms:
-            closed = list(self.window.advance(log_time_ms))
-            for _ in self.window.graces_ended(log_time_ms):
-                pass  # All that is open is judged when the gate opens.
-            if not safe:
-                self._kept_back += self._conclude(closed, offset, log_time_ms)
+            self._fall_due_silently(offset, log_time_ms)
         self.window.drop_cut_when_over(log_time_ms)
         aged = False
         for index, entry in enumerate(entries):
@@ -514,19 +513,12 @@ class Pipeline:
         """Fold a message and tell what differs from what is published after it."""
         window, counts = self.window, self.counts
         counts.messages += 1
-        told: list[Told] = []
-        dirty: _Dirty = {}
-        before: Checkpoint | None = None
+        begun, self._begun = self._begun or _Begun(), None
+        told, dirty = begun.told, begun.dirty
         if self._kept_back or self._overtaken or self.ledger.heard:
             told += self._publish(self._left_over(offset))
         if log_time_ms >= window.due_ms:
-            before = self._checkpoint_at(offset)
-            closed = list(window.advance(log_time_ms))
-            counts.closed_by_window += len(closed)
-            for waited, _, due_ms in window.graces_ended(log_time_ms):
-                if waited.waiting:
-                    dirty.setdefault(id(waited), (waited, due_ms))
-            told += self._publish(self._conclude(closed, offset, log_time_ms))
+            self._fall_due(begun, offset, log_time_ms)
         if window.cut is not None:
             window.drop_cut_when_over(log_time_ms)
         aged = False
@@ -563,7 +555,26 @@ class Pipeline:
             else:
                 occurred_ms = log_time_ms if entry.occurred_ms is None else entry.occurred_ms
                 self.tally(entry.type, occurred_ms, log_time_ms)
-        return self._tell_after(told, dirty, before, offset, log_time_ms, aged=aged)
+        return self._tell_after(told, dirty, begun.before, offset, log_time_ms, aged=aged)
+
+    def _fall_due(self, begun: _Begun, offset: int, log_time_ms: int) -> None:
+        """Close what falls due with a message, and judge it."""
+        window = self.window
+        begun.before = self._checkpoint_at(offset)
+        closed = list(window.advance(log_time_ms))
+        self.counts.closed_by_window += len(closed)
+        for waited, _, due_ms in window.graces_ended(log_time_ms):
+            if waited.waiting:
+                begun.dirty.setdefault(id(waited), (waited, due_ms))
+        begun.told += self._publish(self._conclude(closed, offset, log_time_ms))
+
+    def _fall_due_silently(self, offset: int, log_time_ms: int) -> None:
+        """The same in a rebuild: what is still open is judged when the gate opens."""
+        closed = list(self.window.advance(log_time_ms))
+        for _ in self.window.graces_ended(log_time_ms):
+            pass
+        if offset >= self.committed:
+            self._kept_back += self._conclude(closed, offset, log_time_ms)
 
     def _tell_after(
         self, told: list[Told], dirty: _Dirty, before: Checkpoint | None, offset: int, log_time_ms: int, *, aged: bool

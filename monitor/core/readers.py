@@ -479,14 +479,14 @@ def _linked(value: object) -> tuple[str | None, tuple[str, ...]]:
 
 
 # A task's events mostly repeat its attributes; long ones must not fill the memory.
-_often_linked = lru_cache(maxsize=1_024)(_linked)
-_OFTEN_CHARACTERS_MAX: Final = 2_048
+often_linked = lru_cache(maxsize=1_024)(_linked)
+OFTEN_CHARACTERS_MAX: Final = 2_048
 
 
 def linked(attributes: object) -> tuple[str | None, tuple[str, ...]]:
     """The conference and the calls that a task's attributes name."""
-    if type(attributes) is str and len(attributes) <= _OFTEN_CHARACTERS_MAX:
-        return _often_linked(attributes)
+    if type(attributes) is str and len(attributes) <= OFTEN_CHARACTERS_MAX:
+        return often_linked(attributes)
     return _linked(attributes)
 
 
