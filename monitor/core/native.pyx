@@ -352,25 +352,25 @@ cdef class FastPath:
         cdef Told* told = self.told(at)
         return told.kind == TEXT and told.size > 0
 
-    cdef inline object sid(self, object memory, int prefix, int at):
+    cdef inline object sid(self, object memory, const char* prefix, int at):
         """The SID that was told, or None."""
         cdef Told* told = self.told(at)
         return _sid(memory, told.at, told.size, prefix) if told.kind == TEXT and not told.escaped else None
 
     cdef inline object account_in(self, int at):
-        return self.sid(ACCOUNTS, 0x43, at)  # AC
+        return self.sid(ACCOUNTS, b"AC", at)
 
     cdef inline object call_in(self, int at):
-        return self.sid(CALLS, 0x41, at)  # CA
+        return self.sid(CALLS, b"CA", at)
 
     cdef inline object conference_in(self, int at):
-        return self.sid(CONFERENCES, 0x46, at)  # CF
+        return self.sid(CONFERENCES, b"CF", at)
 
     cdef inline object execution_in(self, int at):
-        return self.sid(EXECUTIONS, 0x4E, at)  # FN
+        return self.sid(EXECUTIONS, b"FN", at)
 
     cdef inline object task_in(self, int at):
-        return self.sid(TASKS, 0x54, at)  # WT
+        return self.sid(TASKS, b"WT", at)
 
     cdef inline int64_t instant(self, int at) except -1:
         """The instant that was told; 0: none."""
@@ -642,7 +642,7 @@ cdef class FastPath:
             self.path_name.size = at - self.path_name.at
             if self.path_name.size > 5 and memcmp(at - 5, b".json", 5) == 0:
                 self.path_name.size -= 5
-            named = _sid(CONFERENCES, self.path_name.at, self.path_name.size, 0x46)
+            named = _sid(CONFERENCES, self.path_name.at, self.path_name.size, b"CF")
             if named is not None:
                 conference = conference or named
                 self.path_name.size = 0
@@ -656,7 +656,7 @@ cdef class FastPath:
             if at is NULL:
                 call = self.call_in(D_SID)
             else:
-                call = _sid_in_path(CALLS, at + 14, end, 0x41)
+                call = _sid_in_path(CALLS, at + 14, end, b"CA")
                 if call is None:
                     return False
         self.account = self.account_of_request()
@@ -682,7 +682,7 @@ cdef class FastPath:
         if account is None and url.kind == TEXT:
             at = find_bytes(url.at, url.size, <const unsigned char*> b"/Accounts/", 10)
             if at is not NULL:
-                account = _sid_in_path(ACCOUNTS, at + 10, url.at + url.size, 0x43)
+                account = _sid_in_path(ACCOUNTS, at + 10, url.at + url.size, b"AC")
         return account
 
     cdef bint is_other_error(self) noexcept:

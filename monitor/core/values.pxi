@@ -312,13 +312,13 @@ cdef inline bint _is_letter(unsigned char byte) noexcept nogil:
     return _is_digit(byte) or 0x41 <= byte <= 0x5A or 0x61 <= byte <= 0x7A
 
 
-cdef object _sid(object memory, const unsigned char* text, Py_ssize_t size, int prefix):
-    """The SID that a text is, or None: the object that ``memory`` has. ``prefix`` is its second letter."""
+cdef object _sid(object memory, const unsigned char* text, Py_ssize_t size, const char* prefix):
+    """The SID that a text is, or None: the object that ``memory`` has. ``prefix`` is of two letters."""
     cdef uint64_t one, two
     cdef PyObject** place
     cdef PyObject* before
     cdef Py_ssize_t known, at
-    if size != SID or text[1] != prefix:
+    if size != SID or memcmp(text, prefix, 2) != 0:
         return None
     memcpy(&one, text + SID - 16, 8)
     memcpy(&two, text + SID - 8, 8)
@@ -350,7 +350,7 @@ cdef inline bint _is_plain(const unsigned char* text, Py_ssize_t size) noexcept 
     return size > 0
 
 
-cdef object _sid_in_path(object memory, const unsigned char* at, const unsigned char* end, int prefix):
+cdef object _sid_in_path(object memory, const unsigned char* at, const unsigned char* end, const char* prefix):
     """The SID that is the next part of a path, or None."""
     if end - at < SID or (end - at > SID and at[SID] not in (0x2F, 0x2E)):
         return None
