@@ -201,6 +201,21 @@ def test_final_verdicts_end_at_their_instant_and_in_order(fetching: bool) -> Non
     assert (len(ledger), ledger.next_end_ms) == (0, NEVER_MS)
 
 
+def test_what_stands_in_front_of_ours_is_not_written_over_again() -> None:
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    ledger.owned = True
+    ledger.publish(a_verdict(), 1)
+    lesser = a_verdict(at=(1, 6))
+    assert ledger.take_in(RECORDING, lesser, 0) is None  # Ours is on its way, and can only come behind it.
+    assert ledger.take_in(RECORDING, None, 1) is None
+    topic.values += [encode_verdict(lesser), b"", encode_verdict(a_verdict())]
+    ledger.placed(RECORDING, (1, 7), 2)
+    assert ledger.take_in(RECORDING, lesser, 1) is None
+    assert ledger.take_in(RECORDING, lesser, 3) == encode_verdict(a_verdict())
+    assert ledger.take_in(RECORDING, None, 4) == encode_verdict(a_verdict())
+
+
 def test_our_own_verdict_come_round_is_nobody_elses() -> None:
     topic = Topic()
     ledger = Ledger(topic.fetch)

@@ -787,6 +787,7 @@ class _Collector:
         self._young_after = 0.0
         self._full_after = 0.0
         self._idle_after = 0.0
+        self._give_back_after = 0.0
         self._was_on = gc.isenabled()
 
     def begin(self) -> None:
@@ -803,7 +804,6 @@ class _Collector:
         """What a rebuild has built stays for hours: no collection need look at it."""
         gc.collect(1)
         gc.freeze()
-        allocator.give_back()  # What the rebuild had read.
 
     def between_batches(self, *, idle: bool) -> None:
         now = time.monotonic()
@@ -813,9 +813,11 @@ class _Collector:
         if now >= self._full_after or (idle and now >= self._idle_after):
             self._idle_after, self._full_after = now + 60.0, now + 3600.0
             gc.collect()
-            allocator.give_back()
         else:
             gc.collect(1)
+        if now >= self._give_back_after:
+            self._give_back_after = now + 10.0
+            allocator.give_back()  # Half a millisecond; without it what a takeover needed for a moment is kept for good.
 
 
 class _Signals:

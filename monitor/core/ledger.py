@@ -225,17 +225,18 @@ class Ledger:
         """Take in one message of the verdict topic; the bytes to write back where it is lesser than what is known.
 
         The greatest (``at``, ``final``) holds, of equals the later message. None is a tombstone, which has no position:
-        once the partition is ours, what we know to hold outlives one of somebody else.
+        once the partition is ours, what we know to hold outlives one of somebody else. Where what is known stands
+        behind the message, or is on its way there, nothing need be written back.
         """
         entry = self._entry(key)
         known = None if entry is None else _head(entry)
         if verdict is None:
             if self.owned and known is not None and not known.final:
-                return self._bytes(key, known)
+                return self._bytes(key, known) if _NO_PLACE < known.place < place else None
             self.withdraw(key)
             return None
         if known is not None and (known.at, known.final) > (verdict.at, verdict.final):
-            return self._bytes(key, known)
+            return self._bytes(key, known) if _NO_PLACE < known.place < place else None
         ours = known is not None and known.at == verdict.at  # Perhaps: a final one and its late change share a place.
         try:
             head = _HEAD.pack(0, place, verdict.at[1], verdict.at[0], _flags_of(verdict, entry))
