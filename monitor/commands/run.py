@@ -817,7 +817,7 @@ class _Collector:
             gc.collect(1)
         if now >= self._give_back_after:
             self._give_back_after = now + 10.0
-            allocator.give_back()  # Half a millisecond; without it what a takeover needed for a moment is kept for good.
+            allocator.give_back()  # Else what a takeover needed for a moment is kept for good.
 
 
 class _Signals:
