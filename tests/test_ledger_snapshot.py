@@ -17,6 +17,7 @@ from monitor.core.verdict import Verdict, encode_verdict, read_instant
 from monitor.inputs.snapshots import LEDGER_KEPT_S, Partition, Snapshots
 from tests.history import known_to
 from tests.test_ledger import CONFERENCE, DAY_MS, DECIDED, Topic, a_verdict
+from tests.test_snapshots import damaged
 
 OF = Partition("0123456789abcdef", "verdicts", 0)
 UNUSUAL = "RE" + "Z" * 32  # No hexadecimal digits: a SID all the same.
@@ -149,15 +150,7 @@ def test_what_lies_above_or_has_not_been_placed_is_left_to_be_read(snapshots: Sn
 def test_no_damage_to_the_file_goes_unseen(snapshots: Snapshots, seed: int):
     topic, ledger = whole(200)
     path = written(snapshots, ledger, len(topic.values))
-    bytes_ = path.read_bytes()
-    chance = random.Random(seed)
-    at = chance.randrange(len(bytes_))
-    if seed % 3 == 0:
-        path.write_bytes(bytes_[:at])
-    elif seed % 3 == 1:
-        path.write_bytes(bytes_[:at] + bytes([bytes_[at] ^ 1 << chance.randrange(8)]) + bytes_[at + 1 :])
-    else:
-        path.write_bytes(bytes_[:at] + chance.randbytes(chance.randint(1, 40)) + bytes_[at:])
+    path.write_bytes(damaged(path.read_bytes(), seed))
     try:
         assert read(snapshots, topic) is None
     except Unusable:

@@ -141,19 +141,22 @@ def test_one_partition_at_a_time_is_written(snapshots: Snapshots):
         assert sum(keeper.saving for keeper in keepers) <= 1
 
 
+def damaged(whole: bytes, seed: int) -> bytes:
+    """A file that was cut off, or of which a bit has flipped, or that has got bytes in between."""
+    chance = random.Random(seed)
+    at = chance.randrange(len(whole))
+    if seed % 3 == 0:
+        return whole[:at]
+    if seed % 3 == 1:
+        return whole[:at] + bytes([whole[at] ^ 1 << chance.randrange(8)]) + whole[at + 1 :]
+    return whole[:at] + chance.randbytes(chance.randint(1, 40)) + whole[at:]
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_no_damage_to_the_file_goes_unseen(snapshots: Snapshots, seed: int):
     fold = fed(400)
     path = saved(snapshots, fold)
-    whole = path.read_bytes()
-    chance = random.Random(seed)
-    at = chance.randrange(len(whole))
-    if seed % 3 == 0:
-        path.write_bytes(whole[:at])
-    elif seed % 3 == 1:
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << chance.randrange(8)]) + whole[at + 1 :])
-    else:
-        path.write_bytes(whole[:at] + chance.randbytes(chance.randint(1, 40)) + whole[at:])
+    path.write_bytes(damaged(path.read_bytes(), seed))
     try:
         assert loaded(snapshots, taken_over(fold)) is None
     except Unusable:

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from monitor.core.ledger import ENTRY_FORMAT, PARTS, SETTLED_BYTES, Ledger
-from monitor.core.snapshot import Unusable, framed
+from monitor.core.snapshot import Unusable, framed, read_by
 from monitor.core.verdict import Published
 
 
@@ -120,7 +120,7 @@ class LedgerLoading:
     """
 
     def __init__(self, ledger: Ledger, header: bytes, log: str) -> None:
-        read = _read(header)
+        read = read_by(_decode, header)
         if not isinstance(read, _Header):
             raise Unusable("it begins in the middle")
         if read.layout != LAYOUT:
@@ -136,7 +136,7 @@ class LedgerLoading:
 
     def feed(self, chunk: bytes) -> None:
         """Take in one chunk after the header, without its frame."""
-        read = _read(chunk)
+        read = read_by(_decode, chunk)
         if self.done:
             raise Unusable("it ends twice")
         if isinstance(read, _Part):
@@ -149,11 +149,3 @@ class LedgerLoading:
             self.done = True
         else:
             raise Unusable("a part is missing")
-
-
-def _read(chunk: bytes) -> _Header | _Part | _Hour | _End:
-    try:
-        read: _Header | _Part | _Hour | _End = _decode(chunk)
-    except msgspec.DecodeError:
-        raise Unusable("its bytes say nothing") from None
-    return read

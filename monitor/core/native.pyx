@@ -422,12 +422,7 @@ cdef class FastPath:
         if self.account is None or call is None or not self.occurred_ms or not self.is_text(P_DIRECTION):
             return False
         self.members = self.pair(call, self.call_in(P_PARENT_CALL))
-        self.begin_fact(CALL_KIND, 0x95, 9)
-        _put_sid(&self.facts, call)
-        self.puts_text(P_DIRECTION)
-        self.puts_text(P_FROM)
-        self.puts_text(P_TO)
-        return True
+        return self.show_call(call)
 
     cdef bint read_call_summary(self) except -1:
         self.account = self.account_in(D_ACCOUNT)
@@ -600,12 +595,7 @@ cdef class FastPath:
         if self.account is None or call is None or not self.occurred_ms:
             return False
         self.members = (call,)
-        self.begin_fact(CALL_KIND, 0x95, 9)
-        _put_sid(&self.facts, call)
-        self.puts_text(P_DIRECTION)
-        self.puts_text(P_FROM)
-        self.puts_text(P_TO)
-        return True
+        return self.show_call(call)
 
     cdef bint read_conference_request(self) except -1:
         cdef Told* url = self.told(Q_URL)
@@ -699,6 +689,15 @@ cdef class FastPath:
         self.count += 1
         self.kinds |= kind
         return 0
+
+    cdef bint show_call(self, object call) except -1:
+        """What the parameters say of a call."""
+        self.begin_fact(CALL_KIND, 0x95, 9)
+        _put_sid(&self.facts, call)
+        self.puts_text(P_DIRECTION)
+        self.puts_text(P_FROM)
+        self.puts_text(P_TO)
+        return True
 
     cdef bint show_participant(self, object conference, object call, int phase, Told* name, int64_t at_ms) except -1:
         self.sights[self.sightings] = Sighting(<PyObject*> call, phase, at_ms)

@@ -17,7 +17,7 @@ import hashlib
 import zlib
 from collections.abc import Callable, Iterator
 from struct import Struct
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -30,6 +30,7 @@ from monitor.core.window import Account, Cut, Window
 CHUNK_BYTES: Final = 64 * 1024
 CHUNK_BYTES_MAX: Final = 64 << 20  # A longer one is no chunk of ours.
 _FRAME: Final = Struct(">II")
+T = TypeVar("T")
 
 
 class Unusable(Exception):
@@ -191,7 +192,7 @@ class Loading:
 
     def feed(self, chunk: bytes) -> None:
         """Take in one chunk after the header, without its frame."""
-        read = _read(chunk)
+        read = read_by(_decode, chunk)
         if isinstance(read, _Some) and not self.done:
             for state in read.states:
                 self._add(state)
@@ -260,7 +261,7 @@ class Loading:
 
 def about(chunk: bytes) -> tuple[bytes, Cut | None]:
     """What a snapshot's first chunk says of it: what was given to ``Saving``, and the window's cut. Raises Unusable."""
-    read = _read(chunk)
+    read = read_by(_decode, chunk)
     if not isinstance(read, _Header):
         raise Unusable("it begins in the middle")
     if read.layout != LAYOUT:
@@ -289,12 +290,12 @@ def framed(chunk: bytes) -> bytes:
     return _FRAME.pack(len(chunk), zlib.crc32(chunk)) + chunk
 
 
-def _read(chunk: bytes) -> _Header | _Calls | _Some | _End:
+def read_by(decode: Callable[[bytes], T], chunk: bytes) -> T:
+    """A chunk as a decoder reads it. Raises Unusable."""
     try:
-        read: _Header | _Calls | _Some | _End = _decode(chunk)
+        return decode(chunk)
     except msgspec.DecodeError:
         raise Unusable("its bytes say nothing") from None
-    return read
 
 
 def _state_of(conversation: Conversation) -> State:

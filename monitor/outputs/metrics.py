@@ -664,8 +664,9 @@ class Metrics(Collector):
 
     def follow(self, partition: int, key: str, verdict: Verdict | None) -> None:
         """Take in what stands on the verdict topic, for a gauge alone; None is a tombstone. Repeats do no harm."""
-        going_on = verdict is not None and goes_on(verdict)
-        state = _State(self._account(verdict.account_sid), verdict.outcome) if verdict and going_on else None
+        state = None
+        if verdict is not None and goes_on(verdict):
+            state = _State(self._account(verdict.account_sid), verdict.outcome)
         self._verdicts.follow(partition, key, state)
 
     def goes_on(self, partition: int, key: str, account_sid: str, outcome: str) -> None:
