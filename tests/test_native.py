@@ -99,6 +99,15 @@ def written(conversation: Conversation) -> dict[str, Any]:
     return fields
 
 
+def that_know(type_: bytes, *, seed: int, recorded: float, minutes: int) -> tuple[Twins, int, bytes]:
+    """Twins that some messages were fed to, the stamp of the last one, and the last event of a type."""
+    messages = messages_of(seed=seed, recorded=recorded, minutes=minutes)
+    twins = Twins(entries_max=10_000)
+    for stamp_ms, value in messages:
+        twins.feed(stamp_ms, value)
+    return twins, messages[-1][0], next(value for _, value in reversed(messages) if type_ in value)
+
+
 def messages_of(*, seed: int, recorded: float, rate: float = 4.0, minutes: int = 60) -> list[tuple[int, bytes]]:
     knobs = Knobs(
         seed=seed,
@@ -393,12 +402,8 @@ CHANGES: list[Callable[[bytes, random.Random], bytes]] = [
 def test_no_value_is_taken_that_is_not_well_formed(field: str):
     """Of a conference that is known, so that nothing but the bytes could make the fast path decline."""
     chance = random.Random(17)
-    messages = messages_of(seed=17, recorded=0.0, minutes=3)
-    event = next(value for _, value in reversed(messages) if b"conference.participant.updated" in value)
-    twins = Twins(entries_max=10_000)
-    for stamp_ms, value in messages:
-        twins.feed(stamp_ms, value)
-    stamp_ms, taken = messages[-1][0], twins.taken
+    twins, stamp_ms, event = that_know(b"conference.participant.updated", seed=17, recorded=0.0, minutes=3)
+    taken = twins.taken
     for count in range(6_000):
         pieces = b"".join(chance.choices(PIECES, k=chance.randint(1, 5)))
         if chance.random() < 0.5:
@@ -457,12 +462,8 @@ def test_dates_are_read_as_they_always_are():
 
 def test_a_request_is_read_as_it_always_is():
     """Refused or not, by whatever address, with whatever it asks for."""
-    messages = messages_of(seed=20, recorded=0.5, minutes=5)
-    event = next(value for _, value in reversed(messages) if b"api-request.conference-participant.modified" in value)
-    twins = Twins(entries_max=10_000)
-    for stamp_ms, value in messages:
-        twins.feed(stamp_ms, value)
-    stamp_ms, taken = messages[-1][0], twins.taken
+    twins, stamp_ms, event = that_know(b"api-request.conference-participant.modified", seed=20, recorded=0.5, minutes=5)
+    taken = twins.taken
     codes = (
         b"200",
         b"399",
