@@ -44,6 +44,7 @@ from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
 from monitor.core.policy import built_in_policy
 from monitor.core.readers import decode_envelope
+from monitor.core.snapshot import Saving
 from monitor.core.verdict import Verdict, encode_verdict, render_instant
 from monitor.inputs.kafka import BATCH_MESSAGES_MAX, SWEEP_CONVERSATIONS, member_properties
 from monitor.simulator.traffic import Knobs, traffic
@@ -366,16 +367,18 @@ def core(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def pauses(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The longest that one message, and a batch of 500 with the collection after it, hold everything up.
+    """The longest that one message, and a batch of 500 with what comes after it, hold everything up.
 
     On the wall and in processor time: the difference is the machine doing something else. Live from the first message;
-    garbage is collected as `run` has it collected.
+    after a batch garbage is collected, and a snapshot gone on with, as `run` does it. All is of one account.
     """
     knobs = msgspec.convert(parameters["knobs"], Knobs)
     milestones = [int(at) for at in parameters["at"]]
     stage = int(parameters["events"])
     pipeline = _pipeline()
-    pipeline.open(Ledger())
+    topic: list[bytes] = []
+    pipeline.open(Ledger(topic.__getitem__))
+    saving: Saving | None = None
     collector = _Collector()
     collector.begin()
     wall, thread = time.perf_counter, time.thread_time
@@ -391,12 +394,21 @@ def pauses(parameters: dict[str, Any]) -> dict[str, Any]:
             at_batch, cpu_batch = wall(), thread()
             for entry in batch:
                 at, cpu = wall(), thread()
-                pipeline.feed(offset, entry.due_ms, entry.value)
+                published = pipeline.feed(offset, entry.due_ms, entry.value)
                 longest_cpu = max(longest_cpu, thread() - cpu)
                 longest = max(longest, wall() - at)
                 offset += 1
+                for told in published:
+                    if isinstance(told, Publish) and told.verdict is not None:
+                        pipeline.ledger.placed(told.key, told.verdict.at, len(topic))
+                        topic.append(encode_verdict(told.verdict))
             pipeline.take_counts()
             collector.between_batches(idle=False)
+            saving = saving or pipeline.save("pauses")
+            if saving is not None:
+                ended = saving.walk(100)  # Some tenth of the time, as `run` has it.
+                saving.take()
+                saving = None if ended else saving
             batches.append(wall() - at_batch)
             longest_batch = max(longest_batch, batches[-1])
             longest_batch_cpu = max(longest_batch_cpu, thread() - cpu_batch)
@@ -1057,7 +1069,7 @@ def bench_pauses(table: Table, cores: Cores, sizes: Sizes) -> None:
     """How long one message, and a batch of 500, hold everything up."""
     most = max(sizes.pauses_at)
     _say(f"pauses up to {most:,} open conversations")
-    knobs = msgspec.to_builtins(_knobs(most, max(100, sizes.accounts), 1.0))
+    knobs = msgspec.to_builtins(_knobs(most, 1, 1.0))
     found = part(
         "pauses", cores, {"knobs": knobs, "at": sizes.pauses_at, "events": sizes.stage_events, "rest": cores.rest}
     )

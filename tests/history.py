@@ -42,6 +42,7 @@ from monitor.core.guests import Guests, Nailed, decode_dumped
 from monitor.core.ledger import HOUR_MS, LATER, PARTS, SETTLED_BYTES, Ledger
 from monitor.core.ledger_snapshot import LedgerLoading, LedgerSaving
 from monitor.core.nailed import Call
+from monitor.core.parted import Parted
 from monitor.core.pipeline import (
     Checkpoint,
     NotJudged,
@@ -2235,7 +2236,8 @@ class DumpedAndLoaded(_OtherPipeline):
     class pipeline_type(Pipeline):  # noqa: N801
         def feed(self, offset: int, timestamp_ms: int, value: bytes | None, headers: Any = None) -> Sequence[Told]:
             told = super().feed(offset, timestamp_ms, value, headers)
-            self.window.load_nailed(self.window.nailed.dump())
+            met = [each for each in self.window.conversations() if each.guests is not None]
+            self.window.load_nailed(self.window.nailed.dump(), met)
             return told
 
 
@@ -2323,7 +2325,7 @@ class NailedUpForGood(_OtherGuests):
             self.for_good: set[str] = set()
 
         def see(
-            self, guests: Guests | None, account: str, index: dict[str, Conversation], event: Event, arrived_ms: int
+            self, guests: Guests | None, account: str, index: Parted[Conversation], event: Event, arrived_ms: int
         ) -> Guests | None:
             for call in self.for_good.intersection(event.members):
                 guests = guests or self.open(account, index)
@@ -2338,11 +2340,10 @@ class NailedUpForGood(_OtherGuests):
             self.nailed.for_good.update(left)
             return left, guests
 
-        def forget(self, bucket: int) -> bool:
-            super().forget(bucket)
+        def forget(self, bucket: int) -> Iterator[None]:
+            yield from super().forget(bucket)
             assert isinstance(self.nailed, NailedUpForGood.nailed_type)
             self.notes.watched |= self.nailed.for_good
-            return True
 
 
 class RepeatsAreNoSights(_OtherGuests):

@@ -133,6 +133,18 @@ def test_live_both_tell_the_same_and_end_in_the_same_state(recorded: float):
     assert told > 20
 
 
+def test_what_is_open_of_a_large_account_is_found_in_its_parts():
+    twins = Twins()
+    for stamp_ms, value in messages_of(seed=12, recorded=0.5):
+        twins.feed(stamp_ms, value)
+        for account in twins.fast.window.accounts.values():
+            for parted in (account.index, account.books):
+                if len(parted.parts) == 1:
+                    parted.divide()
+    twins.compare()
+    assert any(len(part) > 1 for account in twins.fast.window.accounts.values() for part in account.index.parts)
+
+
 def test_a_rebuild_ends_in_the_same_state_and_tells_the_same_when_its_gate_opens():
     messages = messages_of(seed=12, recorded=0.5)
     twins = Twins(committed=len(messages) // 2)

@@ -225,6 +225,7 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
     guests: dict[str, int] | None = None  # Nailed-up calls it has met, and since when (a bucket).
     notes: Notes | None = None  # Where these are noted.
     place: int = 0  # Among those of its bucket.
+    swept: int = 0  # The last change after which it was judged: see ``core/sweep``.
 
     def read_evidence(self) -> tuple[Kept, ...]:
         """Everything kept with a time, in order of arrival within each merged part."""

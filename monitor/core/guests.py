@@ -7,7 +7,8 @@ back (``Nailed.look_back_from``). The rules are in docs/checkpoint.md; what is k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -50,7 +51,9 @@ from monitor.core.nailed import (
     room_told,
     with_one,
 )
+from monitor.core.parted import Parted
 
+STEPS_LEAST: Final = 64  # Of forgetting, with each bucket: a fraction of a millisecond.
 _NOBODY: Final = Conversation("", (), Birth(0, 0, 0, 0), 0, 0, False)
 
 
@@ -81,7 +84,8 @@ class Nailed:
         self.marks = Marks(window_ms)
         self.noted = NEVER  # The last bucket in which a call was nailed up.
         self.forget_due = NEVER
-        self._to_look_at: list[str] = []  # Accounts of whose calls something may be forgotten.
+        self._forgetting: Iterator[str | None] = iter(())
+        self._steps = 0  # Of that, with each bucket.
         self.accounts: dict[str, Guests] = {}
         self.guests_type = Guests
         self.due_ms = NEVER  # A message that arrives at or after this instant begins a bucket.
@@ -90,20 +94,26 @@ class Nailed:
     def mark(self, offset: int, arrived_ms: int, oldest: Birth | None) -> Iterable[str]:
         """Take down that log time has come to a new bucket; the accounts of whose calls nothing is known any more."""
         bucket = self.begin_bucket(offset, arrived_ms)
+        forgotten: list[str | None] = []
         if bucket >= self.forget_due:
             self.forget_due = bucket + self.marks.part
             from_ms = arrived_ms if oldest is None else oldest.beside_ms
             self.marks.forget(from_ms // self.marks.bucket_ms - self.marks.window)
-            self._to_look_at = list(self.accounts)
+            forgotten += self._forgetting  # What is left of the last time is what has come since: little.
+            self._forgetting = self._forget(bucket)
+            known = len(self.accounts) + sum(guests.notes.size() for guests in self.accounts.values())
+            self._steps = max(STEPS_LEAST, 2 * known // self.marks.part)  # Twice what is needed: it may grow.
         # Some with each bucket: with half a million open, all at once held everything up for a third of a second.
-        some = -(-len(self.accounts) // self.marks.part)
-        looked_at, self._to_look_at = self._to_look_at[:some], self._to_look_at[some:]
-        forgotten = [
-            sid for sid in looked_at if (guests := self.accounts.get(sid)) is not None and not guests.forget(bucket)
-        ]
-        for sid in forgotten:
-            del self.accounts[sid]
-        return forgotten
+        forgotten += islice(self._forgetting, self._steps)
+        return [sid for sid in forgotten if sid is not None]
+
+    def _forget(self, bucket: int) -> Iterator[str | None]:
+        """Drop what nobody can see any more, in steps; the accounts of whose calls nothing is known any more."""
+        for sid, guests in list(self.accounts.items()):
+            yield from guests.forget(bucket)
+            if not guests.notes.size() and self.accounts.get(sid) is guests:
+                del self.accounts[sid]
+                yield sid
 
     def begin_bucket(self, offset: int, arrived_ms: int) -> int:
         """Take down that log time has come to a new bucket; the bucket."""
@@ -112,7 +122,7 @@ class Nailed:
         self.stamp = stamp_of(self.marks.stamp(bucket))
         return bucket
 
-    def open(self, account: str, index: dict[str, Conversation]) -> Guests:
+    def open(self, account: str, index: Parted[Conversation]) -> Guests:
         """The guests of an account's conversations."""
         guests = self.accounts.get(account)
         if guests is None:
@@ -122,6 +132,7 @@ class Nailed:
     def clear(self) -> None:
         """Forget every call: a rebuild can't see behind a cut."""
         self.accounts.clear()
+        self._forgetting = iter(())
         self.noted = NEVER
 
     def look_back_from(self, from_ms: int) -> tuple[int, int] | None:
@@ -133,7 +144,7 @@ class Nailed:
         return self.marks.first_after(after) if self.noted > after else None
 
     def see(
-        self, guests: Guests | None, account: str, index: dict[str, Conversation], event: Event, arrived_ms: int
+        self, guests: Guests | None, account: str, index: Parted[Conversation], event: Event, arrived_ms: int
     ) -> Guests | None:
         """Take down where an event's calls are, unless their conversation says it: most are in one for life."""
         for fact in event.facts:
@@ -171,7 +182,7 @@ class Nailed:
         }
         return encode(_Dumped(self.marks.dump(), self.noted, self.forget_due, notes))
 
-    def load(self, dumped: bytes, index_of: Callable[[str], dict[str, Conversation]]) -> None:
+    def load(self, dumped: bytes, index_of: Callable[[str], Parted[Conversation]]) -> None:
         """Know what was dumped instead; ``index_of`` gives an account's open conversations, by member."""
         known = decode_dumped(dumped)
         self.marks.load(known.marks)
@@ -180,6 +191,7 @@ class Nailed:
         if self.due_ms != NEVER:
             self.stamp = stamp_of(self.marks.stamp(self.due_ms // self.marks.bucket_ms - 1))
         self.accounts.clear()
+        self._forgetting = iter(())
         for sid, notes in known.notes.items():
             self.open(sid, index_of(sid)).notes.know(*notes)
 
@@ -199,7 +211,7 @@ class Guests:
 
     __slots__ = ("index", "nailed", "notes", "window")
 
-    def __init__(self, nailed: Nailed, index: dict[str, Conversation], notes: Notes) -> None:
+    def __init__(self, nailed: Nailed, index: Parted[Conversation], notes: Notes) -> None:
         self.nailed = nailed
         self.index = index
         self.notes = notes
@@ -420,7 +432,7 @@ class Guests:
         room = self.notes.rooms.get(conference)
         if room is None:
             room = self.notes.watch_room(conference, offset, bucket)
-            holder = self.index.get(conference, _NOBODY)
+            holder = self.index.get(conference) or _NOBODY
             for kept in holder.read_evidence():
                 for fact in kept.facts:
                     told = room_told(fact, kept.occurred_ms)
@@ -434,7 +446,7 @@ class Guests:
         execution = self.notes.executions.get(sid)
         if execution is None:
             execution = self.notes.watch_execution(sid, bucket)
-            holder = self.index.get(sid, _NOBODY)
+            holder = self.index.get(sid) or _NOBODY
             for kept in holder.read_evidence():
                 facts = tuple([fact for fact in kept.facts if execution_told(fact) == sid])
                 for told_at, arrived in self.nailed.arrivals(holder, kept) if facts else ():
@@ -445,10 +457,9 @@ class Guests:
 
     # ----------------------------------------------------------------- whom it concerns
 
-    def forget(self, bucket: int) -> bool:
-        """Drop what nobody can see any more; whether anything is left."""
-        self.notes.forget(bucket, self._sinces)
-        return bool(self.notes.calls or self.notes.rooms or self.notes.executions)
+    def forget(self, bucket: int) -> Iterator[None]:
+        """Drop what nobody can see any more, in steps."""
+        return self.notes.forget(bucket, self._sinces)
 
     def _met(self, call: str, record: Call) -> list[Conversation]:
         """The open conversations that have a call as a guest."""
@@ -473,7 +484,7 @@ class Guests:
             self.nailed.truncate(conversation)
 
 
-def moves(index: dict[str, Conversation], call: str, conference: str) -> bool:
+def moves(index: Parted[Conversation], call: str, conference: str) -> bool:
     """Whether a call is seen in a second conference, as far as its conversation's members can tell."""
     here = index.get(call)
     if here is None or here.conferences == 0:

@@ -13,9 +13,9 @@ may be left out, are in docs/checkpoint.md.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import attrgetter
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -277,13 +277,20 @@ class Notes:
             call = self.call(sid)
             call.lost = max(call.lost, fallen)
 
-    def forget(self, now: int, sinces: Callable[[str, Call], list[int]]) -> None:
+    def size(self) -> int:
+        """Of how many calls, conferences and executions anything is known."""
+        return len(self.calls) + len(self.rooms) + len(self.executions)
+
+    def forget(self, now: int, sinces: Callable[[str, Call], list[int]]) -> Iterator[None]:
         """Drop what neither a conversation that is open nor one that is still to come can see any more.
 
+        One step after the other, each time the next is asked for; as of ``now``, whatever is noted in between.
         ``sinces`` says when the conversations met a call that have it as a guest.
         """
         floor = now
-        for sid, call in list(self.calls.items()):
+        for sid in list(self.calls):
+            yield
+            call = self.calls[sid]  # Nothing else drops one.
             met = sinces(sid, call)
             floor = min([floor, *met])
             after = min([now, *met]) - self._window
@@ -294,12 +301,18 @@ class Notes:
             call.seen = _told_after(call.seen, now - self._window)
             known = call.sights or call.notes or call.properties or call.ids or call.seen or call.lost > after
             if not known and not met:
-                del self.calls[sid]
+                self._drop(self.calls, sid)
         floor -= self._window
         for places in (self.rooms, self.executions):
-            for place in [place for place, record in places.items() if record.touched <= floor]:
-                del places[place]
-        self.watched.intersection_update([*self.calls, *self.rooms, *self.executions])
+            for place in list(places):
+                yield
+                if places[place].touched <= floor:
+                    self._drop(places, place)
+
+    def _drop(self, among: dict[str, Any], sid: str) -> None:
+        del among[sid]
+        if sid not in self.calls and sid not in self.rooms and sid not in self.executions:
+            self.watched.discard(sid)
 
 
 class View:

@@ -33,6 +33,7 @@ from monitor.core.events import (
 )
 from monitor.core.guests import Guests
 from monitor.core.nailed import ROOM_MAX, Note, Sight, with_one
+from monitor.core.parted import PARTS, Parted
 from monitor.core.readers import (
     BY_ENVELOPE,
     OFTEN_CHARACTERS_MAX,
@@ -738,15 +739,15 @@ cdef class FastPath:
         if found is NULL or self.odd or event_id.kind != TEXT or event_id.size == 0:
             return None
         account = <object> found
-        cdef dict index = _get(account, &INDEX)
-        if not index or <int64_t> self.of_window["cold_after_ms"] <= 0:
+        cdef list index = _get(_get(account, &INDEX), &PARTS_OF)
+        if _is_empty(index) or <int64_t> self.of_window["cold_after_ms"] <= 0:
             return None  # An account without conversations may be forgotten with a new bucket.
         conversation = told = None
         room_left = most
         cdef bint claimed = False
         _digest(event_id.at, event_id.size, digest)
         for member in self.members:
-            found = PyDict_GetItemWithError(index, member)
+            found = _found(index, member)
             if found is NULL:
                 complete = False
                 continue
@@ -791,7 +792,7 @@ cdef class FastPath:
         elif not joined:
             conversation = self.window._gather(account, self.members)
         if not complete:
-            self.add_members(index, conversation)
+            self.add_members(account, conversation)
         _append(conversation, &IDS, digest, DIGEST)
         _set(conversation, &LAST_MS, arrived_ms)
         if <int64_t> offset % EVERY == 0:
@@ -816,7 +817,7 @@ cdef class FastPath:
         ):
             for fact in self.as_read():
                 self.window._bind(account, conversation, fact, self.occurred_ms, arrived_ms, offset, 0)
-                conversation = index[self.members[0]]  # A binding may have poured it into another one.
+                conversation = account.index[self.members[0]]  # A binding may have poured it into another one.
         return conversation
 
     cdef int put_kept(self, Out* kept, int place, object offset) except -1:
@@ -832,28 +833,31 @@ cdef class FastPath:
         _put_raw(kept, self.facts.bytes, self.facts.size)
         return 0
 
-    cdef int announce(self, dict index) except -1:
+    cdef int announce(self, list index) except -1:
         """As the window begins with each event."""
         saver = self.of_window["_saver"]
+        cdef PyObject* found
         if saver is not None:
             for member in self.members:
-                if member in index:
-                    saver.before(index[member])
+                found = _found(index, member)
+                if found is not NULL:
+                    saver.before(<object> found)
         if self.renewed:
             self.renewed.clear()
         return 0
 
-    cdef int add_members(self, dict index, object conversation) except -1:
+    cdef int add_members(self, object account, object conversation) except -1:
         """``Window._add_members``."""
+        index = _get(account, &INDEX)
         for member in self.members:
-            if PyDict_GetItemWithError(index, member) is NULL:
+            if _found(_get(index, &PARTS_OF), member) is NULL:
                 index[member] = conversation
                 _set(conversation, &MEMBERS, <tuple> _get(conversation, &MEMBERS) + (member,))
                 if (<str> member).startswith("CF"):
                     _add_one(conversation, &CONFERENCES_)
         return 0
 
-    cdef object tell_again(self, object conversation, dict index, object offset, object arrived_ms, int64_t now_ms):
+    cdef object tell_again(self, object conversation, list index, object offset, object arrived_ms, int64_t now_ms):
         """It is a duplicate, of what this conversation holds."""
         cdef object event_id = self.text(E_ID)
         self.announce(index)
@@ -864,14 +868,14 @@ cdef class FastPath:
             conversation.tell_again(self.encoded(), self.of_nailed["stamp"])
         return conversation
 
-    cdef bint moves(self, dict index) except -1:
+    cdef bint moves(self, list index) except -1:
         """``guests.moves``, of the call that was seen."""
-        cdef PyObject* here = PyDict_GetItemWithError(index, self.call)
+        cdef PyObject* here = _found(index, self.call)
         cdef int64_t conferences
         if here is NULL:
             return False
         conferences = _get(<object> here, &CONFERENCES_)
-        return conferences > 1 or (conferences == 1 and PyDict_GetItemWithError(index, self.room) is not here)
+        return conferences > 1 or (conferences == 1 and _found(index, self.room) is not here)
 
     cdef int look_for_cold(self, object arrived_ms, int64_t now_ms) except -1:
         """``Window.look_for_cold``, where the next one in turn is not cold."""
@@ -924,11 +928,10 @@ cdef class FastPath:
                 return True
         return False
 
-    cdef bint sees_room(self, object account, dict index, object conversation) except -1:
+    cdef bint sees_room(self, object account, list index, object conversation) except -1:
         """Bind what goes by a name, where nothing else has gone by it; whether that is done."""
         cdef Py_ssize_t size
         cdef const unsigned char* text
-        cdef dict books
         for room in <tuple> _get(conversation, &ROOMS):
             text = PyUnicode_AsUTF8AndSize(_get(room, &ROOM_NAME), &size)
             if size == self.name.size and memcmp(text, self.name.at, size) == 0:
@@ -936,16 +939,16 @@ cdef class FastPath:
                     if self.end_ms == 0 and self.first_ms >= <int64_t> _get(room, &ROOM_FIRST_MS):
                         return True  # From most sights of a room nothing follows.
                     books = _get(account, &BOOKS)
-                    if PyDict_GetItemWithError(books, _get(room, &ROOM_NAME)) is not <PyObject*> room:
+                    if _found(_get(books, &PARTS_OF), _get(room, &ROOM_NAME)) is not <PyObject*> room:
                         return False
                     self.see(room)
                     return True
         books = _get(account, &BOOKS)
         name = PyUnicode_DecodeUTF8(self.name.at, self.name.size, NULL)
-        if PyDict_GetItemWithError(books, name) is not NULL:
+        if _found(_get(books, &PARTS_OF), name) is not NULL:
             return False
         # One text for a room and for the members that it goes by.
-        cdef PyObject* task = PyDict_GetItemWithError(index, name)
+        cdef PyObject* task = _found(index, name)
         if task is not NULL:
             name = _own(<object> task, name)
         room = NamedRoom(name, _own(conversation, self.room), self.first_ms, None)

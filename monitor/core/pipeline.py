@@ -712,7 +712,7 @@ class Pipeline:
         drafts: list[Draft] = []
         for conversation, due_ms in dirty.values():
             if conversation.open:
-                swept = sweep is not None and sweep.by_policy(conversation)
+                swept = sweep is not None and sweep.judge(conversation)
                 drafts += self._judge(conversation, by_policy if swept else moment, due_ms, closed=False)
         return drafts
 

@@ -186,6 +186,7 @@ class Loading:
         self._offset = offset
         self._births: list[Birth] = []
         self._graces: list[tuple[int, int, int, str, str]] = []
+        self._met: list[Conversation] = []  # Those that have met nailed-up calls.
         self._loaded = 0
         self._calls: bytes | None = None
         self.done = False
@@ -237,7 +238,9 @@ class Loading:
         )
         if any(member in account.index for member in state.members):
             raise Unusable("one call in two conversations")
-        account.index.update(dict.fromkeys(state.members, conversation))
+        account.index.put_all(state.members, conversation)
+        if conversation.guests is not None:
+            self._met.append(conversation)
         window.restore(account, conversation, self._log_time_ms, by_name=state.by_name)
         for seen in state.recordings:
             # Those that ended before were seen to; but for what the very last message brought.
@@ -250,7 +253,7 @@ class Loading:
             raise Unusable("it ends twice")
         self.done = True
         try:
-            self._window.load_nailed(calls)
+            self._window.load_nailed(calls, self._met)
         except msgspec.DecodeError:
             raise Unusable("its bytes say nothing") from None
         self._births.sort(key=lambda birth: (birth.offset, birth.arrived_ms))

@@ -1,41 +1,47 @@
 """What concerns everything that is open (another policy, other settings, the end of a rebuild), a few at a time.
 
 To judge a window that is full takes a minute. Whoever reads on meanwhile tells of what arrives in time; what an event
-changes is judged at once all the same, and what is swept after that finds nothing new.
+changes is judged at once, and is not swept any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice, zip_longest
 from typing import Final
 
 from monitor.core.conversation import Conversation
 from monitor.core.window import Account
 
 LOOKED_AT: Final = 64  # For each that may be taken: to pass over one that holds nothing to judge costs next to nothing.
+NEWEST: Final = 64  # Of each part of a large account, so many come before all else.
 
 
 class Sweep:
-    """The conversations that are still to be judged again: those of the present account, and accounts to come."""
+    """The conversations that are still to be judged again: those at hand, the rest of their account, other accounts.
+
+    Changes are numbered, and a conversation knows the last one that it was judged after (``swept``).
+    """
 
     def __init__(self) -> None:
-        self._accounts: dict[str, None] = {}
-        self._left: list[Conversation] = []  # Each as often as it has members.
-        self._taken: set[int] = set()  # Of these, by identity.
+        self._change = 0
+        self._accounts: dict[str, int] = {}  # Those to come, each with the last change that concerns it.
+        self._parts: list[dict[str, Conversation]] = []  # Of the account at hand.
+        self._left: list[Conversation] = []  # At hand: each as often as it has members there.
+        self._left_change = 0  # To be judged again are those that were not since this one.
+        self._by_policy = 0  # The last change that was one of the policy, while that is swept.
         self._since = 0
-        self._by_policy = False
-        self._judged: set[int] = set()
 
     def __bool__(self) -> bool:
         """Whether anything is left."""
-        return bool(self._left or self._accounts)
+        return bool(self._left or self._parts or self._accounts or self._by_policy)
 
     def begin(self, accounts: Iterable[str], since: int, *, by_policy: bool) -> None:
         """Everything of these accounts is to be judged again, and was not before message ``since``."""
-        self._accounts |= dict.fromkeys(accounts)
+        self._change += 1
+        self._accounts |= dict.fromkeys(accounts, self._change)
         if by_policy:
-            self._since, self._by_policy = since, True
-            self._judged.clear()
+            self._since, self._by_policy = since, self._change
 
     def take(self, accounts: Mapping[str, Account], most: int) -> list[Conversation]:
         """The next ones that hold something to judge, at most so many; perhaps none of them, though some are left.
@@ -44,30 +50,42 @@ class Sweep:
         """
         taken: list[Conversation] = []
         for _ in range(most * LOOKED_AT):
-            if len(taken) >= most or (not self._left and not self._next_account(accounts)):
+            if len(taken) >= most or (not self._left and not self._next(accounts)):
                 break
             conversation = self._left.pop()
             holds_any = conversation.open and (conversation.recordings or conversation.suspects)
-            if holds_any and id(conversation) not in self._taken:
-                self._taken.add(id(conversation))
+            if holds_any and conversation.swept < self._left_change and conversation not in taken:
                 taken.append(conversation)
         return taken
 
-    def _next_account(self, accounts: Mapping[str, Account]) -> bool:
-        self._taken.clear()
-        while self._accounts:
-            sid = next(iter(self._accounts))
-            del self._accounts[sid]
-            if sid in accounts and accounts[sid].index:
-                self._left = list(accounts[sid].index.values())
-                return True
-        self._by_policy = False
-        self._judged.clear()
-        return False
+    def _next(self, accounts: Mapping[str, Account]) -> bool:
+        """Have more at hand: another part of the account, or another account; False where none is left.
 
-    def by_policy(self, conversation: Conversation) -> bool:
-        """Whether one that is about to be judged is so for the first time under another policy: it counts as judged."""
-        if not self._by_policy or conversation.birth.offset >= self._since or id(conversation) in self._judged:
-            return False
-        self._judged.add(id(conversation))
+        To list a large account as a whole would take some 20 ms.
+        """
+        while not self._left:
+            if self._parts:
+                self._left = list(self._parts.pop().values())
+            elif self._accounts:
+                sid = next(iter(self._accounts))
+                self._left_change = self._accounts.pop(sid)
+                parts = accounts[sid].index.parts if sid in accounts else []
+                if len(parts) > 1:
+                    self._left = _newest(parts)
+                self._parts = parts[:]
+            else:
+                self._by_policy = 0
+                return False
         return True
+
+    def judge(self, conversation: Conversation) -> bool:
+        """Say that one is about to be judged; whether for the first time under another policy."""
+        before, conversation.swept = conversation.swept, self._change
+        return before < self._by_policy and conversation.birth.offset < self._since
+
+
+def _newest(parts: Sequence[dict[str, Conversation]]) -> list[Conversation]:
+    """Those of the last members of each part, the newest last."""
+    lasts = [list(islice(reversed(part.values()), NEWEST)) for part in parts]
+    found = [conversation for row in zip_longest(*lasts) for conversation in row if conversation is not None]
+    return found[::-1]

@@ -94,6 +94,27 @@ cdef Field ROOM_END_MS = field_of(NamedRoom, "end_ms")
 cdef Field BOOKS = field_of(Account, "books")
 cdef Field INDEX = field_of(Account, "index")
 cdef Field GUESTS = field_of(Account, "guests")
+cdef Field PARTS_OF = field_of(Parted, "parts")
+
+# --------------------------------------------------------------------------- a dictionary in parts: core/parted.py
+
+cdef Py_hash_t PART = PARTS - 1  # A power of two, less one.
+
+
+cdef inline dict _part(list parts, object key):
+    return <dict> parts[0] if len(parts) == 1 else <dict> parts[hash(key) & PART]
+
+
+cdef inline PyObject* _found(list parts, object key) except? NULL:
+    """What is under a key, borrowed; NULL where nothing is."""
+    return PyDict_GetItemWithError(_part(parts, key), key)
+
+
+cdef bint _is_empty(list parts) noexcept:
+    for part in parts:
+        if len(<dict> part):
+            return False
+    return True
 
 # --------------------------------------------------------------------------- digests, as digest_of makes them
 

@@ -52,6 +52,7 @@ from monitor.core.events import (
     TwimlFact,
 )
 from monitor.core.guests import Guests, Nailed
+from monitor.core.parted import Parted
 
 BUCKET_MS: Final = 10_000
 CLAIM_REACH_MS: Final = (
@@ -146,9 +147,9 @@ class Account:
 
     def __init__(self, sid: str) -> None:
         self.sid = sid  # One text for all its conversations.
-        self.index: dict[str, Conversation] = {}
+        self.index: Parted[Conversation] = Parted()
         # Most names are those of tasks, and have one room and nothing else: such a room stands there itself.
-        self.books: dict[str, _Book | NamedRoom] = {}
+        self.books: Parted[_Book | NamedRoom] = Parted()
         self.guests: Guests | None = None  # None as long as no call was seen in a second conference.
 
 
@@ -597,16 +598,16 @@ class Window:
             digest = b"" if event.id is None else digest_of(event.id)
             guests.look_back(event, digest, offset, arrived_ms)
 
-    def load_nailed(self, dumped: bytes) -> None:
-        """Know of calls what ``nailed.dump`` gave, beside the conversations that are open."""
+    def load_nailed(self, dumped: bytes, met: Iterable[Conversation]) -> None:
+        """Know of calls what ``nailed.dump`` gave, beside the conversations that are open; ``met`` have guests."""
         self.nailed.load(dumped, self._index_of)
+        for conversation in met:
+            notes = self.nailed.open(conversation.account, self._index_of(conversation.account)).notes
+            conversation.notes = notes
         for sid, account in self.accounts.items():
             account.guests = self.nailed.accounts.get(sid)
-            for conversation in account.index.values():
-                if conversation.guests is not None:
-                    conversation.notes = self.nailed.open(sid, account.index).notes
 
-    def _index_of(self, sid: str) -> dict[str, Conversation]:
+    def _index_of(self, sid: str) -> Parted[Conversation]:
         account = self.accounts.get(sid)
         if account is None:
             account = self.accounts[sid] = Account(sid)
