@@ -38,10 +38,10 @@ from monitor.core.conversation import DIGEST_BYTES, Conversation, read_noted, re
 from monitor.core.decode import decode
 from monitor.core.events import Event, FlexSetting, FlowSetting, ParticipantFact
 from monitor.core.evidence import Evidence, each_once
-from monitor.core.guests import Guests, Nailed, decode_dumped
+from monitor.core.guests import Guests, Nailed
 from monitor.core.ledger import HOUR_MS, LATER, PARTS, SETTLED_BYTES, Ledger
 from monitor.core.ledger_snapshot import LedgerLoading, LedgerSaving
-from monitor.core.nailed import Call
+from monitor.core.nailed import Call, Known
 from monitor.core.parted import Parted
 from monitor.core.pipeline import (
     Checkpoint,
@@ -757,8 +757,21 @@ def derived_of(pipeline: Pipeline) -> dict[str, Any]:
             for name in known.books
             for book in [book_of(known, name)]
         },
-        "calls": _plain(decode_dumped(window.nailed.dump())),
+        "calls": calls_of(window),
     }
+
+
+def calls_of(window: Window) -> object:
+    """All that a window knows of calls that go from conference to conference."""
+    nailed = window.nailed
+    known = {sid: noted_of(guests) for sid, guests in nailed.accounts.items()}
+    return _plain([nailed.times(), nailed.stamp, known])
+
+
+def noted_of(guests: Guests) -> list[dict[str, Any]]:
+    """What is noted of an account's calls, of conferences and of executions, as it is at the moment."""
+    notes = guests.notes
+    return [{sid: records[sid] for sid in records} for records in (notes.calls, notes.rooms, notes.executions)]
 
 
 def _plain(value: object) -> object:
@@ -1621,7 +1634,7 @@ def _beyond_bounds(pipeline: Pipeline, tuning: Tuning) -> str | None:
 
 
 def _noted(window: Window) -> list[Call]:
-    return [call for guests in window.nailed.accounts.values() for call in guests.notes.calls.values()]
+    return [call for guests in window.nailed.accounts.values() for call in noted_of(guests)[0].values()]
 
 
 def _miscounted(pipeline: Pipeline, value: bytes) -> str | None:
@@ -2236,8 +2249,17 @@ class DumpedAndLoaded(_OtherPipeline):
     class pipeline_type(Pipeline):  # noqa: N801
         def feed(self, offset: int, timestamp_ms: int, value: bytes | None, headers: Any = None) -> Sequence[Told]:
             told = super().feed(offset, timestamp_ms, value, headers)
-            met = [each for each in self.window.conversations() if each.guests is not None]
-            self.window.load_nailed(self.window.nailed.dump(), met)
+            window = self.window
+            met = [each for each in window.conversations() if each.guests is not None]
+            times = window.nailed.times()
+            known = msgspec.msgpack.encode(dict(window.nailed.freeze()))
+            window.nailed.thaw()
+            window.nailed.load(times)
+            for account in window.accounts.values():
+                account.guests = None
+            for sid, each in msgspec.msgpack.decode(known, type=dict[str, Known]).items():
+                window.know(sid, each)
+            window.restored((), (), met)
             return told
 
 

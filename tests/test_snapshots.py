@@ -22,6 +22,7 @@ from monitor.inputs.snapshots import Keeper, Partition, Snapshots
 from tests.broker import RealBroker
 from tests.history import derived_of, state_of
 from tests.member import Desk, Running, recording_event, recording_sid, until
+from tests.torture.nailed import Shift
 
 BASE_MS = 1_790_000_000_000
 OF = Partition("0123456789abcdef", "verdicts", 0)
@@ -119,13 +120,59 @@ def test_what_changes_meanwhile_is_written_as_it_was(snapshots: Snapshots):
         pass
     checkpoint = Checkpoint(offset=1000, generation=1, replay_from=0, log_time_ms=BASE_MS)
     other = pipeline(checkpoint=checkpoint)
-    header, *rest = (chunk[8:] for chunk in saving.take())
-    loading = other.load(header, "x", checkpoint)
+    read(saving.take(), other, checkpoint)
+    assert state_of(other) == before
+    assert derived_of(other) == derived
+
+
+@pytest.mark.parametrize("each_time", [1, 40, 100_000])
+def test_what_is_noted_of_nailed_up_calls_meanwhile_is_not_in_it(each_time: int):
+    """Half a shift is folded before; then calls are seen, noted, told again and forgotten while it is written."""
+    tuning = Tuning(window_ms=1_800_000)  # So that what is known of calls is forgotten, too.
+    entries = [
+        (entry.stamp_ms or 0, entry.value) for entry in Shift(3, agents=8, hours=3).entries(BASE_MS, late_ms=600_000)
+    ]
+    fold, untouched = (pipeline(tuning) for _ in range(2))
+    for each in (fold, untouched):
+        each.open(Ledger())
+    half = len(entries) // 2
+    for offset, (stamp_ms, value) in enumerate(entries[:half]):
+        fold.feed(offset, stamp_ms, value)
+        untouched.feed(offset, stamp_ms, value)
+    before, derived = state_of(fold), derived_of(fold)
+    saving = fold.save("x")
+    assert saving is not None
+    for offset, (stamp_ms, value) in enumerate(entries[half:], half):
+        fold.feed(offset, stamp_ms, value)
+        untouched.feed(offset, stamp_ms, value)
+        if offset % 20 == 0:
+            saving.walk(each_time)
+    assert derived_of(fold) == derived_of(untouched)  # As if nothing were written.
+    while not saving.walk(100):
+        pass
+    assert derived_of(fold) == derived_of(untouched)
+    assert derived_of(fold)["calls"] != derived["calls"]
+    checkpoint = Checkpoint(offset=len(entries), generation=1, replay_from=0, log_time_ms=BASE_MS)
+    other = pipeline(tuning, checkpoint)
+    read(saving.take(), other, checkpoint)
+    assert state_of(other) == before
+    assert derived_of(other) == derived
+    saving = fold.save("x")  # Another one, which is given up in the midst of the notes.
+    assert saving is not None
+    assert not saving.walk(1)
+    saving.give_up()
+    assert derived_of(fold) == derived_of(untouched)
+    assert all(isinstance(guests.notes.calls, dict) for guests in fold.window.nailed.accounts.values())
+    assert fold.save("x") is not None
+
+
+def read(chunks: list[bytes], into: Pipeline, checkpoint: Checkpoint) -> None:
+    """Have a fold begin with the chunks of a whole snapshot of the log ``x``."""
+    header, *rest = (chunk[8:] for chunk in chunks)
+    loading = into.load(header, "x", checkpoint)
     for chunk in rest:
         loading.feed(chunk)
     assert loading.done
-    assert state_of(other) == before
-    assert derived_of(other) == derived
 
 
 def test_one_partition_at_a_time_is_written(snapshots: Snapshots):

@@ -40,11 +40,10 @@ from monitor.core.events import (
 from monitor.core.nailed import (
     NEVER,
     Call,
-    Execution,
+    Known,
     Marks,
     Note,
     Notes,
-    Room,
     Sight,
     execution_told,
     facts_of,
@@ -60,10 +59,11 @@ _NOBODY: Final = Conversation("", (), Birth(0, 0, 0, 0), 0, 0, False)
 class Nailed:
     """What one partition knows of calls that go from conference to conference.
 
-    Nothing of this can be derived from the conversations that are open, and ``dump`` holds all of it: ``marks`` (where
-    in the log each bucket begins), ``noted`` (when a call was last nailed up, which says whether a rebuild has to look
-    back), ``forget_due``, and of each account its ``Notes`` (of each call where and when it was seen, what was noted of
-    it, the ids of what named it alone and what fell to the bound; of conferences names and ends; of executions steps).
+    Nothing of this can be derived from the conversations that are open. ``times`` holds the ``marks`` (where in the log
+    each bucket begins), ``noted`` (when a call was last nailed up, which says whether a rebuild has to look back) and
+    ``forget_due``; ``freeze`` gives of each account the ``Notes``: of each call where and when it was seen, what was
+    noted of it, the ids of what named it alone and what fell to the bound; of conferences names and ends; of executions
+    steps.
     Conversations hold the rest themselves: ``guests``, ``again``, ``told_late`` and the stamps in ``properties``. What
     follows from either is derived when it is loaded: ``conferences`` and ``notes`` of conversations, ``watched``.
     """
@@ -86,6 +86,7 @@ class Nailed:
         self.forget_due = NEVER
         self._forgetting: Iterator[str | None] = iter(())
         self._steps = 0  # Of that, with each bucket.
+        self._frozen: list[Notes] = []
         self.accounts: dict[str, Guests] = {}
         self.guests_type = Guests
         self.due_ms = NEVER  # A message that arrives at or after this instant begins a bucket.
@@ -175,35 +176,38 @@ class Nailed:
 
     # ----------------------------------------------------------------- dump and load
 
-    def dump(self) -> bytes:
-        """All that it knows, as bytes."""
-        notes = {
-            sid: (each.notes.calls, each.notes.rooms, each.notes.executions) for sid, each in self.accounts.items()
-        }
-        return encode(_Dumped(self.marks.dump(), self.noted, self.forget_due, notes))
+    def times(self) -> Times:
+        """What it knows besides the notes of its accounts."""
+        return Times(self.marks.dump(), self.noted, self.forget_due)
 
-    def load(self, dumped: bytes, index_of: Callable[[str], Parted[Conversation]]) -> None:
-        """Know what was dumped instead; ``index_of`` gives an account's open conversations, by member."""
-        known = decode_dumped(dumped)
-        self.marks.load(known.marks)
-        self.noted, self.forget_due = known.noted, known.forget_due
+    def load(self, times: Times) -> None:
+        """Know this instead, and of accounts nothing yet."""
+        self.marks.load(times.marks)
+        self.noted, self.forget_due = times.noted, times.forget_due
         self.due_ms = self.marks.due_ms
         if self.due_ms != NEVER:
             self.stamp = stamp_of(self.marks.stamp(self.due_ms // self.marks.bucket_ms - 1))
         self.accounts.clear()
         self._forgetting = iter(())
-        for sid, notes in known.notes.items():
-            self.open(sid, index_of(sid)).notes.know(*notes)
+
+    def freeze(self) -> list[tuple[str, Known]]:
+        """What is noted of each account as of now, which does not change until ``thaw``, whatever is noted then."""
+        self._frozen = [guests.notes for guests in self.accounts.values()]
+        return [(sid, guests.notes.freeze()) for sid, guests in self.accounts.items()]
+
+    def thaw(self) -> None:
+        """Go on without ``freeze``."""
+        frozen, self._frozen = self._frozen, []
+        for notes in frozen:
+            notes.thaw()
 
 
-class _Dumped(msgspec.Struct, array_like=True, frozen=True):
+class Times(msgspec.Struct, array_like=True, frozen=True):
+    """Where in the log each bucket begins, when a call was last nailed up, and when calls may be forgotten."""
+
     marks: list[tuple[int, int, int]]
     noted: int
     forget_due: int
-    notes: dict[str, tuple[dict[str, Call], dict[str, Room], dict[str, Execution]]]
-
-
-decode_dumped = msgspec.msgpack.Decoder(_Dumped).decode
 
 
 class Guests:

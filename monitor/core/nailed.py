@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from operator import attrgetter
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 import msgspec
 
@@ -128,6 +129,12 @@ class Call(msgspec.Struct, eq=False):
     lost: int = NEVER  # Arrival of the latest of what fell to the bound.
     guests: tuple[str, ...] = ()
 
+    def copied(self) -> Self:
+        """Another one that says the same, until either is changed."""
+        properties = None if self.properties is None else dict(self.properties)
+        ids = None if self.ids is None else dict(self.ids)
+        return type(self)(dict(self.seen), self.sights, self.notes, properties, ids, self.lost, self.guests)
+
     def see(self, conference: str, bucket: int, most: int) -> None:
         """Take in a sight of it; no more of the latest are kept than can say whether there were ``most``."""
         self.seen[conference] = max(bucket, self.seen.get(conference, bucket))
@@ -166,6 +173,10 @@ class Room(msgspec.Struct, eq=False):
     ends: dict[int, int] = msgspec.field(default_factory=dict)
     calls: tuple[str, ...] = ()
 
+    def copied(self) -> Self:
+        """Another one that says the same, until either is changed."""
+        return type(self)(self.since, self.touched, dict(self.names), dict(self.ends), self.calls)
+
 
 class Execution(msgspec.Struct, eq=False):
     """The steps of a Studio execution that such a call started; ``calls`` are those that did."""
@@ -173,6 +184,75 @@ class Execution(msgspec.Struct, eq=False):
     touched: int
     notes: list[Note] = msgspec.field(default_factory=list)
     calls: tuple[str, ...] = ()
+
+    def copied(self) -> Self:
+        """Another one that says the same, until either is changed."""
+        return type(self)(self.touched, list(self.notes), self.calls)
+
+
+class _Copied(Protocol):
+    def copied(self) -> Self: ...
+
+
+_Record = TypeVar("_Record", bound=_Copied)
+
+
+class Frozen(Generic[_Record]):
+    """Records by SID while a snapshot is taken of them: ``was`` holds them as they were, and does not change.
+
+    Whoever asks for one gets a copy, which holds from then on; ``thaw`` gives a dictionary again.
+    """
+
+    __slots__ = ("_dropped", "_now", "was")
+
+    def __init__(self, was: dict[str, _Record]) -> None:
+        self.was = was
+        self._now: dict[str, _Record] = {}
+        self._dropped: set[str] = set()
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __iter__(self) -> Iterator[str]:
+        was, gone = self.was, self._dropped
+        new = [sid for sid in self._now if sid not in was or sid in gone]
+        return chain([sid for sid in was if sid not in gone], new)
+
+    def __contains__(self, sid: str) -> bool:
+        return sid in self._now or (sid in self.was and sid not in self._dropped)
+
+    def __getitem__(self, sid: str) -> _Record:
+        record = self.get(sid)
+        if record is None:
+            raise KeyError(sid)
+        return record
+
+    def __setitem__(self, sid: str, record: _Record) -> None:
+        self._now[sid] = record
+
+    def __delitem__(self, sid: str) -> None:
+        if sid not in self:
+            raise KeyError(sid)
+        self._now.pop(sid, None)
+        if sid in self.was:
+            self._dropped.add(sid)
+
+    def get(self, sid: str) -> _Record | None:
+        """The record of a SID, to be read or changed; None where there is none."""
+        record = self._now.get(sid)
+        if record is None and sid not in self._dropped and (was := self.was.get(sid)) is not None:
+            record = self._now[sid] = was.copied()
+        return record
+
+    def thaw(self) -> dict[str, _Record]:
+        """What holds now, in the dictionary that it was."""
+        for sid in self._dropped:
+            del self.was[sid]
+        self.was.update(self._now)
+        return self.was
+
+
+Known = tuple[dict[str, Call], dict[str, Room], dict[str, Execution]]
 
 
 class Notes:
@@ -183,15 +263,39 @@ class Notes:
     def __init__(self, window: int, bound: int) -> None:
         self._window = window
         self._bound = bound
-        self.calls: dict[str, Call] = {}
-        self.rooms: dict[str, Room] = {}
-        self.executions: dict[str, Execution] = {}
+        self.calls: dict[str, Call] | Frozen[Call] = {}
+        self.rooms: dict[str, Room] | Frozen[Room] = {}
+        self.executions: dict[str, Execution] | Frozen[Execution] = {}
         self.watched: set[str] = set()
 
-    def know(self, calls: dict[str, Call], rooms: dict[str, Room], executions: dict[str, Execution]) -> None:
-        """Know this instead."""
-        self.calls, self.rooms, self.executions = calls, rooms, executions
-        self.watched = {*calls, *rooms, *executions}
+    def know(self, more: Known) -> None:
+        """Know this as well."""
+        calls, rooms, executions = more
+        assert isinstance(self.calls, dict)
+        assert isinstance(self.rooms, dict)
+        assert isinstance(self.executions, dict)
+        self.calls.update(calls)
+        self.rooms.update(rooms)
+        self.executions.update(executions)
+        self.watched.update(calls, rooms, executions)
+
+    def freeze(self) -> Known:
+        """All of it as it is now, which stays so until ``thaw``, whatever is noted meanwhile."""
+        assert isinstance(self.calls, dict)
+        assert isinstance(self.rooms, dict)
+        assert isinstance(self.executions, dict)
+        known = self.calls, self.rooms, self.executions
+        self.calls, self.rooms, self.executions = Frozen(self.calls), Frozen(self.rooms), Frozen(self.executions)
+        return known
+
+    def thaw(self) -> None:
+        """Go on without ``freeze``, if it was called."""
+        if isinstance(self.calls, Frozen):
+            self.calls = self.calls.thaw()
+        if isinstance(self.rooms, Frozen):
+            self.rooms = self.rooms.thaw()
+        if isinstance(self.executions, Frozen):
+            self.executions = self.executions.thaw()
 
     def call(self, sid: str) -> Call:
         """A call's record, a new one if there is none."""
@@ -303,13 +407,16 @@ class Notes:
             if not known and not met:
                 self._drop(self.calls, sid)
         floor -= self._window
-        for places in (self.rooms, self.executions):
-            for place in list(places):
-                yield
-                if places[place].touched <= floor:
-                    self._drop(places, place)
+        for place in list(self.rooms):
+            yield
+            if self.rooms[place].touched <= floor:
+                self._drop(self.rooms, place)
+        for place in list(self.executions):
+            yield
+            if self.executions[place].touched <= floor:
+                self._drop(self.executions, place)
 
-    def _drop(self, among: dict[str, Any], sid: str) -> None:
+    def _drop(self, among: dict[str, Any] | Frozen[Any], sid: str) -> None:
         del among[sid]
         if sid not in self.calls and sid not in self.rooms and sid not in self.executions:
             self.watched.discard(sid)

@@ -5,24 +5,27 @@ A snapshot is a cache. It says what was open before the message at one offset S;
 
 It is taken copy-on-write. From S on, whatever is about to change a conversation has it written first, as it still is,
 and ``Saving.walk`` writes some of the others between two messages. So nothing waits, and each conversation is written
-once, as it was at S. What follows from the conversations (index, books of names, births, deadlines) is not written:
-``Loading`` derives it.
+once, as it was at S; so is what is noted of calls, by records (``nailed.Frozen``). What follows from the conversations
+(index, books of names, births, deadlines) is not written: ``Loading`` derives it.
 
-    A chunk is its length, its CRC-32 and msgpack. First comes the header, then conversations, then their number.
+    A chunk is its length, its CRC-32 and msgpack. First comes the header, then notes and conversations, then their
+    numbers.
 """
 
 from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from struct import Struct
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from monitor.core.conversation import KIND, PACKED_HEAD, Birth, Conversation, Kept, NamedRoom, Seen
-from monitor.core.nailed import Call, Execution, Note, Room, Sight
+from monitor.core.guests import Times
+from monitor.core.nailed import Call, Execution, Known, Note, Room, Sight
 from monitor.core.packing import USUAL, WINDOW_BITS
 from monitor.core.readers import EVENT_TYPES
 from monitor.core.window import Account, Cut, Window
@@ -69,9 +72,15 @@ class _Header(msgspec.Struct, array_like=True, tag="header"):
 
 
 class _Calls(msgspec.Struct, array_like=True, tag="calls"):
-    """What is known of calls beside the conversations (``Nailed.dump``): not much, and written at once."""
+    """What is known of calls beside the conversations, but for ``_Noted``."""
 
-    known: bytes
+    times: Times
+
+
+class _Noted(msgspec.Struct, array_like=True, tag="noted"):
+    """Some of what is noted of calls, by account."""
+
+    known: dict[str, Known]
 
 
 class _Some(msgspec.Struct, array_like=True, tag="some"):
@@ -86,9 +95,10 @@ class _Written(msgspec.Struct, array_like=True, tag="some"):
 
 class _End(msgspec.Struct, array_like=True, tag="end"):
     conversations: int
+    noted: int
 
 
-_OF_CALLS: Final = (Call, Sight, Note, Room, Execution)
+_OF_CALLS: Final = (Call, Sight, Note, Room, Execution, Times, _Noted, _End)
 
 
 def _layout() -> str:
@@ -100,7 +110,7 @@ def _layout() -> str:
 
 LAYOUT: Final = _layout()
 _encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(_Header | _Calls | _Some | _End).decode
+_decode: Final = msgspec.msgpack.Decoder(_Header | _Calls | _Noted | _Some | _End).decode
 
 
 class Saving:
@@ -120,9 +130,11 @@ class Saving:
         self._ended = False
         self._states: list[msgspec.Raw] = []
         self._size = 0
+        self._notes = _one_by_one(window.nailed.freeze())
+        self._noted = 0
         self._ready: list[bytes] = [
             framed(_encode(_Header(LAYOUT, about, window.cut))),
-            framed(_encode(_Calls(window.nailed.dump()))),
+            framed(_encode(_Calls(window.nailed.times()))),
         ]
 
     def before(self, conversation: Conversation) -> None:
@@ -138,9 +150,11 @@ class Saving:
             self._pack()
 
     def walk(self, conversations_max: int) -> bool:
-        """Write so many conversations at most; whether all are written."""
+        """Write so many conversations at most, or twice as many records of calls; whether all are written."""
         if self._ended or self.broken:
             return True
+        if self._write_notes(2 * conversations_max):
+            return False
         for _ in range(conversations_max):
             while not self._next:
                 if not self._buckets:
@@ -162,6 +176,19 @@ class Saving:
         self.broken = True
         self._window.end_saving(self)
 
+    def _write_notes(self, most: int) -> bool:
+        """Write some of what is noted of calls; whether there was any left."""
+        known: dict[str, Known] = {}
+        for sid, place, key, record in islice(self._notes, most):
+            of_account = known.setdefault(sid, ({}, {}, {}))
+            of_account[place][key] = record
+            self._noted += 1
+        if known:
+            self._ready.append(framed(_encode(_Noted(known))))
+        else:
+            self._window.nailed.thaw()
+        return bool(known)
+
     def _pack(self) -> None:
         self._ready.append(framed(_encode(_Written(self._states))))
         self._states, self._size = [], 0
@@ -171,7 +198,7 @@ class Saving:
         self._ended = True
         if self._states:
             self._pack()
-        self._ready.append(framed(_encode(_End(self._saved))))
+        self._ready.append(framed(_encode(_End(self._saved, self._noted))))
 
 
 class Loading:
@@ -188,7 +215,8 @@ class Loading:
         self._graces: list[tuple[int, int, int, str, str]] = []
         self._met: list[Conversation] = []  # Those that have met nailed-up calls.
         self._loaded = 0
-        self._calls: bytes | None = None
+        self._noted = 0
+        self._has_times = False
         self.done = False
 
     def feed(self, chunk: bytes) -> None:
@@ -198,10 +226,15 @@ class Loading:
             for state in read.states:
                 self._add(state)
             self._loaded += len(read.states)
-        elif isinstance(read, _Calls) and self._calls is None:
-            self._calls = read.known
-        elif isinstance(read, _End) and read.conversations == self._loaded and self._calls is not None:
-            self._finish(self._calls)
+        elif isinstance(read, _Calls) and not self._has_times:
+            self._has_times = True
+            self._window.nailed.load(read.times)
+        elif isinstance(read, _Noted) and self._has_times and not self.done:
+            for sid, known in read.known.items():
+                self._window.know(sid, known)
+                self._noted += sum([len(records) for records in known])
+        elif isinstance(read, _End) and self._has_times and read == _End(self._loaded, self._noted):
+            self._finish()
         else:
             raise Unusable("a part is missing")
 
@@ -248,18 +281,22 @@ class Loading:
                 due_ms = seen.arrived_ms + window.grace_ms
                 self._graces.append((due_ms, seen.offset, seen.index, account.sid, seen.sid))
 
-    def _finish(self, calls: bytes) -> None:
+    def _finish(self) -> None:
         if self.done:
             raise Unusable("it ends twice")
         self.done = True
-        try:
-            self._window.load_nailed(calls, self._met)
-        except msgspec.DecodeError:
-            raise Unusable("its bytes say nothing") from None
         self._births.sort(key=lambda birth: (birth.offset, birth.arrived_ms))
         self._graces.sort()
         graces = [(due_ms, account, recording) for due_ms, _, _, account, recording in self._graces]
-        self._window.restored(self._births, graces)
+        self._window.restored(self._births, graces, self._met)
+
+
+def _one_by_one(known: Iterable[tuple[str, tuple[dict[str, Any], ...]]]) -> Iterator[tuple[str, int, str, Any]]:
+    """Each record of what is known of calls: its account, which of the three kinds it is, its SID."""
+    for sid, kinds in known:
+        for place, records in enumerate(kinds):
+            for key, record in records.items():
+                yield sid, place, key, record
 
 
 def about(chunk: bytes) -> tuple[bytes, Cut | None]:

@@ -52,6 +52,7 @@ from monitor.core.events import (
     TwimlFact,
 )
 from monitor.core.guests import Guests, Nailed
+from monitor.core.nailed import Known
 from monitor.core.parted import Parted
 
 BUCKET_MS: Final = 10_000
@@ -414,6 +415,7 @@ class Window:
         """Tell ``saver`` nothing more."""
         if self._saver is saver:
             self._saver = None
+            self.nailed.thaw()
 
     def filed(self) -> tuple[list[int], list[Conversation]]:
         """Every open conversation: by the buckets that hold them, and those that are due within the present one."""
@@ -446,8 +448,16 @@ class Window:
         self.open_conversations += 1
         self.open_recordings += len(conversation.recordings)
 
-    def restored(self, births: Iterable[Birth], graces: Iterable[tuple[int, str, str]]) -> None:
-        """The snapshot is all there: births in order of their offsets, and the graces to come in order of time."""
+    def restored(
+        self, births: Iterable[Birth], graces: Iterable[tuple[int, str, str]], met: Iterable[Conversation]
+    ) -> None:
+        """The snapshot is all there: births in order of their offsets, and the graces to come in order of time.
+
+        ``met`` are the conversations that have met nailed-up calls.
+        """
+        for conversation in met:
+            self.know(conversation.account, ({}, {}, {}))
+            conversation.notes = self.nailed.accounts[conversation.account].notes
         self.births.extend(births)
         self._graces.extend(graces)
         self._look_at_deadlines()
@@ -598,20 +608,13 @@ class Window:
             digest = b"" if event.id is None else digest_of(event.id)
             guests.look_back(event, digest, offset, arrived_ms)
 
-    def load_nailed(self, dumped: bytes, met: Iterable[Conversation]) -> None:
-        """Know of calls what ``nailed.dump`` gave, beside the conversations that are open; ``met`` have guests."""
-        self.nailed.load(dumped, self._index_of)
-        for conversation in met:
-            notes = self.nailed.open(conversation.account, self._index_of(conversation.account)).notes
-            conversation.notes = notes
-        for sid, account in self.accounts.items():
-            account.guests = self.nailed.accounts.get(sid)
-
-    def _index_of(self, sid: str) -> Parted[Conversation]:
-        account = self.accounts.get(sid)
+    def know(self, account_sid: str, known: Known) -> None:
+        """Know this of calls of an account, which a snapshot holds beside the conversations."""
+        account = self.accounts.get(account_sid)
         if account is None:
-            account = self.accounts[sid] = Account(sid)
-        return account.index
+            account = self.accounts[account_sid] = Account(account_sid)
+        guests = account.guests = self.nailed.open(account.sid, account.index)
+        guests.notes.know(known)
 
     def _begin(self, account_sid: str, offset: int, arrived_ms: int) -> Conversation:
         """A new conversation, without members yet."""
