@@ -780,20 +780,22 @@ class _Collector:
     """Takes Python's garbage collection into our own hands.
 
     With half a million open conversations a full collection holds everything still for 0.3 s, and comes when it likes.
-    So: none by itself; the young generations between two batches; all of it when there is nothing to do, or hourly.
+    So: none by itself; the young generations between two batches; what is older, but has come since it was last looked
+    at, when there is nothing to do, or hourly; all there is only when there is nothing to do, or once a day.
     """
 
     def __init__(self) -> None:
         self._young_after = 0.0
-        self._full_after = 0.0
+        self._old_after = 0.0
         self._idle_after = 0.0
+        self._all_at = 0.0
         self._give_back_after = 0.0
         self._was_on = gc.isenabled()
 
     def begin(self) -> None:
         gc.disable()
-        now = time.monotonic()
-        self._young_after, self._idle_after, self._full_after = now + 1.0, now + 60.0, now + 3600.0
+        now = self._all_at = time.monotonic()
+        self._young_after, self._idle_after, self._old_after = now + 1.0, now + 60.0, now + 3600.0
 
     def end(self) -> None:
         gc.unfreeze()
@@ -805,14 +807,22 @@ class _Collector:
         gc.collect(1)
         gc.freeze()
 
+    def collect_old(self) -> None:
+        """Collect what has come since the last time; what is left of it stays for hours, and is not looked at again."""
+        gc.collect()
+        gc.freeze()
+
     def between_batches(self, *, idle: bool) -> None:
         now = time.monotonic()
         if now < self._young_after:
             return
         self._young_after = now + 1.0
-        if now >= self._full_after or (idle and now >= self._idle_after):
-            self._idle_after, self._full_after = now + 60.0, now + 3600.0
-            gc.collect()
+        if now >= self._old_after or (idle and now >= self._idle_after):
+            self._idle_after, self._old_after = now + 60.0, now + 3600.0
+            if now - self._all_at >= (3600.0 if idle else 86_400.0):
+                self._all_at = now
+                gc.unfreeze()
+            self.collect_old()
         else:
             gc.collect(1)
         if now >= self._give_back_after:
