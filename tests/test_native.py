@@ -460,6 +460,27 @@ def test_dates_are_read_as_they_always_are():
     assert taken + 0.3 * fed < twins.taken < taken + fed
 
 
+@pytest.mark.parametrize(
+    ("type_", "field"),
+    [
+        (b"status-callback.call.", b"From"),
+        (b"insights.call-summary.", b"direction"),
+        (b"taskrouter.task.created", b"task_queue_name"),
+        (b"conference.participant.updated", b"FriendlyName"),
+        (b"studio.flow.step.ended", b"name"),
+    ],
+)
+def test_a_text_of_any_length_is_kept_as_it_always_is(type_: bytes, field: bytes):
+    """Up to what the fast path has room for, with what is written behind it, and beyond."""
+    twins, stamp_ms, event = that_know(type_, seed=22, recorded=0.3, minutes=10)
+    taken, fed = twins.taken, 0
+    for fed, length in enumerate((*range(40), *range(250, 260), *range(3_800, 4_110), 65_535, 65_536), 1):
+        changed = re.sub(rb'"id":"\w+"', b'"id":"VW%032x"' % fed, event, count=1)
+        twins.feed(stamp_ms, re.sub(rb'"%s":"[^"]*"' % field, b'"%s":"%s"' % (field, b"x" * length), changed))
+    twins.compare()
+    assert taken + 0.2 * fed < twins.taken < taken + fed
+
+
 def test_a_request_is_read_as_it_always_is():
     """Refused or not, by whatever address, with whatever it asks for."""
     twins, stamp_ms, event = that_know(b"api-request.conference-participant.modified", seed=20, recorded=0.5, minutes=5)
