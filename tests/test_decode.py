@@ -1117,11 +1117,21 @@ def test_a_participant_who_never_left_is_inside():
     assert event_of(event).facts[0] == ParticipantFact(CONFERENCE, CALL, "inside", None, None)
 
 
-def test_an_execution_that_no_call_started_is_connected_with_none():
+@pytest.mark.parametrize(
+    ("spelled", "revision"),
+    [
+        ("7", 7),
+        ("seven", None),
+        (str((1 << 63) - 1), (1 << 63) - 1),
+        # What does not fit into 64 bits could not be kept as evidence, nor copied as a setting.
+        *((number, None) for number in (1 << 63, str(1 << 63), str(-(1 << 63) - 1), 1 << 64, "9" * 5_000, 1e300)),
+    ],
+)
+def test_an_execution_that_no_call_started_is_connected_with_none(spelled: str | float, revision: int | None):
     event = sample("com.twilio.studio.flow.execution.started")
-    event["data"] |= {"started_by": "MM" + "0" * 32, "flow_revision": "seven"}
+    event["data"] |= {"started_by": "MM" + "0" * 32, "flow_revision": spelled}
 
-    assert event_of(event).facts == (ExecutionFact(EXECUTION, None, FLOW, None, ended=False),)
+    assert event_of(event).facts == (ExecutionFact(EXECUTION, None, FLOW, revision, ended=False),)
 
 
 def test_a_listed_recording_is_the_rest_recording():

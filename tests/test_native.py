@@ -23,8 +23,10 @@ from monitor.core.conversation import Conversation
 from monitor.core.fast_path import SOURCES
 from monitor.core.judging import Tuning
 from monitor.core.ledger import Ledger
-from monitor.core.pipeline import Checkpoint, Pipeline, Told
+from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Told
 from monitor.core.policy import built_in_policy
+from monitor.core.snapshot import Saving
+from monitor.core.values import AHEAD_MAX_MS
 from monitor.simulator.traffic import Knobs, traffic
 from tests.history import derived_of
 
@@ -41,13 +43,21 @@ class Twins:
         *,
         committed: int = 0,
         open_from: int | None = None,
+        end: int = 0,
         window: timedelta = timedelta(minutes=30),
         entries_max: int = 40,
+        kept_ms: int = 7 * 86_400_000,
+        sweeps: bool = False,
+        skip: frozenset[int] = frozenset(),
+        **tuning: Any,
     ) -> None:
         # Short enough that conversations grow cold and close within an hour.
         window_ms = window // timedelta(milliseconds=1)
-        self.tuning = msgspec.structs.replace(Tuning(), window_ms=window_ms, entries_max=entries_max)
-        start = Checkpoint(offset=committed, generation=0, replay_from=0, log_time_ms=None, open_from=open_from)
+        self.tuning = msgspec.structs.replace(Tuning(), window_ms=window_ms, entries_max=entries_max, **tuning)
+        self.kept_ms = kept_ms
+        start = Checkpoint(
+            offset=committed, generation=0, replay_from=0, log_time_ms=None, open_from=open_from, end=end
+        )
         self.fast, self.plain = (
             Pipeline(
                 self.tuning,
@@ -55,6 +65,8 @@ class Twins:
                 AccountSettings(),
                 partition=0,
                 checkpoint=start,
+                sweeps=sweeps,
+                skip=skip,
             )
             for _ in range(2)
         )
@@ -63,10 +75,16 @@ class Twins:
             self.open()
         self.offset = 0
         self.taken = 0  # How many went the fast way.
+        self.savings: list[Saving] = []
+        self.saved = 0
 
-    def open(self) -> None:
+    def open(self, written: Iterable[Publish] = ()) -> None:
+        """The gate, over what has been written till then."""
         for pipeline in (self.fast, self.plain):
-            pipeline.open(Ledger())
+            ledger = Ledger(allowed_kept_ms=self.kept_ms, others_kept_ms=2 * self.kept_ms)
+            for place, publish in enumerate(written):
+                ledger.take_in(publish.key, publish.verdict, place)
+            pipeline.open(ledger)
 
     def feed(self, stamp_ms: int, value: bytes) -> list[Told]:
         assert self.fast.fast_path is not None
@@ -78,8 +96,42 @@ class Twins:
         else:
             self.taken += 1
         assert list(told) == plain, value
+        assert self.fast.sweeping == self.plain.sweeping
+        assert self.fast.window.cut == self.plain.window.cut
         self.offset += 1
         return list(told)
+
+    def disturb(self, chance: random.Random, written: list[Publish]) -> None:
+        """Let something come between two messages: another policy, a setting, somebody else's verdict, a sweep."""
+        what, some = chance.randrange(4), chance.random()
+        for pipeline in (self.fast, self.plain):
+            accounts = list(pipeline.window.accounts)
+            if what == 0:
+                pipeline.change_policy(built_in_policy())
+            elif what == 1 and accounts:
+                pipeline.change_settings(accounts[int(some * len(accounts))])
+            elif what == 2 and written:
+                other = written[int(some * len(written))]
+                if other.verdict is not None:
+                    at, outcome = (0, other.verdict.at[1] + int(some * 100)), ("allowed", "disallowed")[int(some * 2)]
+                    verdict = msgspec.structs.replace(other.verdict, at=at, outcome=outcome)
+                    pipeline.ledger.take_in(other.key, verdict, 1_000_000 + self.offset)
+        assert list(self.fast.sweep(3)) == list(self.plain.sweep(3))
+
+    def save(self) -> None:
+        """Go on with a snapshot, or begin one if that can be."""
+        if self.savings:
+            done = [saving.walk(1) for saving in self.savings]
+            fast, plain = (saving.take() for saving in self.savings)
+            assert done[0] == done[1]
+            assert fast == plain
+            if done[0]:
+                self.saved += not self.savings[0].broken
+                self.savings.clear()
+        else:
+            begun = [pipeline.save("the log") for pipeline in (self.fast, self.plain)]
+            self.savings += [saving for saving in begun if saving is not None]
+            assert len(self.savings) != 1
 
     def compare(self) -> None:
         fast, plain = ([written(c) for c in pipeline.window.conversations()] for pipeline in (self.fast, self.plain))
@@ -469,6 +521,123 @@ def test_dates_are_read_as_they_always_are():
         twins.feed(stamp_ms, re.sub(rb'"Timestamp":"[^"]*"', b'"Timestamp":"%s"' % date.encode(), changed))
     twins.compare()
     assert taken + 0.3 * fed < twins.taken < taken + fed
+
+
+def borders(pipeline: Pipeline) -> list[int]:
+    """The instants at which something is different from before."""
+    window, now_ms = pipeline.window, pipeline.log_time_ms or 0
+    found = [window.due_ms, window.nailed.due_ms, pipeline.ledger.next_end_ms]
+    found += [due[0] for due in window._due[:1]] + [grace[0] for grace in window._graces]
+    found += [conversation.last_ms + window.cold_after_ms for conversation in list(window._warm)[:1]]
+    oldest = window.oldest_birth()
+    if oldest is not None:
+        found.append(oldest.arrived_ms + window.age_max_ms)
+    return sorted(at_ms for at_ms in found if 0 < at_ms - now_ms <= window.window_ms)
+
+
+def test_what_is_cold_is_packed_again_after_as_much():
+    """Conversations that have grown cold, each told of something longer than the last one was."""
+    messages = messages_of(seed=24, recorded=0.0, minutes=5)
+    event = next(value for _, value in messages if b"participant-join" in value)
+    twins, stamp_ms, offset = Twins(entries_max=10_000), messages[0][0], 0
+
+    def tell(lengths: Iterable[int]) -> None:
+        nonlocal offset
+        for length in lengths:
+            changed = re.sub(rb"\b(CA|CF)\w{32}", rb"\g<1>%032x" % length, event)
+            twins.feed(stamp_ms, re.sub(rb'"id":"\w+"', b'"id":"%0*x"' % (length, offset), changed, count=1))
+            offset += 1
+
+    tell(range(300, 480))
+    stamp_ms += twins.plain.window.cold_after_ms
+    tell([200] * 4 * 180)
+    assert sum(conversation.cold for conversation in twins.plain.window.conversations()) == 180
+    tell(range(300, 480))
+    twins.compare()
+    assert 0 < sum(conversation.cold for conversation in twins.plain.window.conversations()) < 180
+    assert twins.taken > 800
+
+
+@pytest.mark.parametrize("sweeps", [False, True])
+@pytest.mark.parametrize("recorded", [0.0, 0.6])
+def test_at_every_border_both_do_the_same(recorded: float, sweeps: bool):
+    """Of time: stamps stand on deadlines and beside them. Of offsets: a takeover; and somebody else writes as well."""
+    chance = random.Random(23)
+    messages = messages_of(seed=23, recorded=recorded, minutes=25)
+    window_ms, age_max_ms, now_ms = 20_000, 36_000, messages[0][0]
+    log: list[tuple[int, bytes]] = []
+    written: list[Publish] = []
+
+    def bounded(**where: Any) -> Twins:
+        window = timedelta(milliseconds=window_ms)
+        return Twins(window=window, age_max_ms=age_max_ms, kept_ms=2 * window_ms, sweeps=sweeps, **where)
+
+    twins = bounded()
+    for count, (_, event) in enumerate(messages):
+        value = event
+        if count == len(messages) * 4 // 7:
+            twins.compare()
+            committed = count - 100
+            skip = frozenset(chance.sample(range(count), 40))
+            # The end is with a message that tells nothing: whoever would not look for it is late.
+            end = next(at for at, (_, value) in enumerate(messages, 1) if at > count + 40 and b"call-metrics" in value)
+            twins = bounded(committed=committed, end=end, skip=skip)
+            lost = [w for w in written[-1:] if w.verdict is not None]
+            for publish in lost:  # Its conversation is not there any more.
+                assert publish.verdict is not None
+                other = msgspec.structs.replace(publish.verdict, recording_sid="RE" + "0" * 32, final=False)
+                written.append(msgspec.structs.replace(publish, key=other.key, verdict=other))
+            for offset, (stamp_ms, before) in enumerate(log):
+                if offset == committed:
+                    twins.open(written)
+                twins.feed(stamp_ms, before)
+                if offset % 300 == 0:
+                    twins.compare()
+        near, beside = borders(twins.plain), chance.choice((-1, 0, 1))
+        at_border = chance.random() < 0.1
+        if near and at_border:
+            now_ms = chance.choice(near[:3]) + beside  # The next ones: behind others nothing would be left.
+        elif chance.random() < 0.002:
+            now_ms += AHEAD_MAX_MS + chance.choice((0, 1))
+        elif twins.plain.window.cut is not None and chance.random() < 0.02:
+            now_ms += 2 * window_ms  # Till that is over, nothing goes the fast way.
+        else:
+            now_ms += chance.randint(0, 40)
+        oldest = twins.plain.window.oldest_birth()
+        if oldest is not None and abs(now_ms - oldest.arrived_ms - age_max_ms) <= 1:
+            value = log[oldest.offset][1]  # What it began with comes again.
+        log.append((now_ms, value))
+        written += [told for told in twins.feed(now_ms, value) if isinstance(told, Publish)]
+        if chance.random() < 0.02:
+            twins.disturb(chance, written[-20:])
+        if at_border:
+            twins.compare()
+        if count % 3 == 0:
+            twins.save()
+    twins.compare()
+    assert twins.taken > 0.2 * len(messages)
+    assert twins.saved > 3
+
+
+@pytest.mark.parametrize(
+    ("type_", "field"),
+    [
+        (b"status-callback.call.", b"From"),
+        (b"insights.call-summary.", b"direction"),
+        (b"taskrouter.task.created", b"task_queue_name"),
+        (b"conference.participant.updated", b"FriendlyName"),
+        (b"studio.flow.step.ended", b"name"),
+    ],
+)
+def test_a_text_of_any_length_is_kept_as_it_always_is(type_: bytes, field: bytes):
+    """Up to what the fast path has room for, with what is written behind it, and beyond."""
+    twins, stamp_ms, event = that_know(type_, seed=22, recorded=0.3, minutes=10)
+    taken, fed = twins.taken, 0
+    for fed, length in enumerate((*range(40), *range(250, 260), *range(3_800, 4_110), 65_535, 65_536), 1):
+        changed = re.sub(rb'"id":"\w+"', b'"id":"VW%032x"' % fed, event, count=1)
+        twins.feed(stamp_ms, re.sub(rb'"%s":"[^"]*"' % field, b'"%s":"%s"' % (field, b"x" * length), changed))
+    twins.compare()
+    assert taken + 0.2 * fed < twins.taken < taken + fed
 
 
 def test_a_request_is_read_as_it_always_is():

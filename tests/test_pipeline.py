@@ -109,6 +109,14 @@ def test_a_stamp_far_ahead_counts_when_the_message_before_it_was_stamped_so_too(
     assert fold.log_time == 6 + FAR_AHEAD_MS
 
 
+def test_messages_that_were_not_stamped_are_folded_until_one_was():
+    """As producers of old leave them (-1), in a topic that keeps the producers' stamps."""
+    fold = Fold()
+    for stamp, log_time_ms in ((-1, 0), (-1, 0), (LOG_BASE_MS, 0), (LOG_BASE_MS, LOG_BASE_MS)):
+        fold.feed(stamp - LOG_BASE_MS, f"rec(r,a)#{fold.offset}")
+        assert fold.pipeline.log_time_ms == log_time_ms
+
+
 def test_a_rebuild_that_knows_the_stamp_before_it_dates_its_first_message_as_the_first_time():
     began = Checkpoint(offset=2, generation=1, replay_from=2, log_time_ms=LOG_BASE_MS + 5)
     fold = Fold(checkpoint=began)

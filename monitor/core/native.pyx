@@ -338,7 +338,8 @@ cdef class FastPath:
             shows = self.read_conference_request()
         else:
             shows = self.read_execution(family == _EXECUTION_ENDED)
-        return shows and not self.odd and not self.facts.full
+        # A property is kept with a stamp behind it.
+        return shows and not self.odd and not self.facts.full and _has_room(&self.facts, STAMP)
 
     # ----------------------------------------------------------------- what a field was told to be
 

@@ -622,8 +622,8 @@ class Pipeline:
         self.stamped_before_ms = timestamp_ms
         now_ms = self.log_time_ms
         if now_ms is None:
-            self.log_time_ms = timestamp_ms
-            return timestamp_ms
+            self.log_time_ms = now_ms = max(0, timestamp_ms)  # -1 says that it was not stamped at all.
+            return now_ms
         if timestamp_ms <= now_ms:
             return now_ms
         ahead = timestamp_ms - now_ms > AHEAD_MAX_MS

@@ -168,8 +168,12 @@ cdef struct Out:
     unsigned char bytes[OUT_MAX]
 
 
+cdef inline bint _has_room(Out* out, Py_ssize_t size) noexcept:
+    return out.size + size <= OUT_MAX
+
+
 cdef inline void _put(Out* out, int byte) noexcept:
-    if out.size + 9 > OUT_MAX:
+    if not _has_room(out, 1):
         out.full = True
     else:
         out.bytes[out.size] = <unsigned char> byte
@@ -178,7 +182,7 @@ cdef inline void _put(Out* out, int byte) noexcept:
 
 cdef void _put_raw(Out* out, const unsigned char* bytes_, Py_ssize_t size) noexcept:
     """What is msgpack already."""
-    if out.size + size + 9 > OUT_MAX:
+    if not _has_room(out, size):
         out.full = True
     else:
         memcpy(out.bytes + out.size, bytes_, size)

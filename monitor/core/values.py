@@ -16,6 +16,8 @@ _Known = TypeVar("_Known")
 
 MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
 AHEAD_MAX_MS: Final = 3_600_000  # What is stamped further ahead of log time counts only if its neighbour agrees.
+_LEAST: Final = -(1 << 63)
+_GREATEST: Final = (1 << 63) - 1
 AGE_BOUNDS_MS: Final = (1_000, 5_000, 60_000, 900_000, 14_400_000)  # By which events are counted when they arrive.
 
 
@@ -48,13 +50,14 @@ def truth_of(value: Text) -> bool | None:
 
 
 def number_of(value: Text) -> int | None:
-    """A whole number, or its digits."""
+    """A whole number, or its digits; one that takes more than 64 bits could not be kept, and is none."""
     if isinstance(value, bool) or value is None:
         return None
     try:
-        return int(value)
+        number = int(value)
     except (ValueError, OverflowError):
         return None
+    return number if _LEAST <= number <= _GREATEST else None
 
 
 def is_sid(value: object, prefix: str) -> bool:
