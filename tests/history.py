@@ -848,9 +848,9 @@ def known_to(ledger: Ledger) -> tuple[dict[str, Any], set[tuple[int, str]], set[
     them are asked for their end when that is due.
     """
     known: dict[str, Any] = {}
+    assert not ledger.unplaced()
     for number in range(PARTS):
-        whole, settled, unplaced = ledger.dump_part(number, 1 << 62)
-        assert not unplaced
+        whole, settled = ledger.dump_part(number, 1 << 62)
         for key, entry in whole:
             known[key] = entry[8:20], entry[20] & ~LATER, ledger.account_if_open(key), ledger.last(key)
         for at in range(0, len(settled), SETTLED_BYTES):

@@ -238,18 +238,68 @@ def test_a_lesser_verdict_and_a_tombstone_of_somebody_else_are_written_over() ->
     assert ledger.account_if_open(RECORDING) == a_verdict().account_sid
 
 
+def test_what_is_behind_ours_is_written_over_also_where_it_is_read_before_ours_is_acknowledged() -> None:
+    for value in (None, a_verdict(at=(1, 6))):
+        for place in (0, 2):
+            ledger = Ledger(Topic().fetch)
+            ledger.owned = True
+            ledger.publish(a_verdict(), 1)
+            assert ledger.take_in(RECORDING, value, 1) is None
+            back = ledger.placed(RECORDING, (1, 7), place)
+            assert back == (encode_verdict(a_verdict()) if place < 1 else None)
+            assert ledger.knows(RECORDING)
+
+
+def test_a_final_verdict_is_forgotten_only_where_the_tombstone_stands_behind_it() -> None:
+    for place in (0, 2):
+        topic = Topic()
+        ledger = Ledger(topic.fetch)
+        ledger.owned = True
+        ledger.publish(a_verdict(final=True), 1)
+        assert ledger.take_in(RECORDING, None, 1) is None  # By ``forget``: before ours, or behind?
+        assert ledger.placed(RECORDING, (1, 7), place) is None
+        assert ledger.knows(RECORDING) == (place > 1)
+        assert ledger.take_in(RECORDING, None, 1) is None  # It stands in front of ours, if ours stands.
+        assert ledger.knows(RECORDING) == (place > 1)
+        assert ledger.take_in(RECORDING, None, 3) is None
+        assert not ledger.knows(RECORDING)
+
+
+@pytest.mark.parametrize("between", [None, a_verdict(at=(1, 8))])
+def test_what_is_told_after_a_final_verdict_is_gone_is_kept_as_long_as_itself_says(between: Verdict | None) -> None:
+    ended_ms = read_instant(DECIDED)
+    allowed = a_verdict(final=True, outcome="allowed")
+    again = a_verdict(final=True, at=(1, 9), decided_at=render_instant(ended_ms + 5_000))
+    topic = Topic()
+    topic.values = [encode_verdict(allowed), encode_verdict(between or allowed), encode_verdict(again)]
+    ledger = Ledger(topic.fetch, allowed_kept_ms=DAY_MS, others_kept_ms=2 * DAY_MS)
+    for place, verdict in enumerate((allowed, between, again)):
+        ledger.take_in(RECORDING, verdict, place)
+
+    assert list(ledger.ended(ended_ms + DAY_MS)) == []  # Until when the first would have been kept.
+    assert list(ledger.ended(ended_ms + 2 * DAY_MS + 4_999)) == []
+    assert list(ledger.ended(ended_ms + 2 * DAY_MS + 5_000)) == [RECORDING]
+    assert (len(ledger), ledger.next_end_ms) == (0, NEVER_MS)
+
+
 @pytest.mark.parametrize(
     ("field", "other"),
     [
         (b'"at":[1,7]', b'"at":[1,1180591620717411303424]'),
         (b'"at":[1,7]', b'"at":[-1,7]'),
         (b'"rests_from":3', b'"rests_from":1180591620717411303424'),
+        (b'"decided_at":"2026-11-02T15:30:00.123Z"', b'"decided_at":"yesterday"'),
+        (b'"decided_at":"2026-11-02T15:30:00.123Z"', b'"decided_at":"2026-11-02T15:30:00.123"'),
     ],
 )
-def test_a_verdict_with_a_number_that_no_position_has_is_passed_over(field: bytes, other: bytes) -> None:
-    value = encode_verdict(a_verdict())
+@pytest.mark.parametrize("fetching", [True, False])
+def test_a_verdict_with_a_number_or_an_instant_that_none_has_is_passed_over(
+    field: bytes, other: bytes, fetching: bool
+) -> None:
+    final = b"decided_at" in field
+    value = encode_verdict(a_verdict(final=final))
     assert field in value
-    ledger = Ledger()
+    ledger = Ledger(Topic().fetch if fetching and final else None)
 
     assert ledger.take_in(RECORDING, decode_verdict(value.replace(field, other)), 0) is None
     assert not ledger.knows(RECORDING)

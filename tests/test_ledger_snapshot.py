@@ -51,9 +51,12 @@ def whole(count: int = 600, seed: int = 1) -> tuple[Topic, Ledger]:
 
 
 def written(snapshots: Snapshots, ledger: Ledger, below: int) -> Path:
+    return finished(snapshots, LedgerSaving(ledger, snapshots.name_of(OF, ledger=True), below))
+
+
+def finished(snapshots: Snapshots, saving: LedgerSaving) -> Path:
     path = snapshots.path(OF, ledger=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    saving = LedgerSaving(ledger, snapshots.name_of(OF, ledger=True), below)
     while not saving.walk(1):
         pass
     path.write_bytes(b"".join(saving.take()))
@@ -134,9 +137,7 @@ def test_what_lies_above_or_has_not_been_placed_is_left_to_be_read(snapshots: Sn
     ledger.placed("RE" + "b" * 32, (1, 7), 6)
 
     assert saving.walk(1)
-    path = snapshots.path(OF, ledger=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join(saving.take()))
+    finished(snapshots, saving)
     found = read(snapshots, topic)
     assert found is not None
     successor, offset = found
@@ -144,6 +145,28 @@ def test_what_lies_above_or_has_not_been_placed_is_left_to_be_read(snapshots: Sn
     assert successor.knows(CONFERENCE)
     assert not successor.knows("RE" + "a" * 32)
     assert not successor.knows("RE" + "b" * 32)
+
+
+@pytest.mark.parametrize("walked", [0, 3, 100, PARTS - 1])
+def test_what_is_acknowledged_while_the_parts_are_copied_is_in_none_too_few(snapshots: Snapshots, walked: int):
+    """The topic may be read before it is acknowledged: then what was on its way lies below, and changes its part."""
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    verdicts = some(random.Random(2), 300)
+    for verdict in verdicts:
+        ledger.publish(verdict, 1)
+        topic.values.append(encode_verdict(verdict))
+    saving = LedgerSaving(ledger, snapshots.name_of(OF, ledger=True), len(verdicts))
+    for _ in range(walked):
+        saving.walk(1)
+    for place, verdict in enumerate(verdicts):
+        ledger.placed(verdict.key, verdict.at, place)
+
+    finished(snapshots, saving)
+    found = read(snapshots, topic)
+
+    assert found is not None
+    assert known_to(found[0]) == known_to(ledger)
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -63,7 +63,9 @@ class LedgerSaving:
         self.offset = below
         self._ledger = ledger
         self._part = 0
-        self._unplaced: list[str] = []
+        # These may lie below all the same: the topic may be read before it is acknowledged where they lie. What is
+        # published from now on lies above.
+        self._unplaced = ledger.unplaced()
         self._verdicts = 0
         self._ended = False
         # What ends later was published later. An hour that comes meanwhile is written all the same: the end of what has
@@ -76,9 +78,8 @@ class LedgerSaving:
         if self._ended:
             return True
         if self._part < PARTS:
-            whole, settled, unplaced = self._ledger.dump_part(self._part, self.offset)
+            whole, settled = self._ledger.dump_part(self._part, self.offset)
             self._part += 1
-            self._unplaced += unplaced
             self._write(whole, settled)
             return False
         whole, unplaced = [], []

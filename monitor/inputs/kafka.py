@@ -214,7 +214,7 @@ class _Verdicts:
     def messages(self, run: list[Message]) -> None:
         own = self._own
         for message in run:
-            if message.headers() != own:  # Else it is ours, and the acknowledgement has placed it.
+            if message.headers() != own:  # Else it is ours, and its acknowledgement places it.
                 self._message(message)
         self._held.verdicts_to = _offset(run[-1]) + 1
 
@@ -598,7 +598,9 @@ class Member:
             held.failed = held.failed or "not_delivered"
         elif isinstance(told, Publish):
             if held.ledger is not None and told.verdict is not None:
-                held.ledger.placed(told.key, told.verdict.at, place)
+                back = held.ledger.placed(told.key, told.verdict.at, place)
+                if back is not None:
+                    held.write_back[told.key] = back
             self._watch.published(held.partition, told, replay_left=left)
         elif isinstance(told, SetAside):
             self._watch.quarantined(held.partition, told.reason)
@@ -915,6 +917,10 @@ class Member:
     def _attend(self, held: Held) -> None:
         """See to a live partition: its tick, its snapshot; and right after the resumption, that it is read from."""
         now = time.monotonic()
+        if held.write_back:
+            self._write_back(held)
+            if held.dropped:
+                return
         if now >= held.tick_after:
             self._tick(held)
         if held.snapshots is not None and held.fold is not None and held.ledger is not None:
