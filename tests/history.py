@@ -951,14 +951,16 @@ class _Owner:
             place = self.read_to
             self.read_to += 1
             if place not in self.own:
-                key, value = topic[place]
-                back = self.ledger.take_in(key, None if value is None else decode_verdict(value), place)
-                if back is None:
-                    self.backs.pop(key, None)
-                else:
-                    self.backs[key] = back
-                    if self.ledger.owned:
-                        self.write_back()
+                self._take_in(*topic[place], place)
+        if self.ledger.owned:
+            self.write_back()
+
+    def _take_in(self, key: str, value: bytes | None, place: int) -> None:
+        back = self.ledger.take_in(key, None if value is None else decode_verdict(value), place)
+        if back is None:
+            self.backs.pop(key, None)
+        else:
+            self.backs[key] = back
 
     def write_back(self) -> None:
         """Put what holds over the lesser that was read: while rebuilding, only what is lesser to the end."""
@@ -992,6 +994,9 @@ class _Owner:
             self.delivered[0] += 1
             if write.at is not None:
                 self.ledger.placed(write.key, write.at, len(self.broker.topic) - 1)
+            elif write.value is not None:
+                self._take_in(write.key, write.value, len(self.broker.topic) - 1)
+                self.write_back()
         while len(self.others) > keep:
             offset, each = self.others.pop(0)
             if isinstance(each, SettingSeen):

@@ -250,6 +250,24 @@ def test_what_is_behind_ours_is_written_over_also_where_it_is_read_before_ours_i
             assert ledger.knows(RECORDING)
 
 
+def test_what_was_written_back_gives_way_to_what_was_read_in_front_of_it() -> None:
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    ledger.owned = True
+    topic.publish(ledger, a_verdict())
+    greater = a_verdict(at=(1, 8), final=True)
+    topic.values += [encode_verdict(a_verdict(at=(1, 6))), encode_verdict(greater)]
+    back = ledger.take_in(RECORDING, a_verdict(at=(1, 6)), 1)
+    assert back == encode_verdict(a_verdict())
+    assert ledger.take_in(RECORDING, greater, 2) is None
+
+    assert ledger.take_in(RECORDING, a_verdict(), 3) == encode_verdict(greater)  # It lies behind the greater one.
+    assert ledger.take_in(RECORDING, greater, 4) is None
+    topic.values += [back, encode_verdict(greater)]
+    topic.values[2] = b""  # Compacted away: from now on it is read where it was written back.
+    assert ledger.published(RECORDING) == greater
+
+
 def test_a_final_verdict_is_forgotten_only_where_the_tombstone_stands_behind_it() -> None:
     for place in (0, 2):
         topic = Topic()
