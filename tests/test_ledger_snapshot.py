@@ -189,9 +189,12 @@ def test_one_that_does_not_fit_is_left_alone(snapshots: Snapshots, tmp_path: Pat
     assert read(snapshots, topic, again) is None
     other = Snapshots(tmp_path / "snapshots", every_s=0.0, kept_s=3600.0, version="2")
     assert read(other, topic) is None
-    old = time.time() - LEDGER_KEPT_S - 1
-    os.utime(path, (old, old))
-    assert read(snapshots, topic) is None
+    for old in (time.time() - LEDGER_KEPT_S - 1, time.time() + 3600):  # Of tomorrow: the clock has gone back since.
+        os.utime(path, (old, old))
+        assert read(snapshots, topic) is None
+    for old in (time.time() - LEDGER_KEPT_S + 60, time.time() + 5):
+        os.utime(path, (old, old))
+        assert read(snapshots, topic) is not None
 
 
 def remembered_content() -> int:
