@@ -219,12 +219,21 @@ def test_what_stands_in_front_of_ours_is_not_written_over_again() -> None:
 def test_our_own_verdict_come_round_is_nobody_elses() -> None:
     topic = Topic()
     ledger = Ledger(topic.fetch)
+    ledger.owned = True
     topic.publish(ledger, a_verdict())
 
     assert ledger.take_in(RECORDING, a_verdict(), 3) is None
     assert ledger.take_heard() == []
     assert ledger.take_in(RECORDING, a_verdict(reason="Another."), 4) is None
     assert ledger.take_heard() == [(a_verdict().account_sid, RECORDING)]
+
+
+def test_what_is_read_before_the_partition_is_ours_is_not_kept_as_news() -> None:
+    """Else a takeover would hold an account and a key of all that was ever published."""
+    ledger = Ledger(Topic().fetch)
+
+    assert ledger.take_in(RECORDING, a_verdict(), 0) is None
+    assert ledger.take_heard() == []
 
 
 def test_a_lesser_verdict_and_a_tombstone_of_somebody_else_are_written_over() -> None:

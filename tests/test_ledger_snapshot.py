@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from monitor.core.ledger import PARTS, Ledger
-from monitor.core.ledger_snapshot import LedgerSaving
+from monitor.core.ledger import NEVER_MS, PARTS, Ledger
+from monitor.core.ledger_snapshot import ENDS_AT_ONCE, LedgerSaving
 from monitor.core.snapshot import Unusable
 from monitor.core.verdict import Verdict, encode_verdict, read_instant
 from monitor.inputs.snapshots import LEDGER_KEPT_S, Partition, Snapshots
@@ -147,6 +147,31 @@ def test_what_lies_above_or_has_not_been_placed_is_left_to_be_read(snapshots: Sn
     assert not successor.knows("RE" + "b" * 32)
 
 
+def test_the_ends_of_an_hour_are_written_and_read_in_goes(snapshots: Snapshots):
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    count = 2 * ENDS_AT_ONCE + 1
+    for number in range(count):
+        for kind in ("RE", "re"):  # The second is no SID of Twilio's: its end is not packed.
+            topic.publish(ledger, a_verdict(recording_sid=f"{kind}{number:032x}", final=True, at=(1, number)))
+    saving = LedgerSaving(ledger, snapshots.name_of(OF, ledger=True), len(topic.values))
+    goes = []
+    while not saving.walk(1):
+        goes.append(saving.take())
+    goes.append(saving.take())
+    ends = [sum(map(len, go)) for go in goes[PARTS:]]
+    assert len(ends) == 3 + 3 + 1  # Ends of both kinds, and that it is all.
+    assert max(ends) < 60 * ENDS_AT_ONCE
+
+    path = snapshots.path(OF, ledger=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(chunk for go in goes for chunk in go))
+    found = read(snapshots, topic)
+    assert found is not None
+    assert known_to(found[0]) == known_to(ledger)
+    assert len(list(found[0].ended(NEVER_MS))) == 2 * count
+
+
 @pytest.mark.parametrize("walked", [0, 3, 100, PARTS - 1])
 def test_what_is_acknowledged_while_the_parts_are_copied_is_in_none_too_few(snapshots: Snapshots, walked: int):
     """The topic may be read before it is acknowledged: then what was on its way lies below, and changes its part."""
@@ -189,6 +214,8 @@ def test_one_that_does_not_fit_is_left_alone(snapshots: Snapshots, tmp_path: Pat
     assert read(snapshots, topic, again) is None
     other = Snapshots(tmp_path / "snapshots", every_s=0.0, kept_s=3600.0, version="2")
     assert read(other, topic) is None
+    for directory in (snapshots, other):
+        directory.submit(lambda: None).result()  # Nobody tidies any more.
     for old in (time.time() - LEDGER_KEPT_S - 1, time.time() + 3600):  # Of tomorrow: the clock has gone back since.
         os.utime(path, (old, old))
         assert read(snapshots, topic) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from itertools import chain
 from math import isqrt
 from typing import Final, NamedTuple
@@ -49,6 +49,7 @@ _pack_rest = msgspec.msgpack.Encoder().encode
 _read_rest = msgspec.msgpack.Decoder(tuple[int, Published]).decode
 _SHORT_BYTES: Final = 17  # A SID: its number, and what it is of.
 _PART_AT: Final = 15  # The byte of it that says in which part it is.
+_RECORD_AT: Final = struct.Struct(f"<{_SHORT_BYTES + _AT_AT}x{_AT.format[1:]}x")  # Of a record, ``_AT`` alone.
 _RECORD: Final = struct.Struct(f"<{_SHORT_BYTES}s{ENTRY_FORMAT[1:]}")
 SETTLED_BYTES: Final = _RECORD.size - _FINDING.size  # What ``Ledger.dump_part`` takes for a settled verdict.
 YOUNG_MIN: Final = 16
@@ -155,11 +156,9 @@ class _Settled:
 
     def positions(self) -> Iterator[tuple[int, int]]:
         """Offset and generation of each."""
-        for part, young in enumerate(self._young):
-            for _, _, _, offset, generation, _ in _RECORD.iter_unpack(self._old[part]):
-                yield offset, generation
-            yield from (_AT.unpack_from(entry, _AT_AT) for entry in young.values())
-        yield from (_AT.unpack_from(entry, _AT_AT) for entry in self._odd.values())
+        runs = chain.from_iterable(map(_RECORD_AT.iter_unpack, self._old))
+        beside = chain(self._odd.values(), *[young.values() for young in self._young])
+        return chain(runs, (_AT.unpack_from(entry, _AT_AT) for entry in beside))
 
     def _place(self, part: int, short: bytes) -> int | None:
         """Where in its part's run an entry begins. SIDs are random: their first bytes say about where that must be."""
@@ -167,15 +166,19 @@ class _Settled:
         count = len(old) // size
         about = int.from_bytes(short[:4], "big") * count >> 32
         reach = 4 + 2 * isqrt(count)
-        start, end = max(0, about - reach) * size, min(count, about + reach) * size
-        if start and old[start : start + _SHORT_BYTES] > short:
-            start = 0
-        if end < len(old) and old[end : end + _SHORT_BYTES] < short:
-            end = len(old)
-        at = old.find(short, start, end + size)
-        while at > 0 and at % size:  # The same bytes across two entries.
-            at = old.find(short, at + 1, end + size)
-        return at if at >= 0 else None
+        low, high = max(0, about - reach), min(count, about + reach)
+        if low and old[low * size : low * size + _SHORT_BYTES] > short:
+            low = 0
+        if high < count and old[high * size : high * size + _SHORT_BYTES] < short:
+            high = count
+        while low < high:  # ``bytes.find`` takes twice as long.
+            middle = low + high >> 1
+            if old[middle * size : middle * size + _SHORT_BYTES] < short:
+                low = middle + 1
+            else:
+                high = middle
+        at = low * size
+        return at if old[at : at + _SHORT_BYTES] == short else None
 
 
 def _head(entry: bytes) -> _Head:
@@ -257,7 +260,8 @@ class Ledger:
         self._awaited.pop(key, None)
         self._met.pop(key, None)
         self._lies_at(key, head + rest, place)
-        self.heard.append((verdict.account_sid, key))
+        if self.owned:  # Else all that was ever published, for nobody: what is open is compared when the fold opens.
+            self.heard.append((verdict.account_sid, key))
         return None
 
     def take_heard(self) -> list[tuple[str, str]]:
@@ -479,11 +483,14 @@ class Ledger:
     def load_ends(self, hours: Iterable[tuple[int, bytes]], due: Iterable[tuple[int, str]]) -> None:
         """Take in what ``dump_ends`` gave, of verdicts that were loaded as final ones: of others it will be read."""
         known = [
-            (hour, b"".join([ending for ending in _each(endings) if self.is_final(_ending_key(ending))]))
-            for hour, endings in hours
+            (hour, b"".join([ending for ending in _each(endings) if self._is_final(ending)])) for hour, endings in hours
         ]
         self._ends.load(known, [(end_ms, key) for end_ms, key in due if self.is_final(key)])
         self.next_end_ms = self._ends.next_ms
+
+    def _is_final(self, ending: bytes) -> bool:
+        """The same of whose end is set down; nearly all of these are settled."""
+        return self._settled.get(_ending_short(ending)) is not None or self.is_final(_ending_key(ending))
 
     def load_names(self, names: Iterable[str]) -> None:
         """Take in what ``dump_names`` gave."""
@@ -587,21 +594,25 @@ class _Ends:
             heappush(self._due, (end_ms, key))
             self.next_ms = min(self.next_ms, end_ms)
             return
-        if hour not in self._hours:
-            self._hours[hour] = bytearray()
+        self._of(hour).extend(_ENDING.pack(rest_ms, key[:2].encode(), bytes.fromhex(key[2:])))
+
+    def _of(self, hour: int) -> bytearray:
+        endings = self._hours.get(hour)
+        if endings is None:
+            endings = self._hours[hour] = bytearray()
             heappush(self._order, hour)
             self.next_ms = min(self.next_ms, hour * HOUR_MS)
-        self._hours[hour] += _ENDING.pack(rest_ms, key[:2].encode(), bytes.fromhex(key[2:]))
+        return endings
 
     def held(self) -> tuple[dict[int, bytearray], list[tuple[int, str]]]:
         return dict(self._hours), list(self._due)
 
     def load(self, hours: Iterable[tuple[int, bytes]], due: Iterable[tuple[int, str]]) -> None:
         for hour, endings in hours:
-            self._hours.setdefault(hour, bytearray()).extend(endings)
-        self._order = sorted(self._hours)
-        self._due += due
-        heapify(self._due)
+            if endings:
+                self._of(hour).extend(endings)
+        for each in due:
+            heappush(self._due, each)
         self._see_next()
 
     def _see_next(self) -> None:
@@ -619,12 +630,18 @@ class _Ends:
         self._see_next()
 
 
-_ENDING: Final = struct.Struct("<I2s16s")  # Milliseconds of the hour, and a SID.
+ENDING_FORMAT: Final = "<I2s16s"  # Milliseconds of the hour, and a SID.
+_ENDING: Final = struct.Struct(ENDING_FORMAT)
+ENDING_BYTES: Final = _ENDING.size
 
 
 def _each(endings: bytes | bytearray) -> Iterator[bytes]:
     for at in range(0, len(endings), _ENDING.size):
         yield bytes(endings[at : at + _ENDING.size])
+
+
+def _ending_short(ending: bytes) -> bytes:
+    return ending[6:] + ending[4:5]
 
 
 def _ending_key(ending: bytes) -> str:
