@@ -592,7 +592,7 @@ class Rules:
         """The fold of a process that takes over at ``checkpoint``."""
         return Pipeline(tuning, policy, settings, partition=0, checkpoint=checkpoint)
 
-    def ledger(self, fetch: Callable[[int], bytes] | None) -> Ledger:
+    def ledger(self, fetch: Callable[[str, int], bytes] | None) -> Ledger:
         """What it knows of the verdict topic."""
         return Ledger(fetch)
 
@@ -1058,9 +1058,10 @@ class Broker:
         """The stamp of the first retained message at or after ``offset``."""
         return self.log[max(offset, self.low)][0] if offset < self.high else None
 
-    def fetch(self, place: int) -> bytes:
+    def fetch(self, key: str, place: int) -> bytes:
         """One verdict by its place; what a ledger dropped, it reads back so."""
-        value = self.topic[place][1]
+        found, value = self.topic[place]
+        assert found == key
         assert value is not None
         return value
 
@@ -1807,7 +1808,7 @@ class _OtherLedger(Rules):
 
     ledger_type: type[Ledger]
 
-    def ledger(self, fetch: Callable[[int], bytes] | None) -> Ledger:
+    def ledger(self, fetch: Callable[[str, int], bytes] | None) -> Ledger:
         return self.ledger_type(fetch)
 
 

@@ -77,8 +77,9 @@ class Topic:
         self.values: list[bytes] = []
         self.fetched = 0
 
-    def fetch(self, place: int) -> bytes:
+    def fetch(self, key: str, place: int) -> bytes:
         self.fetched += 1
+        assert decode_verdict(self.values[place]).key == key
         return self.values[place]
 
     def publish(self, ledger: Ledger, verdict: Verdict, digest: int = 1) -> None:

@@ -226,7 +226,7 @@ def test_one_that_does_not_fit_is_left_alone(snapshots: Snapshots, tmp_path: Pat
 
 def remembered_content() -> int:
     """The digest of what a verdict says."""
-    ledger = Ledger(lambda _: encode_verdict(a_verdict()))
+    ledger = Ledger(lambda _key, _place: encode_verdict(a_verdict()))
     ledger.publish(a_verdict(), 1)
     ledger.placed(a_verdict().key, (1, 7), 0)
     published = ledger.last(a_verdict().key)

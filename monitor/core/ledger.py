@@ -195,14 +195,14 @@ class Ledger:
 
     Of an open verdict it keeps what decides what may follow it, of a final one next to nothing, both as bytes: there
     are as many of the one as recordings in a window, of the other as in a retention. ``fetch`` reads a whole one back
-    by its offset in the verdict topic, which only what is rare needs: a late change of a final verdict, evidence that
-    was lost, a former owner that writes late. A verdict is kept whole until its offset is known, and without ``fetch``
-    for good.
+    by its key and its offset in the verdict topic, which only what is rare needs: a late change of a final verdict,
+    evidence that was lost, a former owner that writes late. A verdict is kept whole until its offset is known, and
+    without ``fetch`` for good.
     """
 
     def __init__(
         self,
-        fetch: Callable[[int], bytes] | None = None,
+        fetch: Callable[[str, int], bytes] | None = None,
         *,
         allowed_kept_ms: int = 7 * 86_400_000,
         others_kept_ms: int = 400 * 86_400_000,
@@ -565,7 +565,7 @@ class Ledger:
             return whole if isinstance(whole, bytes) else encode_verdict(whole)
         assert self._fetch is not None
         assert head.place != _NO_PLACE
-        return self._fetch(head.place)
+        return self._fetch(key, head.place)
 
 
 _is_usual = re.compile("(?:RE|CF)[0-9a-f]{32}").fullmatch

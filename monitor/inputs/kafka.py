@@ -272,7 +272,7 @@ class Member:
         times: Times,
         topic_id: Callable[[str], str],
         build: Callable[[int, Checkpoint, frozenset[int]], Fold],
-        ledger: Callable[[Callable[[int], bytes]], Ledger],
+        ledger: Callable[[Callable[[str, int], bytes]], Ledger],
         take_setting: Callable[[str, bytes | None], Iterable[str]],
         outputs: Outputs,
         watch: Watch,
@@ -806,7 +806,7 @@ class Member:
             self._follow_verdicts(held, BEGINNING)
 
     def _new_ledger(self, partition: int) -> Ledger:
-        return self._ledger(lambda place: self._fetch_verdict(partition, place))
+        return self._ledger(lambda key, place: self._fetch_verdict(partition, key, place))
 
     def _snapshots_of(self, partition: int) -> Partition:
         assert self._fingerprint is not None
@@ -833,14 +833,16 @@ class Member:
             self._follow_verdicts(held, restoring.offset)
         held.ledger_restoring = None
 
-    def _fetch_verdict(self, partition: int, place: int) -> bytes:
+    def _fetch_verdict(self, partition: int, key: str, place: int) -> bytes:
         try:
             message = self._questions.at_or_after(self._topics.verdicts, partition, place)
         except OutOfReach as error:
             raise OutputUnavailable(str(error)) from error
-        value = message.value() if message is not None and message.offset() == place else None
+        found = message is not None and message.offset() == place and key_of(message) == key
+        value = message.value() if message is not None and found else None
         if value is None:
-            # Compacted away since: then the ledger has been told of what replaced it, or will be in a moment.
+            # Compacted away since: then the ledger has been told of what replaced it, or will be in a moment. Or the
+            # topic's end was lost with its leader, and another verdict stands there: then all of it is read anew.
             raise OutputUnavailable(f"the verdict at {partition}:{place} is no longer there")
         return value
 
