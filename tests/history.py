@@ -993,7 +993,11 @@ class _Owner:
             self.broker.topic.append((write.key, write.value))
             self.delivered[0] += 1
             if write.at is not None:
-                self.ledger.placed(write.key, write.at, len(self.broker.topic) - 1)
+                place = len(self.broker.topic) - 1
+                self.ledger.placed(write.key, write.at, place)
+                if self.ledger.stands_in_front(write.key, write.at, place):
+                    self._take_in(write.key, write.value, place)
+                    self.write_back()
             elif write.value is not None:
                 self._take_in(write.key, write.value, len(self.broker.topic) - 1)
                 self.write_back()

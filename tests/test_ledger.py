@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitor.core.ledger import NEVER_MS, Ledger
+from monitor.core.ledger import NEVER_MS, Ledger, _Settled, _short
 from monitor.core.verdict import (
     HISTORY_MAX,
     AlertLabels,
@@ -278,6 +279,39 @@ def test_what_was_written_back_gives_way_to_what_was_read_in_front_of_it() -> No
     assert ledger.published(RECORDING) == greater
 
 
+def test_what_is_greater_and_read_after_ours_is_acknowledged_is_put_behind_it() -> None:
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    ledger.owned = True
+    greater = a_verdict(at=(1, 8), final=True)
+    topic.values = [encode_verdict(greater)]
+    topic.publish(ledger, a_verdict())
+
+    assert ledger.take_in(RECORDING, greater, 0) == encode_verdict(greater)
+    assert ledger.take_in(RECORDING, greater, 2) is None
+    assert (
+        ledger.take_in(RECORDING, a_verdict(at=(1, 8), final=True, reason="Before."), 1) is None
+    )  # Of equals, the later.
+    topic.values.append(encode_verdict(greater))
+    assert ledger.published(RECORDING) == greater
+
+
+def test_what_is_greater_and_read_before_ours_is_acknowledged_stands_in_front_of_it() -> None:
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    ledger.owned = True
+    ledger.publish(a_verdict(), 1)
+    greater = a_verdict(at=(1, 8), final=True)
+    assert ledger.take_in(RECORDING, greater, 1) is None
+    topic.values = [b"", encode_verdict(greater)]
+
+    assert ledger.placed(RECORDING, (1, 7), 2) is None
+    assert ledger.stands_in_front(RECORDING, (1, 7), 2)
+    assert ledger.take_in(RECORDING, a_verdict(), 2) == encode_verdict(greater)
+    assert not ledger.stands_in_front(RECORDING, (1, 7), 0)
+    assert not ledger.stands_in_front(RECORDING, (1, 8), 2)
+
+
 def test_a_final_verdict_is_forgotten_only_where_the_tombstone_stands_behind_it() -> None:
     for place in (0, 2):
         topic = Topic()
@@ -373,3 +407,24 @@ def test_a_verdict_takes_little_room(final: bool, most: int) -> None:
         topic.publish(ledger, decode_verdict(encode_verdict(verdict)), hash(key))
 
     assert held(ledger) / count <= most
+
+
+@pytest.mark.parametrize("beginnings", ["", "00000000", "ffffffff", "abcdef01"])
+@pytest.mark.parametrize("seed", range(5))
+def test_settled_verdicts_are_found_however_their_sids_are_spread(beginnings: str, seed: int) -> None:
+    """SIDs are random, and a search begins where one would be if they were; it must end well all the same."""
+    chance = random.Random(seed)
+    keys = [f"RE{chance.getrandbits(128):032x}" for _ in range(300)]
+    keys += ["RE" + beginnings + f"{chance.getrandbits(128):032x}"[len(beginnings) + 2 :] + "07" for _ in range(600)]
+    keys += ["RE" + "0" * 30 + "07", "RE" + "f" * 30 + "07", "CF" + "0" * 30 + "07", "CF" + "f" * 30 + "07", "RE", ""]
+    settled, expected = _Settled(), dict[str, bytes]()
+    for _ in range(4_000):
+        key = chance.choice(keys)
+        if chance.random() < 0.7:
+            expected[key] = chance.choice((bytes(29), key.encode().ljust(29)[:29]))
+            settled.put(_short(key), expected[key])
+        else:
+            settled.pop(_short(key))
+            expected.pop(key, None)
+    assert {key: settled.get(_short(key)) for key in keys} == {key: expected.get(key) for key in keys}
+    assert settled.size == len(expected)

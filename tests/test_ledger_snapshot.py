@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import time
@@ -10,14 +11,17 @@ from typing import Any
 
 import pytest
 
-from monitor.core.ledger import NEVER_MS, PARTS, Ledger
+from monitor.core.ledger import ENDING_BYTES, NEVER_MS, PARTS, Ledger
 from monitor.core.ledger_snapshot import ENDS_AT_ONCE, LedgerSaving
-from monitor.core.snapshot import Unusable
+from monitor.core.pipeline import Pipeline
+from monitor.core.snapshot import Unusable, chunks, framed
 from monitor.core.verdict import Verdict, encode_verdict, read_instant
-from monitor.inputs.snapshots import LEDGER_KEPT_S, Partition, Snapshots
+from monitor.inputs.held import Pending
+from monitor.inputs.snapshots import LEDGER_KEPT_S, Keeper, Partition, Snapshots
 from tests.history import known_to
+from tests.member import until
 from tests.test_ledger import CONFERENCE, DAY_MS, DECIDED, Topic, a_verdict
-from tests.test_snapshots import damaged
+from tests.test_snapshots import damaged, fed
 
 OF = Partition("0123456789abcdef", "verdicts", 0)
 UNUSUAL = "RE" + "Z" * 32  # No hexadecimal digits: a SID all the same.
@@ -145,6 +149,58 @@ def test_what_lies_above_or_has_not_been_placed_is_left_to_be_read(snapshots: Sn
     assert successor.knows(CONFERENCE)
     assert not successor.knows("RE" + "a" * 32)
     assert not successor.knows("RE" + "b" * 32)
+
+
+def test_until_when_a_verdict_is_kept_is_known_only_of_what_is_in_the_file(snapshots: Snapshots):
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    for digit in "ab":
+        topic.publish(ledger, a_verdict(recording_sid="RE" + digit * 32, final=True))
+    written(snapshots, ledger, 1)
+
+    found = read(snapshots, topic)
+
+    assert found is not None
+    assert found[0].restored
+    _, ends, _ = known_to(found[0])
+    assert [key for _, key in ends] == ["RE" + "a" * 32]
+    [packed] = found[0].dump_ends()[0].values()
+    assert len(packed) == ENDING_BYTES
+
+
+def test_a_file_that_lacks_a_part_is_not_used(snapshots: Snapshots):
+    topic, ledger = whole(200)
+    path = written(snapshots, ledger, len(topic.values))
+    parts = [framed(chunk) for chunk in chunks(io.BytesIO(path.read_bytes()).read)]
+    for lacking in range(1, 6):
+        path.write_bytes(b"".join(parts[:lacking] + parts[lacking + 1 :]))
+        with pytest.raises(Unusable):
+            read(snapshots, topic)
+
+
+def test_it_is_put_in_place_only_once_what_was_on_its_way_has_arrived(snapshots: Snapshots):
+    topic, ledger = whole(200)
+    fold, pending, path = fed(0), Pending(), snapshots.path(OF, ledger=True)
+    keeper = snapshots.keep(OF)
+    placed = 0
+    for _ in range(2):
+        fence = pending.begin()
+        for _ in range(500):
+            keeper.turn(fold, 0, ledger, len(topic.values), pending)
+            time.sleep(0.001)
+        assert keeper._ledger._whole
+        assert (path.stat().st_ino if path.exists() else 0) == placed
+        pending.end(fence)
+        until(lambda: not turned(keeper, fold, ledger, len(topic.values), pending))
+        placed = path.stat().st_ino
+        for verdict in some(random.Random(placed), 200):
+            topic.publish(ledger, verdict)
+
+
+def turned(keeper: Keeper, fold: Pipeline, ledger: Ledger, read_to: int, pending: Pending) -> bool:
+    """Whether a snapshot is being taken after one more turn."""
+    keeper.turn(fold, 0, ledger, read_to, pending)
+    return keeper.saving > 0
 
 
 def test_the_ends_of_an_hour_are_written_and_read_in_goes(snapshots: Snapshots):

@@ -229,7 +229,7 @@ class Ledger:
         return self._entries.size + self._settled.size
 
     def take_in(self, key: str, verdict: Verdict | None, place: int) -> bytes | None:
-        """Take in one message of the verdict topic; the bytes to write back where it is lesser than what is known.
+        """Take in one message of the verdict topic; the bytes to write back where something lesser stands behind them.
 
         The greatest (``at``, ``final``) holds, of equals the later message. None is a tombstone, which has no position:
         once the partition is ours, what is not final outlives one of somebody else. Where what is known stands behind
@@ -238,12 +238,13 @@ class Ledger:
         entry = self._entry(key)
         known = None if entry is None else _head(entry)
         if verdict is None:
-            behind = known is not None and _NO_PLACE < known.place < place
-            if self.owned and known is not None and not (known.final and behind):
+            in_front = known is not None and _NO_PLACE < known.place < place
+            if self.owned and known is not None and not (known.final and in_front):
                 return self._stands(key, known, place, over_tombstone=True)
             self.withdraw(key)
             return None
-        if known is not None and (known.at, known.final) > (verdict.at, verdict.final):
+        behind = known is not None and known.place > place
+        if known is not None and (known.at, known.final, behind) > (verdict.at, verdict.final, False):
             return self._stands(key, known, place, over_tombstone=False)
         ours = known is not None and known.at == verdict.at  # Perhaps: a final one and its late change share a place.
         try:
@@ -262,7 +263,7 @@ class Ledger:
         self._lies_at(key, head + rest, place)
         if self.owned:  # Else all that was ever published, for nobody: what is open is compared when the fold opens.
             self.heard.append((verdict.account_sid, key))
-        return None
+        return encode_verdict(verdict) if behind else None  # What is lesser was acknowledged before this was read.
 
     def take_heard(self) -> list[tuple[str, str]]:
         """Whose verdicts somebody else has written since the last time: account and key."""
@@ -293,6 +294,12 @@ class Ledger:
             back = self._bytes(key, head)
         self._lies_at(key, entry, place)
         return back
+
+    def stands_in_front(self, key: str, at: tuple[int, int], place: int) -> bool:
+        """Whether what is published was decided later than what lies at ``place``, and stands in front of it."""
+        entry = self._entry(key)
+        known = None if entry is None else _head(entry)
+        return known is not None and known.at > at and _NO_PLACE < known.place < place
 
     def published(self, key: str) -> Verdict | None:
         """The verdict that is published about a recording or a suspected conference, whole: it may have to be read."""

@@ -37,7 +37,7 @@ from monitor import clock
 from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, NotJudged, Publish, SetAside, Stands, Told
 from monitor.core.snapshot import Unusable
-from monitor.core.verdict import Verdict, decode_verdict
+from monitor.core.verdict import Verdict, decode_verdict, encode_verdict
 from monitor.errors import OutOfReach, OutputUnavailable
 from monitor.inputs.checkpoint import (
     Committed,
@@ -586,6 +586,8 @@ class Member:
                 back = held.ledger.placed(told.key, told.verdict.at, place)
                 if back is not None:
                     held.write_back[told.key] = back
+                elif held.ledger.stands_in_front(told.key, told.verdict.at, place):
+                    held.come_round.append((told.key, encode_verdict(told.verdict), place))
             self._watch.published(held.partition, told, replay_left=left)
         elif isinstance(told, SetAside):
             self._watch.quarantined(held.partition, told.reason)
