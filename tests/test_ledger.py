@@ -168,6 +168,7 @@ def test_a_late_change_of_a_settled_verdict_is_settled_again() -> None:
     assert new is not None
     assert (new.recording_status, new.final, new.revision, len(new.history)) == ("completed", True, 2, 1)
     ledger.publish(new, 2)
+    assert len(ledger) == 1
     assert ledger.published(RECORDING) == new
     topic.values.append(encode_verdict(new))
     ledger.placed(RECORDING, new.at, 1)
