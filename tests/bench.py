@@ -377,7 +377,7 @@ def pauses(parameters: dict[str, Any]) -> dict[str, Any]:
     stage = int(parameters["events"])
     pipeline = _pipeline()
     topic: list[bytes] = []
-    pipeline.open(Ledger(topic.__getitem__))
+    pipeline.open(Ledger(lambda _, place: topic[place]))
     saving: Saving | None = None
     collector = _Collector()
     collector.begin()

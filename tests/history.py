@@ -593,7 +593,7 @@ class Rules:
         """The fold of a process that takes over at ``checkpoint``."""
         return Pipeline(tuning, policy, settings, partition=0, checkpoint=checkpoint)
 
-    def ledger(self, fetch: Callable[[int], bytes] | None) -> Ledger:
+    def ledger(self, fetch: Callable[[str, int], bytes] | None) -> Ledger:
         """What it knows of the verdict topic."""
         return Ledger(fetch)
 
@@ -862,9 +862,9 @@ def known_to(ledger: Ledger) -> tuple[dict[str, Any], set[tuple[int, str]], set[
     them are asked for their end when that is due.
     """
     known: dict[str, Any] = {}
+    assert not ledger.unplaced()
     for number in range(PARTS):
-        whole, settled, unplaced = ledger.dump_part(number, 1 << 62)
-        assert not unplaced
+        whole, settled = ledger.dump_part(number, 1 << 62)
         for key, entry in whole:
             known[key] = entry[8:20], entry[20] & ~LATER, ledger.account_if_open(key), ledger.last(key)
         for at in range(0, len(settled), SETTLED_BYTES):
@@ -965,14 +965,16 @@ class _Owner:
             place = self.read_to
             self.read_to += 1
             if place not in self.own:
-                key, value = topic[place]
-                back = self.ledger.take_in(key, None if value is None else decode_verdict(value), place)
-                if back is None:
-                    self.backs.pop(key, None)
-                else:
-                    self.backs[key] = back
-                    if self.ledger.owned:
-                        self.write_back()
+                self._take_in(*topic[place], place)
+        if self.ledger.owned:
+            self.write_back()
+
+    def _take_in(self, key: str, value: bytes | None, place: int) -> None:
+        back = self.ledger.take_in(key, None if value is None else decode_verdict(value), place)
+        if back is None:
+            self.backs.pop(key, None)
+        else:
+            self.backs[key] = back
 
     def write_back(self) -> None:
         """Put what holds over the lesser that was read: while rebuilding, only what is lesser to the end."""
@@ -1005,7 +1007,14 @@ class _Owner:
             self.broker.topic.append((write.key, write.value))
             self.delivered[0] += 1
             if write.at is not None:
-                self.ledger.placed(write.key, write.at, len(self.broker.topic) - 1)
+                place = len(self.broker.topic) - 1
+                self.ledger.placed(write.key, write.at, place)
+                if self.ledger.stands_in_front(write.key, write.at, place):
+                    self._take_in(write.key, write.value, place)
+                    self.write_back()
+            elif write.value is not None:
+                self._take_in(write.key, write.value, len(self.broker.topic) - 1)
+                self.write_back()
         while len(self.others) > keep:
             offset, each = self.others.pop(0)
             if isinstance(each, SettingSeen):
@@ -1067,9 +1076,10 @@ class Broker:
         """The stamp of the first retained message at or after ``offset``."""
         return self.log[max(offset, self.low)][0] if offset < self.high else None
 
-    def fetch(self, place: int) -> bytes:
+    def fetch(self, key: str, place: int) -> bytes:
         """One verdict by its place; what a ledger dropped, it reads back so."""
-        value = self.topic[place][1]
+        found, value = self.topic[place]
+        assert found == key
         assert value is not None
         return value
 
@@ -1816,7 +1826,7 @@ class _OtherLedger(Rules):
 
     ledger_type: type[Ledger]
 
-    def ledger(self, fetch: Callable[[int], bytes] | None) -> Ledger:
+    def ledger(self, fetch: Callable[[str, int], bytes] | None) -> Ledger:
         return self.ledger_type(fetch)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitor.core.ledger import NEVER_MS, Ledger
+from monitor.core.ledger import NEVER_MS, Ledger, _Settled, _short
 from monitor.core.verdict import (
     HISTORY_MAX,
     AlertLabels,
@@ -77,8 +78,9 @@ class Topic:
         self.values: list[bytes] = []
         self.fetched = 0
 
-    def fetch(self, place: int) -> bytes:
+    def fetch(self, key: str, place: int) -> bytes:
         self.fetched += 1
+        assert decode_verdict(self.values[place]).key == key
         return self.values[place]
 
     def publish(self, ledger: Ledger, verdict: Verdict, digest: int = 1) -> None:
@@ -166,6 +168,7 @@ def test_a_late_change_of_a_settled_verdict_is_settled_again() -> None:
     assert new is not None
     assert (new.recording_status, new.final, new.revision, len(new.history)) == ("completed", True, 2, 1)
     ledger.publish(new, 2)
+    assert len(ledger) == 1
     assert ledger.published(RECORDING) == new
     topic.values.append(encode_verdict(new))
     ledger.placed(RECORDING, new.at, 1)
@@ -219,12 +222,21 @@ def test_what_stands_in_front_of_ours_is_not_written_over_again() -> None:
 def test_our_own_verdict_come_round_is_nobody_elses() -> None:
     topic = Topic()
     ledger = Ledger(topic.fetch)
+    ledger.owned = True
     topic.publish(ledger, a_verdict())
 
     assert ledger.take_in(RECORDING, a_verdict(), 3) is None
     assert ledger.take_heard() == []
     assert ledger.take_in(RECORDING, a_verdict(reason="Another."), 4) is None
     assert ledger.take_heard() == [(a_verdict().account_sid, RECORDING)]
+
+
+def test_what_is_read_before_the_partition_is_ours_is_not_kept_as_news() -> None:
+    """Else a takeover would hold an account and a key of all that was ever published."""
+    ledger = Ledger(Topic().fetch)
+
+    assert ledger.take_in(RECORDING, a_verdict(), 0) is None
+    assert ledger.take_heard() == []
 
 
 def test_a_lesser_verdict_and_a_tombstone_of_somebody_else_are_written_over() -> None:
@@ -238,18 +250,119 @@ def test_a_lesser_verdict_and_a_tombstone_of_somebody_else_are_written_over() ->
     assert ledger.account_if_open(RECORDING) == a_verdict().account_sid
 
 
+def test_what_is_behind_ours_is_written_over_also_where_it_is_read_before_ours_is_acknowledged() -> None:
+    for value in (None, a_verdict(at=(1, 6))):
+        for place in (0, 2):
+            ledger = Ledger(Topic().fetch)
+            ledger.owned = True
+            ledger.publish(a_verdict(), 1)
+            assert ledger.take_in(RECORDING, value, 1) is None
+            back = ledger.placed(RECORDING, (1, 7), place)
+            assert back == (encode_verdict(a_verdict()) if place < 1 else None)
+            assert ledger.knows(RECORDING)
+
+
+def test_what_was_written_back_gives_way_to_what_was_read_in_front_of_it() -> None:
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    ledger.owned = True
+    topic.publish(ledger, a_verdict())
+    greater = a_verdict(at=(1, 8), final=True)
+    topic.values += [encode_verdict(a_verdict(at=(1, 6))), encode_verdict(greater)]
+    back = ledger.take_in(RECORDING, a_verdict(at=(1, 6)), 1)
+    assert back == encode_verdict(a_verdict())
+    assert ledger.take_in(RECORDING, greater, 2) is None
+
+    assert ledger.take_in(RECORDING, a_verdict(), 3) == encode_verdict(greater)  # It lies behind the greater one.
+    assert ledger.take_in(RECORDING, greater, 4) is None
+    topic.values += [back, encode_verdict(greater)]
+    topic.values[2] = b""  # Compacted away: from now on it is read where it was written back.
+    assert ledger.published(RECORDING) == greater
+
+
+def test_what_is_greater_and_read_after_ours_is_acknowledged_is_put_behind_it() -> None:
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    ledger.owned = True
+    greater = a_verdict(at=(1, 8), final=True)
+    topic.values = [encode_verdict(greater)]
+    topic.publish(ledger, a_verdict())
+
+    assert ledger.take_in(RECORDING, greater, 0) == encode_verdict(greater)
+    assert ledger.take_in(RECORDING, greater, 2) is None
+    assert (
+        ledger.take_in(RECORDING, a_verdict(at=(1, 8), final=True, reason="Before."), 1) is None
+    )  # Of equals, the later.
+    topic.values.append(encode_verdict(greater))
+    assert ledger.published(RECORDING) == greater
+
+
+def test_what_is_greater_and_read_before_ours_is_acknowledged_stands_in_front_of_it() -> None:
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    ledger.owned = True
+    ledger.publish(a_verdict(), 1)
+    greater = a_verdict(at=(1, 8), final=True)
+    assert ledger.take_in(RECORDING, greater, 1) is None
+    topic.values = [b"", encode_verdict(greater)]
+
+    assert ledger.placed(RECORDING, (1, 7), 2) is None
+    assert ledger.stands_in_front(RECORDING, (1, 7), 2)
+    assert ledger.take_in(RECORDING, a_verdict(), 2) == encode_verdict(greater)
+    assert not ledger.stands_in_front(RECORDING, (1, 7), 0)
+    assert not ledger.stands_in_front(RECORDING, (1, 8), 2)
+
+
+def test_a_final_verdict_is_forgotten_only_where_the_tombstone_stands_behind_it() -> None:
+    for place in (0, 2):
+        topic = Topic()
+        ledger = Ledger(topic.fetch)
+        ledger.owned = True
+        ledger.publish(a_verdict(final=True), 1)
+        assert ledger.take_in(RECORDING, None, 1) is None  # By ``forget``: before ours, or behind?
+        assert ledger.placed(RECORDING, (1, 7), place) is None
+        assert ledger.knows(RECORDING) == (place > 1)
+        assert ledger.take_in(RECORDING, None, 1) is None  # It stands in front of ours, if ours stands.
+        assert ledger.knows(RECORDING) == (place > 1)
+        assert ledger.take_in(RECORDING, None, 3) is None
+        assert not ledger.knows(RECORDING)
+
+
+@pytest.mark.parametrize("between", [None, a_verdict(at=(1, 8))])
+def test_what_is_told_after_a_final_verdict_is_gone_is_kept_as_long_as_itself_says(between: Verdict | None) -> None:
+    ended_ms = read_instant(DECIDED)
+    allowed = a_verdict(final=True, outcome="allowed")
+    again = a_verdict(final=True, at=(1, 9), decided_at=render_instant(ended_ms + 5_000))
+    topic = Topic()
+    topic.values = [encode_verdict(allowed), encode_verdict(between or allowed), encode_verdict(again)]
+    ledger = Ledger(topic.fetch, allowed_kept_ms=DAY_MS, others_kept_ms=2 * DAY_MS)
+    for place, verdict in enumerate((allowed, between, again)):
+        ledger.take_in(RECORDING, verdict, place)
+
+    assert list(ledger.ended(ended_ms + DAY_MS)) == []  # Until when the first would have been kept.
+    assert list(ledger.ended(ended_ms + 2 * DAY_MS + 4_999)) == []
+    assert list(ledger.ended(ended_ms + 2 * DAY_MS + 5_000)) == [RECORDING]
+    assert (len(ledger), ledger.next_end_ms) == (0, NEVER_MS)
+
+
 @pytest.mark.parametrize(
     ("field", "other"),
     [
         (b'"at":[1,7]', b'"at":[1,1180591620717411303424]'),
         (b'"at":[1,7]', b'"at":[-1,7]'),
         (b'"rests_from":3', b'"rests_from":1180591620717411303424'),
+        (b'"decided_at":"2026-11-02T15:30:00.123Z"', b'"decided_at":"yesterday"'),
+        (b'"decided_at":"2026-11-02T15:30:00.123Z"', b'"decided_at":"2026-11-02T15:30:00.123"'),
     ],
 )
-def test_a_verdict_with_a_number_that_no_position_has_is_passed_over(field: bytes, other: bytes) -> None:
-    value = encode_verdict(a_verdict())
+@pytest.mark.parametrize("fetching", [True, False])
+def test_a_verdict_with_a_number_or_an_instant_that_none_has_is_passed_over(
+    field: bytes, other: bytes, fetching: bool
+) -> None:
+    final = b"decided_at" in field
+    value = encode_verdict(a_verdict(final=final))
     assert field in value
-    ledger = Ledger()
+    ledger = Ledger(Topic().fetch if fetching and final else None)
 
     assert ledger.take_in(RECORDING, decode_verdict(value.replace(field, other)), 0) is None
     assert not ledger.knows(RECORDING)
@@ -295,3 +408,24 @@ def test_a_verdict_takes_little_room(final: bool, most: int) -> None:
         topic.publish(ledger, decode_verdict(encode_verdict(verdict)), hash(key))
 
     assert held(ledger) / count <= most
+
+
+@pytest.mark.parametrize("beginnings", ["", "00000000", "ffffffff", "abcdef01"])
+@pytest.mark.parametrize("seed", range(5))
+def test_settled_verdicts_are_found_however_their_sids_are_spread(beginnings: str, seed: int) -> None:
+    """SIDs are random, and a search begins where one would be if they were; it must end well all the same."""
+    chance = random.Random(seed)
+    keys = [f"RE{chance.getrandbits(128):032x}" for _ in range(300)]
+    keys += ["RE" + beginnings + f"{chance.getrandbits(128):032x}"[len(beginnings) + 2 :] + "07" for _ in range(600)]
+    keys += ["RE" + "0" * 30 + "07", "RE" + "f" * 30 + "07", "CF" + "0" * 30 + "07", "CF" + "f" * 30 + "07", "RE", ""]
+    settled, expected = _Settled(), dict[str, bytes]()
+    for _ in range(4_000):
+        key = chance.choice(keys)
+        if chance.random() < 0.7:
+            expected[key] = chance.choice((bytes(29), key.encode().ljust(29)[:29]))
+            settled.put(_short(key), expected[key])
+        else:
+            settled.pop(_short(key))
+            expected.pop(key, None)
+    assert {key: settled.get(_short(key)) for key in keys} == {key: expected.get(key) for key in keys}
+    assert settled.size == len(expected)

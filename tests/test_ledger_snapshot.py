@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import time
@@ -10,14 +11,17 @@ from typing import Any
 
 import pytest
 
-from monitor.core.ledger import PARTS, Ledger
-from monitor.core.ledger_snapshot import LedgerSaving
-from monitor.core.snapshot import Unusable
+from monitor.core.ledger import ENDING_BYTES, NEVER_MS, PARTS, Ledger
+from monitor.core.ledger_snapshot import ENDS_AT_ONCE, LedgerSaving
+from monitor.core.pipeline import Pipeline
+from monitor.core.snapshot import Unusable, chunks, framed
 from monitor.core.verdict import Verdict, encode_verdict, read_instant
-from monitor.inputs.snapshots import LEDGER_KEPT_S, Partition, Snapshots
+from monitor.inputs.held import Pending
+from monitor.inputs.snapshots import LEDGER_KEPT_S, Keeper, Partition, Snapshots
 from tests.history import known_to
+from tests.member import until
 from tests.test_ledger import CONFERENCE, DAY_MS, DECIDED, Topic, a_verdict
-from tests.test_snapshots import damaged
+from tests.test_snapshots import damaged, fed
 
 OF = Partition("0123456789abcdef", "verdicts", 0)
 UNUSUAL = "RE" + "Z" * 32  # No hexadecimal digits: a SID all the same.
@@ -51,9 +55,12 @@ def whole(count: int = 600, seed: int = 1) -> tuple[Topic, Ledger]:
 
 
 def written(snapshots: Snapshots, ledger: Ledger, below: int) -> Path:
+    return finished(snapshots, LedgerSaving(ledger, snapshots.name_of(OF, ledger=True), below))
+
+
+def finished(snapshots: Snapshots, saving: LedgerSaving) -> Path:
     path = snapshots.path(OF, ledger=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    saving = LedgerSaving(ledger, snapshots.name_of(OF, ledger=True), below)
     while not saving.walk(1):
         pass
     path.write_bytes(b"".join(saving.take()))
@@ -134,9 +141,7 @@ def test_what_lies_above_or_has_not_been_placed_is_left_to_be_read(snapshots: Sn
     ledger.placed("RE" + "b" * 32, (1, 7), 6)
 
     assert saving.walk(1)
-    path = snapshots.path(OF, ledger=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join(saving.take()))
+    finished(snapshots, saving)
     found = read(snapshots, topic)
     assert found is not None
     successor, offset = found
@@ -144,6 +149,105 @@ def test_what_lies_above_or_has_not_been_placed_is_left_to_be_read(snapshots: Sn
     assert successor.knows(CONFERENCE)
     assert not successor.knows("RE" + "a" * 32)
     assert not successor.knows("RE" + "b" * 32)
+
+
+def test_until_when_a_verdict_is_kept_is_known_only_of_what_is_in_the_file(snapshots: Snapshots):
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    for digit in "ab":
+        topic.publish(ledger, a_verdict(recording_sid="RE" + digit * 32, final=True))
+    written(snapshots, ledger, 1)
+
+    found = read(snapshots, topic)
+
+    assert found is not None
+    assert found[0].restored
+    _, ends, _ = known_to(found[0])
+    assert [key for _, key in ends] == ["RE" + "a" * 32]
+    [packed] = found[0].dump_ends()[0].values()
+    assert len(packed) == ENDING_BYTES
+
+
+def test_a_file_that_lacks_a_part_is_not_used(snapshots: Snapshots):
+    topic, ledger = whole(200)
+    path = written(snapshots, ledger, len(topic.values))
+    parts = [framed(chunk) for chunk in chunks(io.BytesIO(path.read_bytes()).read)]
+    for lacking in range(1, 6):
+        path.write_bytes(b"".join(parts[:lacking] + parts[lacking + 1 :]))
+        with pytest.raises(Unusable):
+            read(snapshots, topic)
+
+
+def test_it_is_put_in_place_only_once_what_was_on_its_way_has_arrived(snapshots: Snapshots):
+    topic, ledger = whole(200)
+    fold, pending, path = fed(0), Pending(), snapshots.path(OF, ledger=True)
+    keeper = snapshots.keep(OF)
+    placed = 0
+    for _ in range(2):
+        fence = pending.begin()
+        for _ in range(500):
+            keeper.turn(fold, 0, ledger, len(topic.values), pending)
+            time.sleep(0.001)
+        assert keeper._ledger._whole
+        assert (path.stat().st_ino if path.exists() else 0) == placed
+        pending.end(fence)
+        until(lambda: not turned(keeper, fold, ledger, len(topic.values), pending))
+        placed = path.stat().st_ino
+        for verdict in some(random.Random(placed), 200):
+            topic.publish(ledger, verdict)
+
+
+def turned(keeper: Keeper, fold: Pipeline, ledger: Ledger, read_to: int, pending: Pending) -> bool:
+    """Whether a snapshot is being taken after one more turn."""
+    keeper.turn(fold, 0, ledger, read_to, pending)
+    return keeper.saving > 0
+
+
+def test_the_ends_of_an_hour_are_written_and_read_in_goes(snapshots: Snapshots):
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    count = 2 * ENDS_AT_ONCE + 1
+    for number in range(count):
+        for kind in ("RE", "re"):  # The second is no SID of Twilio's: its end is not packed.
+            topic.publish(ledger, a_verdict(recording_sid=f"{kind}{number:032x}", final=True, at=(1, number)))
+    saving = LedgerSaving(ledger, snapshots.name_of(OF, ledger=True), len(topic.values))
+    goes = []
+    while not saving.walk(1):
+        goes.append(saving.take())
+    goes.append(saving.take())
+    ends = [sum(map(len, go)) for go in goes[PARTS:]]
+    assert len(ends) == 3 + 3 + 1  # Ends of both kinds, and that it is all.
+    assert max(ends) < 60 * ENDS_AT_ONCE
+
+    path = snapshots.path(OF, ledger=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"".join(chunk for go in goes for chunk in go))
+    found = read(snapshots, topic)
+    assert found is not None
+    assert known_to(found[0]) == known_to(ledger)
+    assert len(list(found[0].ended(NEVER_MS))) == 2 * count
+
+
+@pytest.mark.parametrize("walked", [0, 3, 100, PARTS - 1])
+def test_what_is_acknowledged_while_the_parts_are_copied_is_in_none_too_few(snapshots: Snapshots, walked: int):
+    """The topic may be read before it is acknowledged: then what was on its way lies below, and changes its part."""
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    verdicts = some(random.Random(2), 300)
+    for verdict in verdicts:
+        ledger.publish(verdict, 1)
+        topic.values.append(encode_verdict(verdict))
+    saving = LedgerSaving(ledger, snapshots.name_of(OF, ledger=True), len(verdicts))
+    for _ in range(walked):
+        saving.walk(1)
+    for place, verdict in enumerate(verdicts):
+        ledger.placed(verdict.key, verdict.at, place)
+
+    finished(snapshots, saving)
+    found = read(snapshots, topic)
+
+    assert found is not None
+    assert known_to(found[0]) == known_to(ledger)
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -166,14 +270,19 @@ def test_one_that_does_not_fit_is_left_alone(snapshots: Snapshots, tmp_path: Pat
     assert read(snapshots, topic, again) is None
     other = Snapshots(tmp_path / "snapshots", every_s=0.0, kept_s=3600.0, version="2")
     assert read(other, topic) is None
-    old = time.time() - LEDGER_KEPT_S - 1
-    os.utime(path, (old, old))
-    assert read(snapshots, topic) is None
+    for directory in (snapshots, other):
+        directory.submit(lambda: None).result()  # Nobody tidies any more.
+    for old in (time.time() - LEDGER_KEPT_S - 1, time.time() + 3600):  # Of tomorrow: the clock has gone back since.
+        os.utime(path, (old, old))
+        assert read(snapshots, topic) is None
+    for old in (time.time() - LEDGER_KEPT_S + 60, time.time() + 5):
+        os.utime(path, (old, old))
+        assert read(snapshots, topic) is not None
 
 
 def remembered_content() -> int:
     """The digest of what a verdict says."""
-    ledger = Ledger(lambda _: encode_verdict(a_verdict()))
+    ledger = Ledger(lambda _key, _place: encode_verdict(a_verdict()))
     ledger.publish(a_verdict(), 1)
     ledger.placed(a_verdict().key, (1, 7), 0)
     published = ledger.last(a_verdict().key)

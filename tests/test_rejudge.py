@@ -256,7 +256,7 @@ class Run:
 
     def __init__(self) -> None:
         self.values: list[bytes] = []
-        self.fold = Fold(ledger=Ledger(self.values.__getitem__), watch=lambda *_: self.judged.append(None))
+        self.fold = Fold(ledger=Ledger(lambda _, place: self.values[place]), watch=lambda *_: self.judged.append(None))
         self.judged: list[None] = []
         self.feed(0, "rec(r,a,DialVerb)")
         self.feed(10)
@@ -311,7 +311,7 @@ def test_an_owner_writes_its_own_back_where_it_had_changed_before():
 def test_whoever_takes_over_keeps_it():
     run = Run()
     run.hear(run.rejudge())
-    ledger = Ledger(run.values.__getitem__)
+    ledger = Ledger(lambda _, place: run.values[place])
     for place, value in enumerate(run.values):
         assert ledger.take_in(SIDS["r"], decode_verdict(value), place) is None
     resumed = Fold(ledger=ledger)

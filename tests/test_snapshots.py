@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import resource
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +69,7 @@ def saved(snapshots: Snapshots, fold: Pipeline) -> Path:
     keeper = snapshots.keep(OF)
     path = snapshots.path(OF)
     turns(keeper, fold, fold.next_offset, path.exists)
+    keeper.close()
     return path
 
 
@@ -258,17 +262,64 @@ def test_a_directory_that_cannot_be_written_stops_nothing(tmp_path: Path):
     assert len(fold.feed(10, BASE_MS + 10, recording_event(77))) == 1
 
 
-def test_a_full_disk_gives_the_snapshot_up(snapshots: Snapshots):
+@contextlib.contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Let no file become larger: a write that passes the limit is cut short there, and the next one fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("short", [1, 100_000])  # In the last chunk, and before.
+def test_a_full_disk_gives_the_snapshot_up(snapshots: Snapshots, short: int):
     fold = fed(2000)
-    path = snapshots.path(OF)
-    snapshots.submit(lambda: None).result()  # It has been tidied.
-    path.with_suffix(f".snapshot-{os.getpid()}").symlink_to("/dev/full")
+    path = saved(snapshots, fold)
+    whole = path.read_bytes()
+    assert len(whole) > short
     keeper = snapshots.keep(OF)
-    turns(keeper, fold, 2000, lambda: keeper.saving > 0)
-    turns(keeper, fold, 2000, lambda: keeper.saving == 0)
+    with room_for(len(whole) - short):
+        turns(keeper, fold, 2000, lambda: keeper.saving > 0)
+        turns(keeper, fold, 2000, lambda: keeper.saving == 0)
     assert fold.window._saver is None
-    assert not path.exists()
-    saved(snapshots, fold)  # The part was removed, and the next one finds room.
+    assert path.read_bytes() == whole  # The last one that was whole stays.
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+    path.unlink()
+    saved(snapshots, fold)  # The next one finds room.
+
+
+def test_what_is_given_up_on_its_way_to_the_disk_is_not_written_into(snapshots: Snapshots):
+    """A partition may come back before the disk is done with its last snapshot."""
+    fold = fed(2000)
+    keeper, path = snapshots.keep(OF), snapshots.path(OF)
+    free = threading.Event()
+    turns(keeper, fold, 1999, lambda: keeper._window._whole)
+    snapshots.submit(lambda: assert_in_time(free))
+    keeper.turn(fold, 2000, fold.ledger, 0, Pending())
+    keeper.close()
+    again = snapshots.keep(OF)
+    turns(again, fold, 1999, lambda: again.saving > 0)
+    free.set()
+    snapshots.submit(lambda: None).result()
+    assert loaded(snapshots, taken_over(fold)) is not None
+    again.close()
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+
+
+def assert_in_time(event: threading.Event) -> None:
+    assert event.wait(20)
+
+
+def test_one_that_cannot_be_put_in_place_leaves_nothing_behind(snapshots: Snapshots):
+    fold = fed(10)
+    keeper, path = snapshots.keep(OF), snapshots.path(OF)
+    snapshots.submit(lambda: None).result()  # The directory is there.
+    (path / "in the way").mkdir(parents=True)
+    turns(keeper, fold, 10, lambda: keeper.saving > 0)
+    turns(keeper, fold, 10, lambda: keeper.saving == 0)
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
 
 
 def test_what_nobody_can_use_any_more_is_removed(tmp_path: Path):

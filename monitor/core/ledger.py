@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from itertools import chain
 from math import isqrt
 from typing import Final, NamedTuple
@@ -49,6 +49,7 @@ _pack_rest = msgspec.msgpack.Encoder().encode
 _read_rest = msgspec.msgpack.Decoder(tuple[int, Published]).decode
 _SHORT_BYTES: Final = 17  # A SID: its number, and what it is of.
 _PART_AT: Final = 15  # The byte of it that says in which part it is.
+_RECORD_AT: Final = struct.Struct(f"<{_SHORT_BYTES + _AT_AT}x{_AT.format[1:]}x")  # Of a record, ``_AT`` alone.
 _RECORD: Final = struct.Struct(f"<{_SHORT_BYTES}s{ENTRY_FORMAT[1:]}")
 SETTLED_BYTES: Final = _RECORD.size - _FINDING.size  # What ``Ledger.dump_part`` takes for a settled verdict.
 YOUNG_MIN: Final = 16
@@ -155,11 +156,9 @@ class _Settled:
 
     def positions(self) -> Iterator[tuple[int, int]]:
         """Offset and generation of each."""
-        for part, young in enumerate(self._young):
-            for _, _, _, offset, generation, _ in _RECORD.iter_unpack(self._old[part]):
-                yield offset, generation
-            yield from (_AT.unpack_from(entry, _AT_AT) for entry in young.values())
-        yield from (_AT.unpack_from(entry, _AT_AT) for entry in self._odd.values())
+        runs = chain.from_iterable(map(_RECORD_AT.iter_unpack, self._old))
+        beside = chain(self._odd.values(), *[young.values() for young in self._young])
+        return chain(runs, (_AT.unpack_from(entry, _AT_AT) for entry in beside))
 
     def _place(self, part: int, short: bytes) -> int | None:
         """Where in its part's run an entry begins. SIDs are random: their first bytes say about where that must be."""
@@ -167,15 +166,19 @@ class _Settled:
         count = len(old) // size
         about = int.from_bytes(short[:4], "big") * count >> 32
         reach = 4 + 2 * isqrt(count)
-        start, end = max(0, about - reach) * size, min(count, about + reach) * size
-        if start and old[start : start + _SHORT_BYTES] > short:
-            start = 0
-        if end < len(old) and old[end : end + _SHORT_BYTES] < short:
-            end = len(old)
-        at = old.find(short, start, end + size)
-        while at > 0 and at % size:  # The same bytes across two entries.
-            at = old.find(short, at + 1, end + size)
-        return at if at >= 0 else None
+        low, high = max(0, about - reach), min(count, about + reach)
+        if low and old[low * size : low * size + _SHORT_BYTES] > short:
+            low = 0
+        if high < count and old[high * size : high * size + _SHORT_BYTES] < short:
+            high = count
+        while low < high:  # ``bytes.find`` takes twice as long.
+            middle = low + high >> 1
+            if old[middle * size : middle * size + _SHORT_BYTES] < short:
+                low = middle + 1
+            else:
+                high = middle
+        at = low * size
+        return at if old[at : at + _SHORT_BYTES] == short else None
 
 
 def _head(entry: bytes) -> _Head:
@@ -192,14 +195,14 @@ class Ledger:
 
     Of an open verdict it keeps what decides what may follow it, of a final one next to nothing, both as bytes: there
     are as many of the one as recordings in a window, of the other as in a retention. ``fetch`` reads a whole one back
-    by its offset in the verdict topic, which only what is rare needs: a late change of a final verdict, evidence that
-    was lost, a former owner that writes late. A verdict is kept whole until its offset is known, and without ``fetch``
-    for good.
+    by its key and its offset in the verdict topic, which only what is rare needs: a late change of a final verdict,
+    evidence that was lost, a former owner that writes late. A verdict is kept whole until its offset is known, and
+    without ``fetch`` for good.
     """
 
     def __init__(
         self,
-        fetch: Callable[[int], bytes] | None = None,
+        fetch: Callable[[str, int], bytes] | None = None,
         *,
         allowed_kept_ms: int = 7 * 86_400_000,
         others_kept_ms: int = 400 * 86_400_000,
@@ -210,9 +213,13 @@ class Ledger:
         self._settled = _Settled()  # Final and to be read back: only the head.
         self._whole: dict[str, Verdict | bytes] = {}
         self._awaited: dict[str, int] = {}  # Writes of ours that have not been placed yet, under each key.
+        self._met: dict[
+            str, tuple[int, bool]
+        ] = {}  # What was read meanwhile that is lesser: where, and if a tombstone.
         self._accounts: dict[str, int] = {}  # Each account that was ever met, by name and by number.
         self._names: list[str] = []
         self._ends = _Ends()
+        self._outlived: set[str] = set()  # Of which a final verdict is gone whose end is still set down.
         self.next_end_ms = NEVER_MS  # No final verdict has been kept long enough before this instant.
         self.heard: list[tuple[str, str]] = []  # Whose verdicts somebody else wrote: account and key.
         self.restored = False  # Whether it began with a snapshot, so that nobody has read what it knows.
@@ -222,55 +229,77 @@ class Ledger:
         return self._entries.size + self._settled.size
 
     def take_in(self, key: str, verdict: Verdict | None, place: int) -> bytes | None:
-        """Take in one message of the verdict topic; the bytes to write back where it is lesser than what is known.
+        """Take in one message of the verdict topic; the bytes to write back where something lesser stands behind them.
 
         The greatest (``at``, ``final``) holds, of equals the later message. None is a tombstone, which has no position:
-        once the partition is ours, what we know to hold outlives one of somebody else. Where what is known stands
-        behind the message, or is on its way there, nothing need be written back.
+        once the partition is ours, what is not final outlives one of somebody else. Where what is known stands behind
+        the message, nothing need be written back; where it is on its way, ``placed`` will tell.
         """
         entry = self._entry(key)
         known = None if entry is None else _head(entry)
         if verdict is None:
-            if self.owned and known is not None and not known.final:
-                return self._bytes(key, known) if _NO_PLACE < known.place < place else None
+            in_front = known is not None and _NO_PLACE < known.place < place
+            if self.owned and known is not None and not (known.final and in_front):
+                return self._stands(key, known, place, over_tombstone=True)
             self.withdraw(key)
             return None
-        if known is not None and (known.at, known.final) > (verdict.at, verdict.final):
-            return self._bytes(key, known) if _NO_PLACE < known.place < place else None
+        behind = known is not None and known.place > place
+        if known is not None and (known.at, known.final, behind) > (verdict.at, verdict.final, False):
+            return self._stands(key, known, place, over_tombstone=False)
         ours = known is not None and known.at == verdict.at  # Perhaps: a final one and its late change share a place.
         try:
-            head = _HEAD.pack(0, place, verdict.at[1], verdict.at[0], _flags_of(verdict, entry))
+            head = _HEAD.pack(0, place, verdict.at[1], verdict.at[0], self._flags_of(key, verdict, entry))
             settled = verdict.final and self._fetch is not None and not ours  # Of such only the head is kept.
             rest = b"" if settled else _pack_rest((self._number_of(verdict.account_sid), remember(verdict)))
-        except (OverflowError, struct.error):
-            return None
+            end_ms = self._end_ms(verdict) if verdict.final else NEVER_MS
+        except (OverflowError, TypeError, ValueError, struct.error):
+            return None  # Somebody else's, with a number or an instant that none of ours has.
         if ours and known is not None and entry is not None and (known.place == place or entry[_HEAD.size :] == rest):
             self._lies_at(key, entry, place)  # Our own, come round.
             return None
-        self._put(key, verdict, head + rest, entry)
+        self._put(key, verdict, head + rest, entry, end_ms)
         self._awaited.pop(key, None)
+        self._met.pop(key, None)
         self._lies_at(key, head + rest, place)
-        self.heard.append((verdict.account_sid, key))
-        return None
+        if self.owned:  # Else all that was ever published, for nobody: what is open is compared when the fold opens.
+            self.heard.append((verdict.account_sid, key))
+        return encode_verdict(verdict) if behind else None  # What is lesser was acknowledged before this was read.
 
     def take_heard(self) -> list[tuple[str, str]]:
         """Whose verdicts somebody else has written since the last time: account and key."""
         heard, self.heard = self.heard, []
         return heard
 
-    def placed(self, key: str, at: tuple[int, int], place: int) -> None:
+    def placed(self, key: str, at: tuple[int, int], place: int) -> bytes | None:
         """Note where in the verdict topic the verdict decided ``at`` lies: from there it can be read back.
 
-        To be told of every write, in order: a final verdict and its late change may share an ``at``.
+        To be told of every write, in order: a final verdict and its late change may share an ``at``. The bytes to write
+        back where something lesser, read before this was told, turns out to stand behind it.
         """
         entry = self._entry(key)
         if entry is None:
-            return
+            return None
         awaited = self._awaited.pop(key, 0) - 1
         if awaited > 0:
             self._awaited[key] = awaited
-        elif _AT.unpack_from(entry, _AT_AT) == (at[1], at[0]):
-            self._lies_at(key, entry, place)
+            return None
+        if _AT.unpack_from(entry, _AT_AT) != (at[1], at[0]):
+            return None
+        met_at, over_tombstone = self._met.pop(key, (_NO_PLACE, False))
+        head, back = _head(entry), None
+        if place < met_at:
+            if over_tombstone and head.final:
+                self.withdraw(key)
+                return None
+            back = self._bytes(key, head)
+        self._lies_at(key, entry, place)
+        return back
+
+    def stands_in_front(self, key: str, at: tuple[int, int], place: int) -> bool:
+        """Whether what is published was decided later than what lies at ``place``, and stands in front of it."""
+        entry = self._entry(key)
+        known = None if entry is None else _head(entry)
+        return known is not None and known.at > at and _NO_PLACE < known.place < place
 
     def published(self, key: str) -> Verdict | None:
         """The verdict that is published about a recording or a suspected conference, whole: it may have to be read."""
@@ -334,16 +363,19 @@ class Ledger:
         key = verdict.key
         entry = self._entry(key)
         rest = _pack_rest((self._number_of(verdict.account_sid), remember(verdict, over)))
-        head = _HEAD.pack(digest, _NO_PLACE, verdict.at[1], verdict.at[0], _flags_of(verdict, entry))
-        self._put(key, verdict, head + rest, entry)
+        head = _HEAD.pack(digest, _NO_PLACE, verdict.at[1], verdict.at[0], self._flags_of(key, verdict, entry))
+        self._put(key, verdict, head + rest, entry, self._end_ms(verdict) if verdict.final else NEVER_MS)
         self._awaited[key] = self._awaited.get(key, 0) + 1
 
     def withdraw(self, key: str) -> None:
         """Forget what was published under ``key``: a tombstone is about to be written."""
+        if self.is_final(key):
+            self._outlived.add(key)
         if self._entries.pop(key) is None:
             self._settled.pop(_short(key))
         self._whole.pop(key, None)
         self._awaited.pop(key, None)
+        self._met.pop(key, None)
 
     def open_keys(self) -> list[str]:
         """Whose verdicts are not final, in order of the SIDs."""
@@ -352,8 +384,11 @@ class Ledger:
     def ended(self, log_time_ms: int) -> Iterator[str]:
         """Yield, withdrawn, the final verdicts that have been kept long enough."""
         for key in self._ends.until(log_time_ms):
-            if self.is_final(key) and not self._goes_on(key, log_time_ms):
+            ends = self.is_final(key) and not self._goes_on(key, log_time_ms)
+            if ends:
                 self.withdraw(key)
+            self._outlived.discard(key)
+            if ends:
                 yield key
         self.next_end_ms = self._ends.next_ms
 
@@ -392,19 +427,25 @@ class Ledger:
 
     # ----------------------------------------------------------------- what a snapshot takes and gives
 
-    def dump_part(self, number: int, below: int) -> tuple[list[tuple[str, bytes]], bytes, list[str]]:
+    def unplaced(self) -> list[str]:
+        """Whose verdicts are on their way: not known to lie anywhere yet."""
+        return [
+            key
+            for key in self._whole
+            if (entry := self._entries.get(key)) is not None and _place_of(entry) == _NO_PLACE
+        ]
+
+    def dump_part(self, number: int, below: int) -> tuple[list[tuple[str, bytes]], bytes]:
         """What one of its ``PARTS`` knows of verdicts that lie below an offset of their topic, for ``load``.
 
-        Open verdicts by key; settled ones packed; and the keys of those that have not been placed yet.
+        Open verdicts by key; settled ones packed. What is ``unplaced`` is left out; and once it is placed, it may turn
+        up in a part that was dumped before.
         """
-        whole: list[tuple[str, bytes]] = []
-        unplaced: list[str] = []
-        for key, entry in self._entries.parts[number].items():
-            place = _place_of(entry)
-            if place == _NO_PLACE:
-                unplaced.append(key)
-            elif place < below:
-                whole.append((key, entry[_FINDING.size :]))
+        whole = [
+            (key, entry[_FINDING.size :])
+            for key, entry in self._entries.parts[number].items()
+            if _NO_PLACE < _place_of(entry) < below
+        ]
         odd = self._settled.odd().items() if number == 0 else ()
         whole += [(key, entry[_FINDING.size :]) for key, entry in odd if _place_of(entry) < below]
         settled = [
@@ -412,7 +453,7 @@ class Ledger:
             for record in self._settled.records(number)
             if _place_of(record[_SHORT_BYTES:]) < below
         ]
-        return whole, b"".join(settled), unplaced
+        return whole, b"".join(settled)
 
     def dump_placed(self, key: str, below: int) -> tuple[bool, bytes | None]:
         """The same of one verdict: whether it is placed, and what is known of it if it lies below."""
@@ -449,11 +490,14 @@ class Ledger:
     def load_ends(self, hours: Iterable[tuple[int, bytes]], due: Iterable[tuple[int, str]]) -> None:
         """Take in what ``dump_ends`` gave, of verdicts that were loaded as final ones: of others it will be read."""
         known = [
-            (hour, b"".join([ending for ending in _each(endings) if self.is_final(_ending_key(ending))]))
-            for hour, endings in hours
+            (hour, b"".join([ending for ending in _each(endings) if self._is_final(ending)])) for hour, endings in hours
         ]
         self._ends.load(known, [(end_ms, key) for end_ms, key in due if self.is_final(key)])
         self.next_end_ms = self._ends.next_ms
+
+    def _is_final(self, ending: bytes) -> bool:
+        """The same of whose end is set down; nearly all of these are settled."""
+        return self._settled.get(_ending_short(ending)) is not None or self.is_final(_ending_key(ending))
 
     def load_names(self, names: Iterable[str]) -> None:
         """Take in what ``dump_names`` gave."""
@@ -471,6 +515,14 @@ class Ledger:
         entry = self._entries.get(key)
         return entry if entry is not None or not self._settled.size else self._settled.get(_short(key))
 
+    def _flags_of(self, key: str, verdict: Verdict, known: bytes | None) -> int:
+        """``known``: the entry that it comes over."""
+        flags = (_FINAL if verdict.final else 0) | (_SUSPICION if verdict.kind == "suspicion" else 0)
+        if goes_on(verdict):
+            flags |= _GOES_ON
+        ended_before = (known is not None and known[_FLAGS_AT] & _FINAL) or key in self._outlived
+        return flags | LATER if verdict.rejudged is not None or (verdict.final and ended_before) else flags
+
     def _replace(self, key: str, entry: bytes) -> None:
         if self._entries.get(key) is not None:
             self._entries.put(key, entry)
@@ -484,14 +536,16 @@ class Ledger:
             self._names.append(account)
         return number
 
-    def _put(self, key: str, verdict: Verdict, entry: bytes, known: bytes | None) -> None:
+    def _put(self, key: str, verdict: Verdict, entry: bytes, known: bytes | None, end_ms: int) -> None:
         if known is not None and self._entries.get(key) is None:
             self._settled.pop(_short(key))
         self._entries.put(key, entry)
         self._whole[key] = verdict if self._fetch is not None else encode_verdict(verdict)
         if verdict.final and (known is None or not known[_FLAGS_AT] & _FINAL):
-            self._ends.add(self._end_ms(verdict), key)
+            self._ends.add(end_ms, key)
             self.next_end_ms = self._ends.next_ms
+        elif not verdict.final and known is not None and known[_FLAGS_AT] & _FINAL:
+            self._outlived.add(key)
 
     def _lies_at(self, key: str, entry: bytes, place: int) -> None:
         """Note the place of a verdict: what can be read back need not be kept."""
@@ -506,22 +560,19 @@ class Ledger:
         else:
             self._entries.put(key, placed)
 
+    def _stands(self, key: str, known: _Head, place: int, *, over_tombstone: bool) -> bytes | None:
+        """What is to be written back, as what is known stands and something lesser was read at ``place``."""
+        if known.place == _NO_PLACE:
+            self._met[key] = place, over_tombstone
+        return self._bytes(key, known) if _NO_PLACE < known.place < place else None
+
     def _bytes(self, key: str, head: _Head) -> bytes:
         whole = self._whole.get(key)
         if whole is not None:
             return whole if isinstance(whole, bytes) else encode_verdict(whole)
         assert self._fetch is not None
         assert head.place != _NO_PLACE
-        return self._fetch(head.place)
-
-
-def _flags_of(verdict: Verdict, known: bytes | None) -> int:
-    """``known``: the entry that it comes over."""
-    flags = (_FINAL if verdict.final else 0) | (_SUSPICION if verdict.kind == "suspicion" else 0)
-    if goes_on(verdict):
-        flags |= _GOES_ON
-    settled_before = verdict.final and known is not None and known[_FLAGS_AT] & _FINAL
-    return flags if verdict.rejudged is None and not settled_before else flags | LATER
+        return self._fetch(key, head.place)
 
 
 _is_usual = re.compile("(?:RE|CF)[0-9a-f]{32}").fullmatch
@@ -550,21 +601,25 @@ class _Ends:
             heappush(self._due, (end_ms, key))
             self.next_ms = min(self.next_ms, end_ms)
             return
-        if hour not in self._hours:
-            self._hours[hour] = bytearray()
+        self._of(hour).extend(_ENDING.pack(rest_ms, key[:2].encode(), bytes.fromhex(key[2:])))
+
+    def _of(self, hour: int) -> bytearray:
+        endings = self._hours.get(hour)
+        if endings is None:
+            endings = self._hours[hour] = bytearray()
             heappush(self._order, hour)
             self.next_ms = min(self.next_ms, hour * HOUR_MS)
-        self._hours[hour] += _ENDING.pack(rest_ms, key[:2].encode(), bytes.fromhex(key[2:]))
+        return endings
 
     def held(self) -> tuple[dict[int, bytearray], list[tuple[int, str]]]:
         return dict(self._hours), list(self._due)
 
     def load(self, hours: Iterable[tuple[int, bytes]], due: Iterable[tuple[int, str]]) -> None:
         for hour, endings in hours:
-            self._hours.setdefault(hour, bytearray()).extend(endings)
-        self._order = sorted(self._hours)
-        self._due += due
-        heapify(self._due)
+            if endings:
+                self._of(hour).extend(endings)
+        for each in due:
+            heappush(self._due, each)
         self._see_next()
 
     def _see_next(self) -> None:
@@ -582,12 +637,18 @@ class _Ends:
         self._see_next()
 
 
-_ENDING: Final = struct.Struct("<I2s16s")  # Milliseconds of the hour, and a SID.
+ENDING_FORMAT: Final = "<I2s16s"  # Milliseconds of the hour, and a SID.
+_ENDING: Final = struct.Struct(ENDING_FORMAT)
+ENDING_BYTES: Final = _ENDING.size
 
 
 def _each(endings: bytes | bytearray) -> Iterator[bytes]:
     for at in range(0, len(endings), _ENDING.size):
         yield bytes(endings[at : at + _ENDING.size])
+
+
+def _ending_short(ending: bytes) -> bytes:
+    return ending[6:] + ending[4:5]
 
 
 def _ending_key(ending: bytes) -> str:

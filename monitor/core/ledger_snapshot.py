@@ -10,11 +10,12 @@ which have no position, come in the order of the topic.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 
-from monitor.core.ledger import ENTRY_FORMAT, PARTS, SETTLED_BYTES, Ledger
+from monitor.core.ledger import ENDING_BYTES, ENDING_FORMAT, ENTRY_FORMAT, PARTS, SETTLED_BYTES, Ledger
 from monitor.core.snapshot import Unusable, framed, read_by
 from monitor.core.verdict import Published
 
@@ -36,19 +37,26 @@ class _Hour(msgspec.Struct, array_like=True, tag="hour"):
     endings: bytes
 
 
-class _End(msgspec.Struct, array_like=True, tag="end"):
+class _Due(msgspec.Struct, array_like=True, tag="due"):
     due: list[tuple[int, str]]
+
+
+class _End(msgspec.Struct, array_like=True, tag="end"):
     names: list[str]
     verdicts: int
 
 
 def _layout() -> str:
-    return hashlib.sha256(repr((ENTRY_FORMAT, Published.__annotations__)).encode()).hexdigest()[:16]
+    kinds = [(kind.__name__, kind.__annotations__) for kind in (Published, _Header, _Part, _Hour, _Due, _End)]
+    packed = (PARTS, SETTLED_BYTES, ENTRY_FORMAT, ENDING_FORMAT)
+    return hashlib.sha256(repr((kinds, packed)).encode()).hexdigest()[:16]
 
 
 LAYOUT: Final = _layout()
+ENDS_AT_ONCE: Final = 1_000
+"""So many ends are written, and read, in a go, which takes 15 ms then: an hour may bring a hundred thousand."""
 _encode: Final = msgspec.msgpack.Encoder().encode
-_decode: Final = msgspec.msgpack.Decoder(_Header | _Part | _Hour | _End).decode
+_decode: Final = msgspec.msgpack.Decoder(_Header | _Part | _Hour | _Due | _End).decode
 
 
 class LedgerSaving:
@@ -63,12 +71,14 @@ class LedgerSaving:
         self.offset = below
         self._ledger = ledger
         self._part = 0
-        self._unplaced: list[str] = []
+        # These may lie below all the same: the topic may be read before it is acknowledged where they lie. What is
+        # published from now on lies above.
+        self._unplaced = ledger.unplaced()
         self._verdicts = 0
         self._ended = False
         # What ends later was published later. An hour that comes meanwhile is written all the same: the end of what has
         # been withdrawn already is passed over.
-        self._hours, self._due = ledger.dump_ends()
+        self._ends = _ends(*ledger.dump_ends())
         self._ready = [framed(_encode(_Header(LAYOUT, log, below, ledger.kept_ms)))]
 
     def walk(self, conversations_max: int) -> bool:  # noqa: ARG002 - a part is little enough.
@@ -76,9 +86,8 @@ class LedgerSaving:
         if self._ended:
             return True
         if self._part < PARTS:
-            whole, settled, unplaced = self._ledger.dump_part(self._part, self.offset)
+            whole, settled = self._ledger.dump_part(self._part, self.offset)
             self._part += 1
-            self._unplaced += unplaced
             self._write(whole, settled)
             return False
         whole, unplaced = [], []
@@ -90,8 +99,12 @@ class LedgerSaving:
                 whole.append((key, entry))
         self._unplaced = unplaced
         self._write(whole, b"")
-        if not unplaced:
-            self._end()
+        if unplaced:
+            return False
+        ends = next(self._ends, None)
+        self._ended = ends is None
+        last = _End(self._ledger.dump_names(), self._verdicts)
+        self._ready.append(framed(_encode(last if ends is None else ends)))
         return self._ended
 
     def take(self) -> list[bytes]:
@@ -107,10 +120,13 @@ class LedgerSaving:
             self._verdicts += len(whole) + len(settled) // SETTLED_BYTES
             self._ready.append(framed(_encode(_Part(whole, settled))))
 
-    def _end(self) -> None:
-        self._ended = True
-        self._ready += [framed(_encode(_Hour(hour, bytes(endings)))) for hour, endings in self._hours.items()]
-        self._ready.append(framed(_encode(_End(self._due, self._ledger.dump_names(), self._verdicts))))
+
+def _ends(hours: dict[int, bytearray], due: list[tuple[int, str]]) -> Iterator[_Hour | _Due]:
+    for hour, endings in hours.items():
+        for at in range(0, len(endings), ENDS_AT_ONCE * ENDING_BYTES):
+            yield _Hour(hour, bytes(endings[at : at + ENDS_AT_ONCE * ENDING_BYTES]))
+    for at in range(0, len(due), ENDS_AT_ONCE):
+        yield _Due(due[at : at + ENDS_AT_ONCE])
 
 
 class LedgerLoading:
@@ -143,8 +159,9 @@ class LedgerLoading:
             self._loaded += self._ledger.load(read.whole, read.settled)
         elif isinstance(read, _Hour):
             self._ledger.load_ends([(read.hour, read.endings)], ())
-        elif isinstance(read, _End) and read.verdicts == self._loaded:
+        elif isinstance(read, _Due):
             self._ledger.load_ends((), read.due)
+        elif isinstance(read, _End) and read.verdicts == self._loaded:
             self._ledger.load_names(read.names)
             self.done = True
         else:

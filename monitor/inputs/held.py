@@ -80,6 +80,9 @@ class Held:
         self.verdicts_read = False
         self.replayed = False
         self.write_back: dict[str, bytes] = {}
+        self.come_round: list[
+            tuple[str, bytes, int]
+        ] = []  # What lies there now, and is to be weighed against what was read.
         self.verdicts_to = 0  # How far the verdict topic was read.
         self.ledger_from = 0  # From where on, where a snapshot says what was before.
         self.ledger_restoring: Restoring | None = None

@@ -37,7 +37,7 @@ from monitor import clock
 from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, NotJudged, Publish, SetAside, Stands, Told
 from monitor.core.snapshot import Unusable
-from monitor.core.verdict import decode_verdict
+from monitor.core.verdict import Verdict, decode_verdict, encode_verdict
 from monitor.errors import OutOfReach, OutputUnavailable
 from monitor.inputs.checkpoint import (
     Committed,
@@ -214,14 +214,11 @@ class _Verdicts:
     def messages(self, run: list[Message]) -> None:
         own = self._own
         for message in run:
-            if message.headers() != own:  # Else it is ours, and the acknowledgement has placed it.
+            if message.headers() != own:  # Else it is ours, and its acknowledgement places it.
                 self._message(message)
         self._held.verdicts_to = _offset(run[-1]) + 1
 
     def _message(self, message: Message) -> None:
-        held = self._held
-        if held.dropped:
-            return
         text = key_of(message)
         if text is None:
             return
@@ -229,21 +226,9 @@ class _Verdicts:
         try:
             verdict = None if value is None else decode_verdict(value)
         except (ValueError, UnicodeDecodeError):
-            self._member._watch.verdict_not_read(held.partition)
+            self._member._watch.verdict_not_read(self._held.partition)
             return
-        assert held.ledger is not None
-        try:
-            back = held.ledger.take_in(text, verdict, _offset(message))
-        except OutputUnavailable as error:
-            self._member._drop(held, str(error))
-            return
-        if back is None:
-            self._member._watch.verdict_read(held.partition, text, verdict)
-            held.write_back.pop(text, None)
-        else:
-            held.write_back[text] = back
-            if held.stage is Stage.LIVE:
-                self._member._write_back(held)
+        self._member._take_in(self._held, text, verdict, _offset(message))
 
     def ended(self) -> None:
         self._held.verdicts_read = True
@@ -287,7 +272,7 @@ class Member:
         times: Times,
         topic_id: Callable[[str], str],
         build: Callable[[int, Checkpoint, frozenset[int]], Fold],
-        ledger: Callable[[Callable[[int], bytes]], Ledger],
+        ledger: Callable[[Callable[[str, int], bytes]], Ledger],
         take_setting: Callable[[str, bytes | None], Iterable[str]],
         outputs: Outputs,
         watch: Watch,
@@ -598,7 +583,11 @@ class Member:
             held.failed = held.failed or "not_delivered"
         elif isinstance(told, Publish):
             if held.ledger is not None and told.verdict is not None:
-                held.ledger.placed(told.key, told.verdict.at, place)
+                back = held.ledger.placed(told.key, told.verdict.at, place)
+                if back is not None:
+                    held.write_back[told.key] = back
+                elif held.ledger.stands_in_front(told.key, told.verdict.at, place):
+                    held.come_round.append((told.key, encode_verdict(told.verdict), place))
             self._watch.published(held.partition, told, replay_left=left)
         elif isinstance(told, SetAside):
             self._watch.quarantined(held.partition, told.reason)
@@ -622,17 +611,39 @@ class Member:
             held.pending.end(fence)
             raise
 
+    def _take_in(self, held: Held, key: str, verdict: Verdict | None, place: int) -> None:
+        """Weigh what stands at a place of the verdict topic; what is to be put over it is written in this turn."""
+        if held.dropped:
+            return
+        assert held.ledger is not None
+        try:
+            back = held.ledger.take_in(key, verdict, place)
+        except OutputUnavailable as error:
+            self._drop(held, str(error))
+            return
+        if back is None:
+            self._watch.verdict_read(held.partition, key, verdict)
+            held.write_back.pop(key, None)
+        else:
+            held.write_back[key] = back
+
     def _write_back(self, held: Held) -> None:
-        """Put what holds over what a former owner wrote late."""
-        ledger = held.ledger
-        assert ledger is not None
-        for key, value in held.write_back.items():
+        """Put what holds over what a former owner wrote late.
+
+        What was put there is weighed where it lies: meanwhile something greater may have been read in front of it.
+        """
+        while held.come_round:
+            key, value, place = held.come_round.pop(0)
+            self._take_in(held, key, decode_verdict(value), place)
+        for key, value in () if held.dropped else held.write_back.items():
             fence = held.pending.begin()
 
-            def done(place: int | None, fence: int = fence) -> None:
+            def done(place: int | None, fence: int = fence, key: str = key, value: bytes = value) -> None:
                 held.pending.end(fence)
                 if place is None:
                     held.failed = held.failed or "not_delivered"
+                else:
+                    held.come_round.append((key, value, place))
 
             try:
                 self._outputs.write_back(held.partition, key, value, by=held.by, done=done)
@@ -797,7 +808,7 @@ class Member:
             self._follow_verdicts(held, BEGINNING)
 
     def _new_ledger(self, partition: int) -> Ledger:
-        return self._ledger(lambda place: self._fetch_verdict(partition, place))
+        return self._ledger(lambda key, place: self._fetch_verdict(partition, key, place))
 
     def _snapshots_of(self, partition: int) -> Partition:
         assert self._fingerprint is not None
@@ -824,14 +835,16 @@ class Member:
             self._follow_verdicts(held, restoring.offset)
         held.ledger_restoring = None
 
-    def _fetch_verdict(self, partition: int, place: int) -> bytes:
+    def _fetch_verdict(self, partition: int, key: str, place: int) -> bytes:
         try:
             message = self._questions.at_or_after(self._topics.verdicts, partition, place)
         except OutOfReach as error:
             raise OutputUnavailable(str(error)) from error
-        value = message.value() if message is not None and message.offset() == place else None
+        found = message is not None and message.offset() == place and key_of(message) == key
+        value = message.value() if message is not None and found else None
         if value is None:
-            # Compacted away since: then the ledger has been told of what replaced it, or will be in a moment.
+            # Compacted away since: then the ledger has been told of what replaced it, or will be in a moment. Or the
+            # topic's end was lost with its leader, and another verdict stands there: then all of it is read anew.
             raise OutputUnavailable(f"the verdict at {partition}:{place} is no longer there")
         return value
 
@@ -915,6 +928,10 @@ class Member:
     def _attend(self, held: Held) -> None:
         """See to a live partition: its tick, its snapshot; and right after the resumption, that it is read from."""
         now = time.monotonic()
+        if held.write_back or held.come_round:
+            self._write_back(held)
+            if held.dropped:
+                return
         if now >= held.tick_after:
             self._tick(held)
         if held.snapshots is not None and held.fold is not None and held.ledger is not None:

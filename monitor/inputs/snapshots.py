@@ -9,8 +9,10 @@ Nothing that goes wrong here does more than a log line: judging goes on, and the
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -33,6 +35,7 @@ LEDGER_VERDICTS_MIN: Final = 100  # To read so few costs nothing.
 LEDGER_KEPT_S: Final = 12 * 3600.0
 """A broker forgets a tombstone a day after compaction has met it (``delete.retention.ms``): what is older than half of
 that would bring back what was withdrawn since."""
+CLOCKS_APART_S: Final = 60.0  # Whoever keeps the files may have a clock of its own.
 
 
 class Partition(NamedTuple):
@@ -121,8 +124,11 @@ class Snapshots:
         path = self.path(of, ledger=True)
 
         def load(header: bytes) -> tuple[LedgerLoading, int]:
-            if time.time() - path.stat().st_mtime > LEDGER_KEPT_S:
+            age_s = time.time() - path.stat().st_mtime
+            if age_s > LEDGER_KEPT_S:
                 raise Unusable("it is too old")
+            if age_s < -CLOCKS_APART_S:
+                raise Unusable("the clock has gone back, and nobody knows how old it is")
             loading = LedgerLoading(ledger, header, self.name_of(of, ledger=True))
             return loading, loading.offset
 
@@ -240,6 +246,7 @@ class _Keeper:
         self._placed_at = time.monotonic()
         self._walked = 0.0
         self._saving: Taken | None = None
+        self._part = path
         self._file: BinaryIO | None = None
         self._bytes = 0
         self._whole = False
@@ -289,10 +296,6 @@ class _Keeper:
         self._saving = self._file = self._placing = None
         self._after = time.monotonic() + self._snapshots.every_s
 
-    @property
-    def _part(self) -> Path:
-        return self._path.with_suffix(f".snapshot-{os.getpid()}")
-
     def _begin(self, begin: Callable[[], Taken | None]) -> None:
         if not self._snapshots.claim(self):
             return
@@ -302,7 +305,10 @@ class _Keeper:
             self._after = time.monotonic() + 1.0
             return
         self._saving, self._whole, self._bytes, self._began = saving, False, 0, time.monotonic()
-        descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        # Each in a file of its own: the disk thread may not be done with the last one, which this process gave up, and
+        # in containers, which may share the directory, all processes have the same number.
+        self._part = self._path.with_suffix(f".snapshot-{uuid.uuid4().hex[:8]}")
+        descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         self._file = os.fdopen(descriptor, "wb", buffering=0)
 
     def _walk(self, saving: Taken) -> None:
@@ -314,7 +320,9 @@ class _Keeper:
             done = saving.walk(WALK_CONVERSATIONS)
         assert self._file is not None
         for chunk in saving.take():
-            self._bytes += self._file.write(chunk)
+            if self._file.write(chunk) != len(chunk):  # As a disk does that is full in the midst of it.
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._bytes += len(chunk)
         if saving.broken:
             self.close()
         else:
@@ -371,8 +379,13 @@ class Restoring:
 
 def _place(file: BinaryIO, part: Path, path: Path) -> None:
     """Put a whole file where the next takeover looks. Raises OSError."""
-    os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise
 
 
 def _why(error: Unusable | OSError) -> str | None:
