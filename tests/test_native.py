@@ -608,6 +608,19 @@ def test_at_every_border_both_do_the_same(recorded: float, sweeps: bool):
     assert twins.saved > 3
 
 
+def test_a_number_of_any_size_is_kept_as_it_always_is():
+    """Offsets and revisions on both sides of where msgpack takes a byte more."""
+    twins, _, event = that_know(b"studio.flow.execution.started", seed=27, recorded=0.3, minutes=10)
+    taken, stamp_ms = twins.taken, twins.plain.log_time_ms or 0
+    numbers = [(1 << bits) + more for bits in (7, 8, 16, 32) for more in (-1, 0, 1)]
+    for count, number in enumerate(numbers):
+        twins.offset = max(twins.offset, number)
+        changed = re.sub(rb'"id":"\w+"', b'"id":"EZ%032x"' % count, event, count=1)
+        twins.feed(stamp_ms, re.sub(rb'"flow_revision":[^,}]+', b'"flow_revision":%d' % number, changed))
+    twins.compare()
+    assert twins.taken == taken + len(numbers) - 3  # Revisions of ten digits go the ordinary way.
+
+
 def test_conferences_of_one_name_stand_in_order_of_their_first_sights():
     """Whatever is told of one of them afterwards: seen before the other after all, or over."""
     twins, stamp_ms, event = that_know(b"conference.participant.updated", seed=25, recorded=0.0, minutes=3)
