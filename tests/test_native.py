@@ -619,6 +619,50 @@ def test_at_every_border_both_do_the_same(recorded: float, sweeps: bool):
     assert twins.saved > 3
 
 
+def test_a_number_of_any_size_is_kept_as_it_always_is():
+    """Offsets and revisions on both sides of where msgpack takes a byte more."""
+    twins, _, event = that_know(b"studio.flow.execution.started", seed=27, recorded=0.3, minutes=10)
+    taken, stamp_ms = twins.taken, twins.plain.log_time_ms or 0
+    numbers = [(1 << bits) + more for bits in (7, 8, 16, 32) for more in (-1, 0, 1)]
+    for count, number in enumerate(numbers):
+        twins.offset = max(twins.offset, number)
+        changed = re.sub(rb'"id":"\w+"', b'"id":"EZ%032x"' % count, event, count=1)
+        twins.feed(stamp_ms, re.sub(rb'"flow_revision":[^,}]+', b'"flow_revision":%d' % number, changed))
+    twins.compare()
+    assert twins.taken == taken + len(numbers) - 3  # Revisions of ten digits go the ordinary way.
+
+
+def test_conferences_of_one_name_stand_in_order_of_their_first_sights():
+    """Whatever is told of one of them afterwards: seen before the other after all, or over."""
+    twins, stamp_ms, event = that_know(b"conference.participant.updated", seed=25, recorded=0.0, minutes=3)
+    account = re.findall(rb'"AccountSid":"(\w+)"', event)[0]
+    event = re.sub(rb'"FriendlyName":"[^"]*"', b'"FriendlyName":"room"', event)
+    taken = twins.taken
+    for count, (second, conference) in enumerate(itertools.product((50, 40, 55, 30, 20, 10), (3, 2, 1))):
+        changed = re.sub(rb"\b(CA|CF)\w{32}", rb"\g<1>%032x" % conference, event)
+        changed = re.sub(rb'"id":"\w+"', b'"id":"VW%032x"' % count, changed, count=1)
+        date = b'"Timestamp":"Mon, 02 Nov 2026 15:00:%02d +0000"' % (second + conference)
+        twins.feed(stamp_ms, re.sub(rb'"Timestamp":"[^"]*"', date, changed))
+        assert derived_of(twins.fast)["books"] == derived_of(twins.plain)["books"]
+    assert "room" in twins.fast.window.accounts[account.decode()].books
+    assert twins.taken > taken + 5
+
+
+def test_of_what_a_takeover_looks_back_at_no_more_is_known_than_may_be():
+    """Of a call that goes from conference to conference, and of a conference that is told of under ever other names."""
+    messages = messages_of(seed=26, recorded=0.0, minutes=3)
+    stamp_ms, event = next(each for each in messages if b"participant-join" in each[1])
+    twins = Twins(committed=1_000, open_from=1_000)
+    for count in range(200):
+        changed = re.sub(rb'"id":"\w+"', b'"id":"VW%032x"' % count, event, count=1)
+        if count % 2:
+            changed = re.sub(rb"\bCF\w{32}", b"CF%032x" % (count // 2 % 7), changed)
+        changed = re.sub(rb'"FriendlyName":"[^"]*"', b'"FriendlyName":"room %d"' % (count // 2), changed)
+        twins.feed(stamp_ms + 1_000 * count, changed)
+    twins.compare()
+    assert twins.taken > 150
+
+
 @pytest.mark.parametrize(
     ("type_", "field"),
     [
