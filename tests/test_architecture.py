@@ -28,6 +28,7 @@ CORE_ORDER: Final = (
     "nailed",
     "packing",
     "conversation",
+    "births",
     "guests",
     "window",
     "native",

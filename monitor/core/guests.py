@@ -52,7 +52,9 @@ from monitor.core.nailed import (
 )
 from monitor.core.parted import Parted
 
-STEPS_LEAST: Final = 64  # Of forgetting, with each bucket: a fraction of a millisecond.
+STEPS: Final = 400
+"""Of forgetting, with each bucket: some milliseconds. A quarter of an hour is enough for 36,000 calls and places; to
+look through more takes longer, and what nobody can see is kept as much longer."""
 _NOBODY: Final = Conversation("", (), Birth(0, 0, 0, 0), 0, 0, False)
 
 
@@ -85,7 +87,7 @@ class Nailed:
         self.noted = NEVER  # The last bucket in which a call was nailed up.
         self.forget_due = NEVER
         self._forgetting: Iterator[str | None] = iter(())
-        self._steps = 0  # Of that, with each bucket.
+        self._is_forgetting = False
         self._frozen: list[Notes] = []
         self.accounts: dict[str, Guests] = {}
         self.guests_type = Guests
@@ -95,18 +97,14 @@ class Nailed:
     def mark(self, offset: int, arrived_ms: int, oldest: Birth | None) -> Iterable[str]:
         """Take down that log time has come to a new bucket; the accounts of whose calls nothing is known any more."""
         bucket = self.begin_bucket(offset, arrived_ms)
-        forgotten: list[str | None] = []
-        if bucket >= self.forget_due:
+        if bucket >= self.forget_due and not self._is_forgetting:
             self.forget_due = bucket + self.marks.part
             from_ms = arrived_ms if oldest is None else oldest.beside_ms
             self.marks.forget(from_ms // self.marks.bucket_ms - self.marks.window)
-            forgotten += self._forgetting  # What is left of the last time is what has come since: little.
             self._forgetting = self._forget(bucket)
-            known = len(self.accounts) + sum(guests.notes.size() for guests in self.accounts.values())
-            self._steps = max(STEPS_LEAST, 2 * known // self.marks.part)  # Twice what is needed: it may grow.
+            self._is_forgetting = True
         # Some with each bucket: with half a million open, all at once held everything up for a third of a second.
-        forgotten += islice(self._forgetting, self._steps)
-        return [sid for sid in forgotten if sid is not None]
+        return [sid for sid in islice(self._forgetting, STEPS) if sid is not None]
 
     def _forget(self, bucket: int) -> Iterator[str | None]:
         """Drop what nobody can see any more, in steps; the accounts of whose calls nothing is known any more."""
@@ -115,6 +113,7 @@ class Nailed:
             if not guests.notes.size() and self.accounts.get(sid) is guests:
                 del self.accounts[sid]
                 yield sid
+        self._is_forgetting = False
 
     def begin_bucket(self, offset: int, arrived_ms: int) -> int:
         """Take down that log time has come to a new bucket; the bucket."""
@@ -133,7 +132,7 @@ class Nailed:
     def clear(self) -> None:
         """Forget every call: a rebuild can't see behind a cut."""
         self.accounts.clear()
-        self._forgetting = iter(())
+        self._forgetting, self._is_forgetting = iter(()), False
         self.noted = NEVER
 
     def look_back_from(self, from_ms: int) -> tuple[int, int] | None:
@@ -188,7 +187,7 @@ class Nailed:
         if self.due_ms != NEVER:
             self.stamp = stamp_of(self.marks.stamp(self.due_ms // self.marks.bucket_ms - 1))
         self.accounts.clear()
-        self._forgetting = iter(())
+        self._forgetting, self._is_forgetting = iter(()), False
 
     def freeze(self) -> list[tuple[str, Known]]:
         """What is noted of each account as of now, which does not change until ``thaw``, whatever is noted then."""

@@ -203,15 +203,16 @@ class Frozen(Generic[_Record]):
     Whoever asks for one gets a copy, which holds from then on; ``thaw`` gives a dictionary again.
     """
 
-    __slots__ = ("_dropped", "_now", "was")
+    __slots__ = ("_dropped", "_now", "_size", "was")
 
     def __init__(self, was: dict[str, _Record]) -> None:
         self.was = was
         self._now: dict[str, _Record] = {}
         self._dropped: set[str] = set()
+        self._size = len(was)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return self._size
 
     def __iter__(self) -> Iterator[str]:
         was, gone = self.was, self._dropped
@@ -228,11 +229,13 @@ class Frozen(Generic[_Record]):
         return record
 
     def __setitem__(self, sid: str, record: _Record) -> None:
+        self._size += sid not in self
         self._now[sid] = record
 
     def __delitem__(self, sid: str) -> None:
         if sid not in self:
             raise KeyError(sid)
+        self._size -= 1
         self._now.pop(sid, None)
         if sid in self.was:
             self._dropped.add(sid)

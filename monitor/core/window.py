@@ -12,12 +12,13 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from operator import attrgetter
 from typing import Final, Protocol
 
 import msgspec
 
+from monitor.core.births import OpenBirths
 from monitor.core.conversation import (
     EVERY_KIND,
     IN_FOCUS,
@@ -210,8 +211,7 @@ class Window:
         self.due_ms = _NEVER  # No deadline lies before this instant.
         self.births: deque[Birth] = deque()  # In order of their offsets.
         self.young: deque[Birth] = deque()  # Those behind them, most of which end soon.
-        self._by_name: list[Birth] = []  # A heap, of births that were ``beside`` no less than those of older ones.
-        self._by_name_max = _BY_NAME_LEAST  # With so many, those that are open no more are dropped.
+        self._by_name = OpenBirths()  # Each was ``beside`` no less than those of older ones.
         self._graces: deque[tuple[int, str, str]] = deque()
         self._buckets: dict[int, list[Conversation]] = {}  # Each knows its place: what is merged away leaves at once.
         self._bucket_order: list[int] = []
@@ -385,11 +385,9 @@ class Window:
         birth = self.oldest_birth()
         if birth is None:
             return None
-        by_name = self._by_name
-        while by_name and not by_name[0].open:
-            heappop(by_name)
-        if by_name and by_name[0].beside_offset < birth.offset:
-            return by_name[0].beside_offset, by_name[0].beside_ms
+        by_name = self._by_name.first()
+        if by_name is not None and by_name.beside_offset < birth.offset:
+            return by_name.beside_offset, by_name.beside_ms
         return birth.offset, birth.arrived_ms
 
     def drop_cut_when_over(self, log_time_ms: int) -> None:
@@ -894,11 +892,7 @@ class Window:
             if self._saver is not None:
                 self._saver.before(conversation)
             conversation.by_name = True
-            heappush(self._by_name, conversation.birth)
-            if len(self._by_name) > self._by_name_max:
-                self._by_name = [birth for birth in self._by_name if birth.open]
-                heapify(self._by_name)
-                self._by_name_max = max(_BY_NAME_LEAST, 2 * len(self._by_name))
+            self._by_name.add(conversation.birth)
 
     def _see_room(
         self,
@@ -979,7 +973,6 @@ def _add_room(account: Account, room: NamedRoom) -> Sequence[tuple[int, str]]:
 
 
 _NEVER: Final = 1 << 62
-_BY_NAME_LEAST: Final = 64
 _NOWHERE: Final = Touched(None, False, 0, ())
 
 
