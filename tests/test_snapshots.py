@@ -8,7 +8,7 @@ import random
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ import pytest
 
 from monitor.core.account_settings import AccountSettings
 from monitor.core.ledger import Ledger
-from monitor.core.pipeline import Checkpoint, Pipeline, Tuning
+from monitor.core.pipeline import Checkpoint, Pipeline, Told, Tuning
 from monitor.core.policy import built_in_policy
-from monitor.core.snapshot import Unusable
+from monitor.core.snapshot import Loading, Unusable
 from monitor.core.verdict import Verdict
 from monitor.inputs.held import Pending
 from monitor.inputs.snapshots import Keeper, Partition, Snapshots
@@ -365,6 +365,42 @@ def test_a_restart_begins_with_the_snapshot_and_folds_the_rest(broker: RealBroke
     with Running(desk, snapshots=directory, tuning=tuning) as third:
         third.ready(1)
         assert third.heard.replayed > 300
+
+
+class BrokenSinceLoaded:
+    """A fold that raises on every message once it has begun with a snapshot."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._broken = False
+
+    def load(self, header: bytes, log: str, checkpoint: Checkpoint) -> Loading:
+        self._broken = True
+        return self._pipeline.load(header, log, checkpoint)
+
+    def feed(self, offset: int, timestamp_ms: int, value: bytes | None, headers: Any = None) -> Sequence[Told]:
+        if self._broken and offset not in self._pipeline.skip:
+            raise ZeroDivisionError("a bug")
+        return self._pipeline.feed(offset, timestamp_ms, value, headers)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pipeline, name)
+
+
+def test_what_raises_again_is_built_from_the_log_and_not_from_a_snapshot(broker: RealBroker, tmp_path: Path):
+    desk = Desk.on(broker, 1)
+    directory = tmp_path / "snapshots"
+    with Running(desk, snapshots=directory) as first:
+        first.ready(1)
+        desk.send([recording_event(number) for number in range(20)])
+        until(lambda: list(directory.glob("*-0.snapshot")) != [])
+    with Running(desk, snapshots=directory, wrap=BrokenSinceLoaded) as second:
+        second.ready(1)
+        desk.send([recording_event(number) for number in range(20, 30)])
+        until(lambda: recording_sid(29) in {v.recording_sid for v in second.verdicts_told()})
+        assert len(second.heard.takeovers) <= 3
+    assert len(desk.read(desk.quarantine)) <= 2  # At most one for each time that it began with the snapshot.
+    assert len(desk.verdicts()) >= 28
 
 
 def test_a_restart_reads_only_what_was_published_since_its_ledger_was_written(broker: RealBroker, tmp_path: Path):

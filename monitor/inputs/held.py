@@ -59,13 +59,21 @@ class Held:
     """One partition in our hands, from one takeover to its end. A new takeover is a new one of these."""
 
     def __init__(
-        self, partition: int, *, skip: frozenset[int], aside: set[int], attempt: int, not_before: float
+        self,
+        partition: int,
+        *,
+        skip: frozenset[int],
+        aside: set[int],
+        attempt: int,
+        not_before: float,
+        raised: int = 0,
     ) -> None:
         self.partition = partition
         self.skip = skip
         self.aside = aside  # Of those skipped, what is safe in quarantine; shared by the takeovers of one ownership.
         self.attempt = attempt
         self.not_before = not_before
+        self.raised = raised  # How often the core has raised since the state was last built from the log.
         self.by = uuid.uuid4().hex[:16]
         self.began = time.monotonic()
         self.stage = Stage.WAITING
@@ -80,9 +88,8 @@ class Held:
         self.verdicts_read = False
         self.replayed = False
         self.write_back: dict[str, bytes] = {}
-        self.come_round: list[
-            tuple[str, bytes, int]
-        ] = []  # What lies there now, and is to be weighed against what was read.
+        # What lies there now, and is to be weighed against what was read.
+        self.come_round: list[tuple[str, bytes, int]] = []
         self.verdicts_to = 0  # How far the verdict topic was read.
         self.ledger_from = 0  # From where on, where a snapshot says what was before.
         self.ledger_restoring: Restoring | None = None

@@ -307,6 +307,7 @@ class Member:
         self._asked_of: queue.SimpleQueue[tuple[int, Callable[[Fold | None], None]]] = queue.SimpleQueue()
         self._held: dict[int, Held] = {}
         self._joined = False
+        self._restoring_until = 0.0
         self._fingerprint: str | None = None
         self._verdicts_id = ""  # Known with the fingerprint.
         self.partitions: int | None = None
@@ -392,6 +393,7 @@ class Member:
                 self._watch.folded(held.partition, held.fold, replayed=True)
         self._outputs.poll()
         self._follow_settings()
+        self._restoring_until = time.monotonic() + SLICE_S
         for held in list(self._held.values()):
             self._advance(held)
         swept = self._sweep()
@@ -529,6 +531,7 @@ class Member:
     def _raised(self, held: Held, offset: int, error: Exception) -> None:
         """The core raised: a bug of ours. The message is left out, and the state, which may be broken, is rebuilt."""
         self._say_raised(held, offset, error)
+        held.raised += 1
         self._drop(held, "core_raised", skip=held.skip | {offset}, at_once=True)
 
     @staticmethod
@@ -744,6 +747,7 @@ class Member:
             aside=held.aside,
             attempt=held.attempt if at_once else held.attempt + 1,
             not_before=time.monotonic() + delay,
+            raised=held.raised,
         )
         with contextlib.suppress(KafkaException):
             self._consumer.pause([TopicPartition(self._topics.events, held.partition)])
@@ -821,7 +825,7 @@ class Member:
         """Read on in the snapshot of a ledger; once it is all there, read what came after it."""
         assert held.ledger is not None
         try:
-            if not restoring.read(SLICE_S):
+            if not self._read_on(restoring):
                 return
         except (Unusable, OSError) as error:
             log.warning("snapshot_not_used", partition=held.partition, why=str(error))
@@ -866,16 +870,25 @@ class Member:
     def _begin_replay(self, held: Held, checkpoint: Checkpoint, read_from: int) -> None:
         held.committed_offset = held.next_offset = checkpoint.offset
         held.fold = self._build(held.partition, checkpoint, held.skip)
-        if self._snapshots is not None and not held.without_snapshot:
+        # Where the core raises again, what it went on with may be at fault: each time would cost one more message.
+        held.without_snapshot = held.without_snapshot or held.raised > 1
+        if held.without_snapshot:
+            held.raised = 0
+        elif self._snapshots is not None:
             held.restoring = self._snapshots.begin(held.fold, checkpoint, self._snapshots_of(held.partition))
             if held.restoring is not None:
                 return
         self._replay(held, read_from, checkpoint.replay_from)
 
+    def _read_on(self, restoring: Restoring) -> bool:
+        """Read on in a snapshot, in the slice of this turn that all of them share: whoever is live waits for it."""
+        left_s = self._restoring_until - time.monotonic()
+        return left_s > 0.0 and restoring.read(left_s)
+
     def _restore(self, held: Held, restoring: Restoring) -> None:
         """Read on in a snapshot; once it is all there, fold what came after it."""
         try:
-            if not restoring.read(SLICE_S):
+            if not self._read_on(restoring):
                 return
         except (Unusable, OSError) as error:
             log.warning("snapshot_not_used", partition=held.partition, why=str(error))
