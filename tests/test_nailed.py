@@ -5,12 +5,15 @@ The full shift (20 agents, 30 h) is part of `make torture`; here is a small one 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import pytest
 
 from monitor.core.account_settings import AccountSettings
+from monitor.core.guests import STEPS, Nailed
 from monitor.core.ledger import Ledger
+from monitor.core.parted import Parted
 from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
 from monitor.core.policy import built_in_policy
 from monitor.core.verdict import Verdict
@@ -73,3 +76,35 @@ def test_every_cause_of_a_shift_is_the_truth_in_any_order(late_min):
     assert watched.truncated == 0
     assert watched.members_max < 100
     assert watched.behind_max_ms < 3 * tuning.window_ms
+
+
+def test_what_is_known_of_calls_is_forgotten_a_few_at_a_time():
+    """Also within one account: most contact centres are one. What is seen anew in the midst of it stays."""
+    window_ms = 14_400_000
+    nailed = Nailed(
+        window_ms=window_ms, conferences_max=3, entries_max=9, renewed=[], truncate=lambda _: pytest.fail("truncated")
+    )
+    nailed.mark(0, START_MS, None)
+    notes = nailed.open("AC1", Parted()).notes
+    count = 3 * STEPS
+    for number in range(count):
+        notes.call(f"CA{number}").see("CF1", START_MS // nailed.marks.bucket_ms, 3)
+    now_ms = START_MS + 2 * window_ms
+    known = [notes.size()]
+    while known[-1] > 1:
+        now_ms += nailed.marks.bucket_ms
+        assert list(nailed.mark(len(known), now_ms, None)) == []
+        known.append(notes.size())
+        if len(known) == 3:
+            notes.call(f"CA{count - 1}").see("CF2", now_ms // nailed.marks.bucket_ms, 3)
+    assert max(before - after for before, after in pairwise(known)) <= STEPS
+    assert len(known) > 3
+    assert list(notes.calls) == [f"CA{count - 1}"]
+    assert notes.watched == {f"CA{count - 1}"}
+    forgotten: list[str] = []
+    while not forgotten:
+        now_ms += window_ms // 8
+        forgotten += nailed.mark(len(known), now_ms, None)
+        assert now_ms < START_MS + 9 * window_ms
+    assert forgotten == ["AC1"]
+    assert nailed.accounts == {}
