@@ -638,7 +638,11 @@ class Member:
         while held.come_round:
             key, value, place = held.come_round.pop(0)
             self._take_in(held, key, decode_verdict(value), place)
-        for key, value in () if held.dropped else held.write_back.items():
+        if held.dropped:
+            return
+        # What is acknowledged while these are sent may add to those to come.
+        writes, held.write_back = held.write_back, {}
+        for key, value in writes.items():
             fence = held.pending.begin()
 
             def done(place: int | None, fence: int = fence, key: str = key, value: bytes = value) -> None:
@@ -654,9 +658,8 @@ class Member:
                 held.pending.end(fence)
                 self._drop(held, str(error))
                 return
-        if held.write_back:
-            log.info("verdicts_written_back", partition=held.partition, verdicts=len(held.write_back))
-        held.write_back.clear()
+        if writes:
+            log.info("verdicts_written_back", partition=held.partition, verdicts=len(writes))
 
     # The life of a partition.
 
