@@ -6,6 +6,7 @@ import io
 import os
 import random
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -189,12 +190,38 @@ def test_it_is_put_in_place_only_once_what_was_on_its_way_has_arrived(snapshots:
             keeper.turn(fold, 0, ledger, len(topic.values), pending)
             time.sleep(0.001)
         assert keeper._ledger._whole
-        assert (path.stat().st_ino if path.exists() else 0) == placed
+        assert number_of(path) == placed
         pending.end(fence)
-        until(lambda: not turned(keeper, fold, ledger, len(topic.values), pending))
-        placed = path.stat().st_ino
+        until(partial(another_placed, path, placed, keeper, fold, ledger, len(topic.values), pending))
+        placed = number_of(path)
         for verdict in some(random.Random(placed), 200):
             topic.publish(ledger, verdict)
+
+
+def number_of(path: Path) -> int:
+    """The file's own number, 0 where there is none: one that takes its place has another."""
+    return path.stat().st_ino if path.exists() else 0
+
+
+def another_placed(path: Path, before: int, keeper: Keeper, *seen: Any) -> bool:
+    return not turned(keeper, *seen) and number_of(path) != before
+
+
+def test_one_of_a_topic_in_which_nothing_comes_is_renewed_before_it_is_too_old(tmp_path: Path):
+    topic, ledger = whole(200)
+    snapshots = Snapshots(tmp_path / "snapshots", every_s=0.0, kept_s=0.6, version="1")
+    path, keeper = snapshots.path(OF, ledger=True), snapshots.keep(OF)
+    written_at: set[int] = set()
+    while len(written_at) < 3:
+        until(lambda: not turned(keeper, fed(0), ledger, len(topic.values), Pending()) and path.exists())
+        written_at.add(path.stat().st_mtime_ns)
+        assert time.time() - path.stat().st_mtime < 5.0
+    empty, nothing = Snapshots(tmp_path / "empty", every_s=0.0, kept_s=0.1, version="1"), Ledger(topic.fetch)
+    keeper = empty.keep(OF)
+    until_s = time.monotonic() + 0.3
+    while time.monotonic() < until_s:
+        keeper.turn(fed(0), 0, nothing, 0, Pending())
+    assert not empty.path(OF, ledger=True).exists()
 
 
 def turned(keeper: Keeper, fold: Pipeline, ledger: Ledger, read_to: int, pending: Pending) -> bool:

@@ -206,10 +206,14 @@ class Keeper:
         self._ledger.turn(lambda: self._save_ledger(ledger, read_to), lambda _: self._has_arrived(pending))
 
     def _save_ledger(self, ledger: Ledger, read_to: int) -> LedgerSaving | None:
-        """Begin a snapshot of the ledger, once reading on from the last one takes as long as it would to write it."""
+        """Begin a snapshot of the ledger, once reading on from the last one takes as long as it would to write it.
+
+        Or once that is so old that it will soon be of no use, also where nothing has come since.
+        """
         since = read_to - self._ledger.offset
         worth_it = since > max(LEDGER_VERDICTS_MIN, len(ledger) // 4)
-        if since <= 0 or not (worth_it or self._ledger.age_s > self._ledger_within_s):
+        too_old = self._ledger.age_s > self._ledger_within_s and len(ledger) > 0
+        if since < 0 or not (worth_it or too_old):
             return None
         self._fence = None
         return LedgerSaving(ledger, self._ledger_name, read_to)
