@@ -2030,7 +2030,7 @@ class FinalIsNoOrder(_OtherLedger):
         def take_in(self, key: str, verdict: Verdict | None, place: int) -> bytes | None:
             known = self.published(key)
             if known is not None and verdict is not None and known.at == verdict.at:
-                super().take_in(key, None, place)
+                self.withdraw(key)
             return super().take_in(key, verdict, place)
 
     def reads(self, known: Verdict | None, other: Verdict) -> bool:
@@ -2355,6 +2355,11 @@ class NailedUpForGood(_OtherGuests):
         def __init__(self, **bounds: Any) -> None:
             super().__init__(**bounds)
             self.for_good: set[str] = set()
+
+        def _forget(self, bucket: int) -> Iterator[str | None]:
+            for guests in list(self.accounts.values()):
+                yield from guests.forget(bucket)
+            self._is_forgetting = False
 
         def see(
             self, guests: Guests | None, account: str, index: Parted[Conversation], event: Event, arrived_ms: int

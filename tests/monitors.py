@@ -24,7 +24,7 @@ from typing import Any, Self
 
 import msgspec
 import yaml
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from prometheus_client.parser import text_string_to_metric_families
 
 from monitor.commands.common import read_policy, read_settings
@@ -332,12 +332,21 @@ class Site:
         return read_topic(self.bootstrap, self.quarantine_topic)
 
     def ends(self) -> dict[int, int]:
-        """The end of each partition of the events topic."""
-        with self._asking() as consumer:
-            return {
-                number: consumer.get_watermark_offsets(TopicPartition(self.events, number), timeout=WAIT_S)[1]
-                for number in range(self.partitions)
-            }
+        """The end of each partition of the events topic.
+
+        Where the leader has just been killed, a client that knew it may go on asking it for as long as it is let.
+        """
+        until_s = time.monotonic() + WAIT_S
+        while True:
+            try:
+                with self._asking() as consumer:
+                    return {
+                        number: consumer.get_watermark_offsets(TopicPartition(self.events, number), timeout=10.0)[1]
+                        for number in range(self.partitions)
+                    }
+            except KafkaException:
+                if time.monotonic() > until_s:
+                    raise
 
     def committed(self) -> dict[int, int]:
         """The group's position in each partition; 0 where it has none."""
