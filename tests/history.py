@@ -2021,22 +2021,6 @@ class LastWriterWins(_OtherLedger):
         return True
 
 
-class FinalIsNoOrder(_OtherLedger):
-    """Of two verdicts decided at one position the later message holds, though the other was final."""
-
-    name, refuted_by = "final is no part of the order", "P5"
-
-    class ledger_type(Ledger):  # noqa: N801
-        def take_in(self, key: str, verdict: Verdict | None, place: int) -> bytes | None:
-            known = self.published(key)
-            if known is not None and verdict is not None and known.at == verdict.at:
-                self.withdraw(key)
-            return super().take_in(key, verdict, place)
-
-    def reads(self, known: Verdict | None, other: Verdict) -> bool:
-        return known is None or other.at >= known.at
-
-
 class NoRestsFrom(_OtherLedger):
     """*Disallowed* turns into *allowed* on whatever evidence is left."""
 
@@ -2453,7 +2437,6 @@ REFUTED: tuple[Rules, ...] = (
     CommitBeforeTheGate(),
     OthersNotHeard(),
     LastWriterWins(),
-    FinalIsNoOrder(),
     NoRestsFrom(),
     AllowedOnLittle(),
     NoOrphans(),

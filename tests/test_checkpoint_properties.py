@@ -150,10 +150,6 @@ COUNTEREXAMPLES = {
         messages=((0, "name(c,ok)"), (0, "rec(r,c)"), (0, "tick()"), (10, "rec(s,d)")),
         crashes=(Crash(after=1, unwritten=1, zombie=2, arrives=2), Crash(after=6, unwritten=1)),
     ),
-    "final is no part of the order": History(
-        messages=((0, "insight(c)"), (10, "insight(c)")),
-        crashes=(Crash(after=2, unwritten=3, zombie=0, arrives=3, low=1),),
-    ),
     "no rests_from rule": History(
         messages=((0, "end(c,pay)"), (0, "name(c,ok)@1 rec(r,c)@4")), crashes=(Crash(after=1, low=1),)
     ),
