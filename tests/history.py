@@ -39,10 +39,10 @@ from monitor.core.decode import decode
 from monitor.core.events import Event, FlexSetting, FlowSetting, ParticipantFact
 from monitor.core.evidence import Evidence, each_once
 from monitor.core.guests import Guests, Nailed
-from monitor.core.ledger import HOUR_MS, LATER, PARTS, SETTLED_BYTES, Ledger
+from monitor.core.ledger import HOUR_MS, LATER, SETTLED_BYTES, Ledger
 from monitor.core.ledger_snapshot import LedgerLoading, LedgerSaving
 from monitor.core.nailed import Call, Known
-from monitor.core.parted import Parted
+from monitor.core.parted import PARTS, Parted
 from monitor.core.pipeline import (
     Checkpoint,
     NotJudged,
@@ -2343,7 +2343,7 @@ class NailedUpForGood(_OtherGuests):
         def _forget(self, bucket: int) -> Iterator[str | None]:
             for guests in list(self.accounts.values()):
                 yield from guests.forget(bucket)
-            self._is_forgetting = False
+            self._forgetting = None
 
         def see(
             self, guests: Guests | None, account: str, index: Parted[Conversation], event: Event, arrived_ms: int

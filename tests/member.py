@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
@@ -18,7 +18,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, To
 from monitor.core.account_settings import AccountSettings
 from monitor.core.judging import Watch as JudgeWatch
 from monitor.core.ledger import Ledger
-from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
+from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Told, Tuning
 from monitor.core.policy import built_in_policy
 from monitor.core.verdict import Verdict, decode_verdict
 from monitor.inputs.checkpoint import Resume, StartAt
@@ -249,6 +249,24 @@ class Desk:
         at = TopicPartition(self.topics.events, partition, offset, metadata)
         consumer.commit(offsets=[at], asynchronous=False)
         consumer.close()
+
+
+class Stumbling:
+    """The pipeline with a bug: it raises on some messages, those that say so."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    def stumbles_on(self, value: bytes | None) -> bool:
+        return value is not None and b"stumble" in value
+
+    def feed(self, offset: int, timestamp_ms: int, value: bytes | None, headers: Any = None) -> Sequence[Told]:
+        if self.stumbles_on(value) and offset not in self._pipeline.skip:
+            raise ZeroDivisionError("a bug")
+        return self._pipeline.feed(offset, timestamp_ms, value, headers)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pipeline, name)
 
 
 class Running:

@@ -25,6 +25,7 @@ CORE_ORDER: Final = (
     "readers",
     "decode",
     "parted",
+    "frozen",
     "nailed",
     "packing",
     "conversation",

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
-import resource
 import sqlite3
 import string
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -38,6 +35,7 @@ from monitor.outputs.cases import (
     ulid,
     version_of,
 )
+from tests.full_disk import files_no_larger_than
 from tests.test_alerts import HOUR, MINUTE, T0, ended, recording, verdict
 
 DAY = 24 * HOUR
@@ -407,22 +405,11 @@ def test_harm_to_the_file_of_a_view_at_work_is_noticed(path, harm):
     assert path.stat().st_size > 0
 
 
-@contextlib.contextmanager
-def _files_no_larger_than(size: int) -> Iterator[None]:
-    """What a full disk is to a process: a write that would make a file larger fails."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_disk_that_is_full_leaves_the_view_in_memory(path):
     troubles: list[str] = []
     view = opened(path, on_trouble=troubles.append)
     view.take([seen(verdict(number)) for number in range(500)], PLACES)
-    with _files_no_larger_than(60_000), pytest.raises(ViewLost):
+    with files_no_larger_than(60_000), pytest.raises(ViewLost):
         view.commit()
 
     assert troubles == ["memory"]
@@ -433,7 +420,7 @@ def test_a_disk_that_is_full_leaves_the_view_in_memory(path):
 
 
 def test_a_disk_that_is_full_from_the_start_leaves_the_view_in_memory(path):
-    with _files_no_larger_than(1_000):
+    with files_no_larger_than(1_000):
         view = opened(path)
 
     assert view.trouble

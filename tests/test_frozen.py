@@ -10,7 +10,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from monitor.core.nailed import Call, Execution, Frozen, Note, Notes, Room
+from monitor.core.frozen import Frozen
+from monitor.core.nailed import Call, Execution, Note, Notes, Room
 
 SIDS = st.sampled_from([f"CA{number}" for number in range(6)])
 BUCKETS = st.integers(0, 9)

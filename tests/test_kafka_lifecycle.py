@@ -19,7 +19,7 @@ from monitor.core.policy import Subject
 from monitor.core.verdict import encode_verdict
 from tests.broker import RealBroker
 from tests.conftest import BrokerMaker
-from tests.member import WAIT_S, Desk, Running, now_ms, recording_event, recording_sid, until
+from tests.member import WAIT_S, Desk, Running, Stumbling, now_ms, recording_event, recording_sid, until
 
 pytestmark = pytest.mark.broker
 
@@ -344,21 +344,6 @@ def test_a_member_that_retention_overtakes_goes_on_behind_it(broker: RealBroker,
 
 
 # ------------------------------------------------------------------------------------------------- faults of ours
-
-
-class Stumbling:
-    """The pipeline with a bug: it raises on some messages."""
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
-
-    def feed(self, offset: int, timestamp_ms: int, value: bytes | None, headers: Any = None) -> Sequence[Told]:
-        if value is not None and b"stumble" in value and offset not in self._pipeline.skip:
-            raise ZeroDivisionError("a bug")
-        return self._pipeline.feed(offset, timestamp_ms, value, headers)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._pipeline, name)
 
 
 def test_a_message_on_which_the_core_raises_is_quarantined_and_blocks_nobody(broker: RealBroker):

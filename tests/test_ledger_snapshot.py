@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from monitor.core.ledger import ENDING_BYTES, NEVER_MS, PARTS, Ledger
+from monitor.core.ledger import ENDING_BYTES, NEVER_MS, Ledger
 from monitor.core.ledger_snapshot import ENDS_AT_ONCE, LedgerSaving
+from monitor.core.parted import PARTS
 from monitor.core.pipeline import Pipeline
 from monitor.core.snapshot import Unusable, chunks, framed
 from monitor.core.verdict import Verdict, encode_verdict, read_instant

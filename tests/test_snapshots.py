@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
-import resource
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +14,16 @@ import pytest
 
 from monitor.core.account_settings import AccountSettings
 from monitor.core.ledger import Ledger
-from monitor.core.pipeline import Checkpoint, Pipeline, Told, Tuning
+from monitor.core.pipeline import Checkpoint, Pipeline, Tuning
 from monitor.core.policy import built_in_policy
 from monitor.core.snapshot import Loading, Unusable
 from monitor.core.verdict import Verdict
 from monitor.inputs.held import Pending
 from monitor.inputs.snapshots import Keeper, Partition, Snapshots
 from tests.broker import RealBroker
+from tests.full_disk import files_no_larger_than
 from tests.history import derived_of, state_of
-from tests.member import Desk, Running, recording_event, recording_sid, until
+from tests.member import Desk, Running, Stumbling, recording_event, recording_sid, until
 from tests.torture.nailed import Shift
 
 BASE_MS = 1_790_000_000_000
@@ -262,17 +261,6 @@ def test_a_directory_that_cannot_be_written_stops_nothing(tmp_path: Path):
     assert len(fold.feed(10, BASE_MS + 10, recording_event(77))) == 1
 
 
-@contextlib.contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """Let no file become larger: a write that passes the limit is cut short there, and the next one fails."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 @pytest.mark.parametrize("short", [1, 100_000])  # In the last chunk, and before.
 def test_a_full_disk_gives_the_snapshot_up(snapshots: Snapshots, short: int):
     fold = fed(2000)
@@ -280,7 +268,7 @@ def test_a_full_disk_gives_the_snapshot_up(snapshots: Snapshots, short: int):
     whole = path.read_bytes()
     assert len(whole) > short
     keeper = snapshots.keep(OF)
-    with room_for(len(whole) - short):
+    with files_no_larger_than(len(whole) - short):
         turns(keeper, fold, 2000, lambda: keeper.saving > 0)
         turns(keeper, fold, 2000, lambda: keeper.saving == 0)
     assert fold.window._saver is None
@@ -367,24 +355,17 @@ def test_a_restart_begins_with_the_snapshot_and_folds_the_rest(broker: RealBroke
         assert third.heard.replayed > 300
 
 
-class BrokenSinceLoaded:
+class BrokenSinceLoaded(Stumbling):
     """A fold that raises on every message once it has begun with a snapshot."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
-        self._broken = False
+    broken = False
+
+    def stumbles_on(self, value: bytes | None) -> bool:  # noqa: ARG002 - whatever it says.
+        return self.broken
 
     def load(self, header: bytes, log: str, checkpoint: Checkpoint) -> Loading:
-        self._broken = True
+        self.broken = True
         return self._pipeline.load(header, log, checkpoint)
-
-    def feed(self, offset: int, timestamp_ms: int, value: bytes | None, headers: Any = None) -> Sequence[Told]:
-        if self._broken and offset not in self._pipeline.skip:
-            raise ZeroDivisionError("a bug")
-        return self._pipeline.feed(offset, timestamp_ms, value, headers)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._pipeline, name)
 
 
 def test_what_raises_again_is_built_from_the_log_and_not_from_a_snapshot(broker: RealBroker, tmp_path: Path):

@@ -86,8 +86,7 @@ class Nailed:
         self.marks = Marks(window_ms)
         self.noted = NEVER  # The last bucket in which a call was nailed up.
         self.forget_due = NEVER
-        self._forgetting: Iterator[str | None] = iter(())
-        self._is_forgetting = False
+        self._forgetting: Iterator[str | None] | None = None  # While it goes on.
         self._frozen: list[Notes] = []
         self.accounts: dict[str, Guests] = {}
         self.guests_type = Guests
@@ -97,14 +96,13 @@ class Nailed:
     def mark(self, offset: int, arrived_ms: int, oldest: Birth | None) -> Iterable[str]:
         """Take down that log time has come to a new bucket; the accounts of whose calls nothing is known any more."""
         bucket = self.begin_bucket(offset, arrived_ms)
-        if bucket >= self.forget_due and not self._is_forgetting:
+        if bucket >= self.forget_due and self._forgetting is None:
             self.forget_due = bucket + self.marks.part
             from_ms = arrived_ms if oldest is None else oldest.beside_ms
             self.marks.forget(from_ms // self.marks.bucket_ms - self.marks.window)
             self._forgetting = self._forget(bucket)
-            self._is_forgetting = True
         # Some with each bucket: with half a million open, all at once held everything up for a third of a second.
-        return [sid for sid in islice(self._forgetting, STEPS) if sid is not None]
+        return [sid for sid in islice(self._forgetting or (), STEPS) if sid is not None]
 
     def _forget(self, bucket: int) -> Iterator[str | None]:
         """Drop what nobody can see any more, in steps; the accounts of whose calls nothing is known any more."""
@@ -113,7 +111,7 @@ class Nailed:
             if not guests.notes.size() and self.accounts.get(sid) is guests:
                 del self.accounts[sid]
                 yield sid
-        self._is_forgetting = False
+        self._forgetting = None
 
     def begin_bucket(self, offset: int, arrived_ms: int) -> int:
         """Take down that log time has come to a new bucket; the bucket."""
@@ -132,7 +130,7 @@ class Nailed:
     def clear(self) -> None:
         """Forget every call: a rebuild can't see behind a cut."""
         self.accounts.clear()
-        self._forgetting, self._is_forgetting = iter(()), False
+        self._forgetting = None
         self.noted = NEVER
 
     def look_back_from(self, from_ms: int) -> tuple[int, int] | None:
@@ -173,7 +171,7 @@ class Nailed:
         again = () if kept.event_id is None else conversation.arrivals_again(kept.event_id)
         return [(kept.offset, self.marks.bucket_of(kept.offset)), *again]
 
-    # ----------------------------------------------------------------- dump and load
+    # ----------------------------------------------------------------- what a snapshot takes and gives
 
     def times(self) -> Times:
         """What it knows besides the notes of its accounts."""
@@ -187,7 +185,7 @@ class Nailed:
         if self.due_ms != NEVER:
             self.stamp = stamp_of(self.marks.stamp(self.due_ms // self.marks.bucket_ms - 1))
         self.accounts.clear()
-        self._forgetting, self._is_forgetting = iter(()), False
+        self._forgetting = None
 
     def freeze(self) -> list[tuple[str, Known]]:
         """What is noted of each account as of now, which does not change until ``thaw``, whatever is noted then."""

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from monitor.core.parted import PARTS, Parted
 from monitor.core.verdict import Published, Verdict, decode_verdict, encode_verdict, goes_on, read_instant, remember
 
 
@@ -57,36 +58,6 @@ YOUNG_PART: Final = 16  # So small a share of a run waits beside it.
 _NOT_FOUND: Final = _FINDING.pack(0)
 HOUR_MS: Final = 3_600_000
 NEVER_MS: Final = 1 << 62
-PARTS: Final = 256
-
-
-class _Open:
-    """Entries by key, in parts, of which each grows, or is copied, in a moment: with millions in one dictionary that
-    takes a third of a second, and everything waits.
-    """
-
-    __slots__ = ("parts", "size")
-
-    def __init__(self) -> None:
-        self.parts: tuple[dict[str, bytes], ...] = tuple({} for _ in range(PARTS))
-        self.size = 0
-
-    def get(self, key: str) -> bytes | None:
-        return self.parts[hash(key) % PARTS].get(key)
-
-    def put(self, key: str, entry: bytes) -> None:
-        part = self.parts[hash(key) % PARTS]
-        before = len(part)
-        part[key] = entry
-        self.size += len(part) - before
-
-    def pop(self, key: str) -> bytes | None:
-        entry = self.parts[hash(key) % PARTS].pop(key, None)
-        self.size -= entry is not None
-        return entry
-
-    def items(self) -> Iterator[tuple[str, bytes]]:
-        return chain.from_iterable(part.items() for part in self.parts)
 
 
 class _Settled:
@@ -209,13 +180,13 @@ class Ledger:
     ) -> None:
         self._fetch = fetch
         self.kept_ms = allowed_kept_ms, others_kept_ms  # How long a final verdict is kept: allowed, and any other.
-        self._entries = _Open()  # A head, and of whose account and what else is remembered.
+        self._entries: Parted[bytes] = Parted()  # A head, and of whose account and what else is remembered.
+        self._entries.divide()
         self._settled = _Settled()  # Final and to be read back: only the head.
         self._whole: dict[str, Verdict | bytes] = {}
         self._awaited: dict[str, int] = {}  # Writes of ours that have not been placed yet, under each key.
-        self._met: dict[
-            str, tuple[int, bool]
-        ] = {}  # What was read meanwhile that is lesser: where, and if a tombstone.
+        # What was read meanwhile that is lesser: where, and whether it was a tombstone.
+        self._met: dict[str, tuple[int, bool]] = {}
         self._accounts: dict[str, int] = {}  # Each account that was ever met, by name and by number.
         self._names: list[str] = []
         self._ends = _Ends()
@@ -226,7 +197,7 @@ class Ledger:
         self.owned = False  # Whether the fold that this belongs to decides what is published.
 
     def __len__(self) -> int:
-        return self._entries.size + self._settled.size
+        return len(self._entries) + self._settled.size
 
     def take_in(self, key: str, verdict: Verdict | None, place: int) -> bytes | None:
         """Take in one message of the verdict topic; the bytes to write back where something lesser stands behind them.
@@ -298,8 +269,7 @@ class Ledger:
     def stands_in_front(self, key: str, at: tuple[int, int], place: int) -> bool:
         """Whether what is published was decided later than what lies at ``place``, and stands in front of it."""
         entry = self._entry(key)
-        known = None if entry is None else _head(entry)
-        return known is not None and known.at > at and _NO_PLACE < known.place < place
+        return entry is not None and self.ahead(key, at) and _NO_PLACE < _place_of(entry) < place
 
     def published(self, key: str) -> Verdict | None:
         """The verdict that is published about a recording or a suspected conference, whole: it may have to be read."""
@@ -371,7 +341,9 @@ class Ledger:
         """Forget what was published under ``key``: a tombstone is about to be written."""
         if self.is_final(key):
             self._outlived.add(key)
-        if self._entries.pop(key) is None:
+        if key in self._entries:
+            del self._entries[key]
+        else:
             self._settled.pop(_short(key))
         self._whole.pop(key, None)
         self._awaited.pop(key, None)
@@ -478,7 +450,7 @@ class Ledger:
             if len(entry) == _HEAD.size - _FINDING.size:
                 self._settled.put(_short(key), _NOT_FOUND + entry)
             else:
-                self._entries.put(key, _NOT_FOUND + entry)
+                self._entries[key] = _NOT_FOUND + entry
             count += 1
         records = [
             settled[at : at + _SHORT_BYTES] + _NOT_FOUND + settled[at + _SHORT_BYTES : at + SETTLED_BYTES]
@@ -524,8 +496,8 @@ class Ledger:
         return flags | LATER if verdict.rejudged is not None or (verdict.final and ended_before) else flags
 
     def _replace(self, key: str, entry: bytes) -> None:
-        if self._entries.get(key) is not None:
-            self._entries.put(key, entry)
+        if key in self._entries:
+            self._entries[key] = entry
         else:
             self._settled.put(_short(key), entry)
 
@@ -537,9 +509,9 @@ class Ledger:
         return number
 
     def _put(self, key: str, verdict: Verdict, entry: bytes, known: bytes | None, end_ms: int) -> None:
-        if known is not None and self._entries.get(key) is None:
+        if known is not None and key not in self._entries:
             self._settled.pop(_short(key))
-        self._entries.put(key, entry)
+        self._entries[key] = entry
         self._whole[key] = verdict if self._fetch is not None else encode_verdict(verdict)
         if verdict.final and (known is None or not known[_FLAGS_AT] & _FINAL):
             self._ends.add(end_ms, key)
@@ -555,10 +527,11 @@ class Ledger:
             return
         self._whole.pop(key, None)
         if entry[_FLAGS_AT] & _FINAL:
-            self._entries.pop(key)
+            if key in self._entries:
+                del self._entries[key]
             self._settled.put(_short(key), placed[: _HEAD.size])
         else:
-            self._entries.put(key, placed)
+            self._entries[key] = placed
 
     def _stands(self, key: str, known: _Head, place: int, *, over_tombstone: bool) -> bytes | None:
         """What is to be written back, as what is known stands and something lesser was read at ``place``."""

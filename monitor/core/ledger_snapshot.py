@@ -15,7 +15,8 @@ from typing import Final
 
 import msgspec
 
-from monitor.core.ledger import ENDING_BYTES, ENDING_FORMAT, ENTRY_FORMAT, PARTS, SETTLED_BYTES, Ledger
+from monitor.core.ledger import ENDING_BYTES, ENDING_FORMAT, ENTRY_FORMAT, SETTLED_BYTES, Ledger
+from monitor.core.parted import PARTS
 from monitor.core.snapshot import Unusable, framed, read_by
 from monitor.core.verdict import Published
 

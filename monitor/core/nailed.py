@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain
 from operator import attrgetter
-from typing import Any, Final, Generic, Protocol, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
@@ -31,6 +30,7 @@ from monitor.core.events import (
     TaskFact,
     TwimlFact,
 )
+from monitor.core.frozen import Frozen, Records, thawed, unfrozen
 
 BUCKETS: Final = 1_440  # So many to a window, where it is long enough: one is ten seconds of four hours.
 PARTS: Final = 16  # So coarsely, in parts of a window, goes what need not be looked at with each bucket.
@@ -190,71 +190,6 @@ class Execution(msgspec.Struct, eq=False):
         return type(self)(self.touched, list(self.notes), self.calls)
 
 
-class _Copied(Protocol):
-    def copied(self) -> Self: ...
-
-
-_Record = TypeVar("_Record", bound=_Copied)
-
-
-class Frozen(Generic[_Record]):
-    """Records by SID while a snapshot is taken of them: ``was`` holds them as they were, and does not change.
-
-    Whoever asks for one gets a copy, which holds from then on; ``thaw`` gives a dictionary again.
-    """
-
-    __slots__ = ("_dropped", "_now", "_size", "was")
-
-    def __init__(self, was: dict[str, _Record]) -> None:
-        self.was = was
-        self._now: dict[str, _Record] = {}
-        self._dropped: set[str] = set()
-        self._size = len(was)
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __iter__(self) -> Iterator[str]:
-        was, gone = self.was, self._dropped
-        new = [sid for sid in self._now if sid not in was or sid in gone]
-        return chain([sid for sid in was if sid not in gone], new)
-
-    def __contains__(self, sid: str) -> bool:
-        return sid in self._now or (sid in self.was and sid not in self._dropped)
-
-    def __getitem__(self, sid: str) -> _Record:
-        record = self.get(sid)
-        if record is None:
-            raise KeyError(sid)
-        return record
-
-    def __setitem__(self, sid: str, record: _Record) -> None:
-        self._size += sid not in self
-        self._now[sid] = record
-
-    def __delitem__(self, sid: str) -> None:
-        if sid not in self:
-            raise KeyError(sid)
-        self._size -= 1
-        self._now.pop(sid, None)
-        if sid in self.was:
-            self._dropped.add(sid)
-
-    def get(self, sid: str) -> _Record | None:
-        """The record of a SID, to be read or changed; None where there is none."""
-        record = self._now.get(sid)
-        if record is None and sid not in self._dropped and (was := self.was.get(sid)) is not None:
-            record = self._now[sid] = was.copied()
-        return record
-
-    def thaw(self) -> dict[str, _Record]:
-        """What holds now, in the dictionary that it was."""
-        for sid in self._dropped:
-            del self.was[sid]
-        self.was.update(self._now)
-        return self.was
-
-
 Known = tuple[dict[str, Call], dict[str, Room], dict[str, Execution]]
 
 
@@ -266,39 +201,28 @@ class Notes:
     def __init__(self, window: int, bound: int) -> None:
         self._window = window
         self._bound = bound
-        self.calls: dict[str, Call] | Frozen[Call] = {}
-        self.rooms: dict[str, Room] | Frozen[Room] = {}
-        self.executions: dict[str, Execution] | Frozen[Execution] = {}
+        self.calls: Records[Call] = {}
+        self.rooms: Records[Room] = {}
+        self.executions: Records[Execution] = {}
         self.watched: set[str] = set()
 
     def know(self, more: Known) -> None:
         """Know this as well."""
         calls, rooms, executions = more
-        assert isinstance(self.calls, dict)
-        assert isinstance(self.rooms, dict)
-        assert isinstance(self.executions, dict)
-        self.calls.update(calls)
-        self.rooms.update(rooms)
-        self.executions.update(executions)
+        unfrozen(self.calls).update(calls)
+        unfrozen(self.rooms).update(rooms)
+        unfrozen(self.executions).update(executions)
         self.watched.update(calls, rooms, executions)
 
     def freeze(self) -> Known:
         """All of it as it is now, which stays so until ``thaw``, whatever is noted meanwhile."""
-        assert isinstance(self.calls, dict)
-        assert isinstance(self.rooms, dict)
-        assert isinstance(self.executions, dict)
-        known = self.calls, self.rooms, self.executions
-        self.calls, self.rooms, self.executions = Frozen(self.calls), Frozen(self.rooms), Frozen(self.executions)
-        return known
+        calls, rooms, executions = unfrozen(self.calls), unfrozen(self.rooms), unfrozen(self.executions)
+        self.calls, self.rooms, self.executions = Frozen(calls), Frozen(rooms), Frozen(executions)
+        return calls, rooms, executions
 
     def thaw(self) -> None:
         """Go on without ``freeze``, if it was called."""
-        if isinstance(self.calls, Frozen):
-            self.calls = self.calls.thaw()
-        if isinstance(self.rooms, Frozen):
-            self.rooms = self.rooms.thaw()
-        if isinstance(self.executions, Frozen):
-            self.executions = self.executions.thaw()
+        self.calls, self.rooms, self.executions = thawed(self.calls), thawed(self.rooms), thawed(self.executions)
 
     def call(self, sid: str) -> Call:
         """A call's record, a new one if there is none."""
@@ -419,7 +343,7 @@ class Notes:
             if self.executions[place].touched <= floor:
                 self._drop(self.executions, place)
 
-    def _drop(self, among: dict[str, Any] | Frozen[Any], sid: str) -> None:
+    def _drop(self, among: Records[Any], sid: str) -> None:
         del among[sid]
         if sid not in self.calls and sid not in self.rooms and sid not in self.executions:
             self.watched.discard(sid)

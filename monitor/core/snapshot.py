@@ -5,7 +5,7 @@ A snapshot is a cache. It says what was open before the message at one offset S;
 
 It is taken copy-on-write. From S on, whatever is about to change a conversation has it written first, as it still is,
 and ``Saving.walk`` writes some of the others between two messages. So nothing waits, and each conversation is written
-once, as it was at S; so is what is noted of calls, by records (``nailed.Frozen``). What follows from the conversations
+once, as it was at S; so is what is noted of calls, by records (``core/frozen``). What follows from the conversations
 (index, books of names, births, deadlines) is not written: ``Loading`` derives it.
 
     A chunk is its length, its CRC-32 and msgpack. First comes the header, then notes and conversations, then their
@@ -28,12 +28,13 @@ from monitor.core.guests import Times
 from monitor.core.nailed import Call, Execution, Known, Note, Room, Sight
 from monitor.core.packing import USUAL, WINDOW_BITS
 from monitor.core.readers import EVENT_TYPES
-from monitor.core.window import Account, Cut, Window
+from monitor.core.window import Cut, Window
 
 CHUNK_BYTES: Final = 64 * 1024
 CHUNK_BYTES_MAX: Final = 64 << 20  # A longer one is no chunk of ours.
 _FRAME: Final = Struct(">II")
 T = TypeVar("T")
+_OfKinds = tuple[dict[str, Any], ...]
 
 
 class Unusable(Exception):
@@ -130,7 +131,7 @@ class Saving:
         self._ended = False
         self._states: list[msgspec.Raw] = []
         self._size = 0
-        self._notes = _one_by_one(window.nailed.freeze())
+        self._notes = self._one_by_one(window.nailed.freeze())
         self._noted = 0
         self._ready: list[bytes] = [
             framed(_encode(_Header(LAYOUT, about, window.cut))),
@@ -185,9 +186,15 @@ class Saving:
             self._noted += 1
         if known:
             self._ready.append(framed(_encode(_Noted(known))))
-        else:
-            self._window.nailed.thaw()
         return bool(known)
+
+    def _one_by_one(self, known: Iterable[tuple[str, _OfKinds]]) -> Iterator[tuple[str, int, str, Any]]:
+        """Each record of what is known of calls: its account, which of the kinds it is, its SID; then all is thawed."""
+        for sid, kinds in known:
+            for place, records in enumerate(kinds):
+                for key, record in records.items():
+                    yield sid, place, key, record
+        self._window.nailed.thaw()
 
     def _pack(self) -> None:
         self._ready.append(framed(_encode(_Written(self._states))))
@@ -242,9 +249,7 @@ class Loading:
         window = self._window
         birth = Birth(*state.birth)
         self._births.append(birth)
-        account = window.accounts.get(state.account)
-        if account is None:
-            account = window.accounts[state.account] = Account(state.account)
+        account = window.account_of(state.account)
         conversation = Conversation(
             account=account.sid,
             members=state.members,
@@ -289,14 +294,6 @@ class Loading:
         self._graces.sort()
         graces = [(due_ms, account, recording) for due_ms, _, _, account, recording in self._graces]
         self._window.restored(self._births, graces, self._met)
-
-
-def _one_by_one(known: Iterable[tuple[str, tuple[dict[str, Any], ...]]]) -> Iterator[tuple[str, int, str, Any]]:
-    """Each record of what is known of calls: its account, which of the three kinds it is, its SID."""
-    for sid, kinds in known:
-        for place, records in enumerate(kinds):
-            for key, record in records.items():
-                yield sid, place, key, record
 
 
 def about(chunk: bytes) -> tuple[bytes, Cut | None]:

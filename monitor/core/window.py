@@ -454,8 +454,7 @@ class Window:
         ``met`` are the conversations that have met nailed-up calls.
         """
         for conversation in met:
-            self.know(conversation.account, ({}, {}, {}))
-            conversation.notes = self.nailed.accounts[conversation.account].notes
+            conversation.notes = self._guests_of(conversation.account).notes
         self.births.extend(births)
         self._graces.extend(graces)
         self._look_at_deadlines()
@@ -469,9 +468,7 @@ class Window:
         members = event.members
         if not members:
             return _NOWHERE
-        account = self.accounts.get(event.account)
-        if account is None:
-            account = self.accounts[event.account] = Account(event.account)
+        account = self.account_of(event.account)
         renewed = self.renewed
         if renewed:
             renewed.clear()
@@ -599,20 +596,25 @@ class Window:
         if arrived_ms >= self.nailed.due_ms:
             self.nailed.begin_bucket(offset, arrived_ms)  # It looks back one window: nothing can be forgotten yet.
         if event.members:
-            account = self.accounts.get(event.account)
-            if account is None:
-                account = self.accounts[event.account] = Account(event.account)
-            guests = account.guests = self.nailed.open(account.sid, account.index)
             digest = b"" if event.id is None else digest_of(event.id)
-            guests.look_back(event, digest, offset, arrived_ms)
+            self._guests_of(event.account).look_back(event, digest, offset, arrived_ms)
 
     def know(self, account_sid: str, known: Known) -> None:
         """Know this of calls of an account, which a snapshot holds beside the conversations."""
-        account = self.accounts.get(account_sid)
+        self._guests_of(account_sid).notes.know(known)
+
+    def account_of(self, sid: str) -> Account:
+        """An account, a new one if nothing was known of it."""
+        account = self.accounts.get(sid)
         if account is None:
-            account = self.accounts[account_sid] = Account(account_sid)
+            account = self.accounts[sid] = Account(sid)
+        return account
+
+    def _guests_of(self, account_sid: str) -> Guests:
+        """What is known of an account's calls, from now on if nothing was."""
+        account = self.account_of(account_sid)
         guests = account.guests = self.nailed.open(account.sid, account.index)
-        guests.notes.know(known)
+        return guests
 
     def _begin(self, account_sid: str, offset: int, arrived_ms: int) -> Conversation:
         """A new conversation, without members yet."""

@@ -635,8 +635,8 @@ class Member:
 
         What was put there is weighed where it lies: meanwhile something greater may have been read in front of it.
         """
-        while held.come_round:
-            key, value, place = held.come_round.pop(0)
+        come_round, held.come_round = held.come_round, []
+        for key, value, place in come_round:
             self._take_in(held, key, decode_verdict(value), place)
         if held.dropped:
             return
