@@ -36,7 +36,7 @@ from aiohttp import web
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 from prometheus_client import generate_latest
 
-from monitor.commands.run import _Collector
+from monitor.collector import Collector
 from monitor.core.account_settings import AccountSettings
 from monitor.core.attribution import CAUSES
 from monitor.core.decode import decode
@@ -379,9 +379,8 @@ def pauses(parameters: dict[str, Any]) -> dict[str, Any]:
     topic: list[bytes] = []
     pipeline.open(Ledger(lambda _, place: topic[place]))
     saving: Saving | None = None
-    collector = _Collector()
+    collector = Collector()
     collector.begin()
-    collector.restored()
     wall, thread = time.perf_counter, time.thread_time
     found: dict[str, Any] = {}
     longest = longest_cpu = longest_batch = longest_batch_cpu = 0.0
@@ -421,9 +420,6 @@ def pauses(parameters: dict[str, Any]) -> dict[str, Any]:
                 offset += 1
                 changed = wall() - at
                 _, _, swept = _swept(pipeline)
-                at = wall()
-                collector.collect_old()
-                collected = wall() - at
                 found[str(milestones.pop(0))] = {
                     "message_ms": 1e3 * longest,
                     "message_cpu_ms": 1e3 * longest_cpu,
@@ -432,7 +428,6 @@ def pauses(parameters: dict[str, Any]) -> dict[str, Any]:
                     "batch_p99_ms": 1e3 * quantile(tail, 0.99),
                     "batch_p50_ms": 1e3 * quantile(tail, 0.5),
                     "reload_ms": 1e3 * max(changed, swept),
-                    "hourly_ms": 1e3 * collected,
                     "events": offset,
                 }
     return found
@@ -1088,9 +1083,6 @@ def bench_pauses(table: Table, cores: Cores, sizes: Sizes) -> None:
         note = "the first message under it, or a go of judging again by it what is open"
         name = f"longest pause, {int(at):,} open, another policy"
         table.add(name, told["reload_ms"], f"{told['reload_ms']:.1f} ms", target=target, note=note)
-        note = "of all that has come since the beginning; in `run` of what has come in an hour"
-        name = f"longest pause, {int(at):,} open, the hourly collection of garbage"
-        table.add(name, told["hourly_ms"], f"{told['hourly_ms']:.1f} ms", note=note)
 
 
 # ---- the run --------------------------------------------------------------------------------------------------------

@@ -78,6 +78,7 @@ PURE: Final[dict[str, frozenset[str] | None]] = {
     "types": None,
     "typing": None,
     "urllib.parse": None,
+    "weakref": frozenset({"proxy"}),  # Of these, what anything tells does not depend on when something goes.
     "zlib": None,
 }
 PURE_IN_ONE: Final[dict[str, dict[str, frozenset[str] | None]]] = {

@@ -1,4 +1,4 @@
-"""Garbage collection is in our own hands: what is old is looked at once, and all of it again when nothing is to do."""
+"""Garbage collection is in our own hands: what is old is looked at once, and all of it when there is nothing to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from monitor.commands.run import _Collector
+from monitor.collector import ALL_EVERY_S, EVERY_S, IDLE_S, Collector
 
 
 class Ring:
@@ -18,35 +18,64 @@ class Ring:
         self.ring = self
 
 
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 @pytest.fixture
-def collector() -> Iterator[_Collector]:
-    collector = _Collector()
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def collector(clock: Clock) -> Iterator[Collector]:
+    collector = Collector(clock)
     collector.begin()
+    assert not gc.isenabled()
+    collector.between_batches(idle=False)
     yield collector
     collector.end()
     assert gc.isenabled()
     assert gc.get_freeze_count() == 0
 
 
-def test_what_was_given_up_by_then_is_collected_and_what_is_left_is_not_looked_at_again(collector: _Collector):
+def test_what_was_given_up_by_then_is_collected_and_what_is_left_is_not_looked_at_again(
+    collector: Collector, clock: Clock
+):
     given_up, kept = Ring(), Ring()
     gone, stays = weakref.ref(given_up), weakref.ref(kept)
     del given_up
-    collector.collect_old()
+    collector.between_batches(idle=False)
+    assert gone() is not None  # Once a second is enough.
+    clock.now_s += EVERY_S
+    collector.between_batches(idle=False)
     assert gone() is None
-    assert gc.get_freeze_count() > 0
     del kept
-    collector.collect_old()
-    assert stays() is not None
+    for _ in range(3):
+        clock.now_s += ALL_EVERY_S  # However long it takes: it is busy.
+        collector.between_batches(idle=False)
+        assert stays() is not None
+        collector.between_batches(idle=True)
 
 
-def test_what_a_rebuild_leaves_is_not_looked_at_again(collector: _Collector):
+def test_all_there_is_is_looked_at_after_an_hour_when_nothing_was_to_do_for_long(collector: Collector, clock: Clock):
     kept = Ring()
     stays = weakref.ref(kept)
-    collector.restored()
+    clock.now_s += EVERY_S
+    collector.between_batches(idle=False)
     del kept
-    gc.collect()
+    clock.now_s += IDLE_S
+    collector.between_batches(idle=True)
+    assert stays() is not None  # Not an hour since the last time.
+    clock.now_s += ALL_EVERY_S
+    collector.between_batches(idle=False)
+    clock.now_s += IDLE_S - 0.1
+    collector.between_batches(idle=True)
     assert stays() is not None
-    gc.unfreeze()
-    gc.collect()
+    clock.now_s += EVERY_S
+    collector.between_batches(idle=True)
     assert stays() is None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -17,6 +20,7 @@ from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Pipeline, Told, Tuning
 from monitor.core.policy import Subject
 from monitor.core.verdict import encode_verdict
+from monitor.core.window import Window
 from tests.broker import RealBroker
 from tests.conftest import BrokerMaker
 from tests.member import WAIT_S, Desk, Running, Stumbling, now_ms, recording_event, recording_sid, until
@@ -130,6 +134,32 @@ def test_a_member_that_joins_takes_partitions_and_those_that_stay_are_not_rebuil
         until(lambda: len(first.heard.restores) == 6)
     told = [v.recording_sid for v in first.verdicts_told() + second.verdicts_told()]
     assert len(told) == len(set(told)) == 8
+
+
+def test_nothing_is_kept_of_a_partition_that_has_gone(broker: RealBroker, tmp_path: Path):
+    """Nor is it left to the garbage collection, which looks at what is old once a day."""
+    desk = Desk.on(broker, 2)
+    states: list[weakref.ref[Window]] = []
+
+    def known(pipeline: Pipeline) -> Pipeline:
+        states.append(weakref.ref(pipeline.window))
+        return pipeline
+
+    gc.disable()
+    try:
+        with Running(desk, wrap=known, snapshots=tmp_path) as first:
+            first.ready(2)
+            for partition in range(2):
+                desk.send((recording_event(n, source="Conference") for n in range(50)), partition=partition)
+            until(lambda: all(desk.committed(p).offset > 50 for p in range(2)))
+            assert len([one for one in states if one() is not None]) == 2
+            with Running(desk) as second:
+                second.ready(1)
+                first.ready(1)
+                until(lambda: len([one for one in states if one() is not None]) == 1)
+        assert [one() for one in states] == [None] * len(states)
+    finally:
+        gc.enable()
 
 
 def test_a_partition_that_stays_is_judged_while_another_is_rebuilt(broker: RealBroker):

@@ -5,6 +5,10 @@ The full shift (20 agents, 30 h) is part of `make torture`; here is a small one 
 
 from __future__ import annotations
 
+import gc
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -20,6 +24,7 @@ from monitor.core.verdict import Verdict
 from tests.torture.nailed import Shift
 
 START_MS = 1_790_000_000_000
+FIRST = Checkpoint(offset=0, generation=1, replay_from=0, log_time_ms=None)
 
 
 class Watched(NamedTuple):
@@ -33,8 +38,7 @@ class Watched(NamedTuple):
 
 
 def run(shift: Shift, *, late_ms: int, tuning: Tuning) -> Watched:
-    first = Checkpoint(offset=0, generation=1, replay_from=0, log_time_ms=None)
-    pipeline = Pipeline(tuning, built_in_policy(), AccountSettings(), partition=0, checkpoint=first)
+    pipeline = Pipeline(tuning, built_in_policy(), AccountSettings(), partition=0, checkpoint=FIRST)
     pipeline.open(Ledger())
     verdicts: dict[str, Verdict] = {}
     stamps: list[int] = []
@@ -108,3 +112,50 @@ def test_what_is_known_of_calls_is_forgotten_a_few_at_a_time():
         assert now_ms < START_MS + 9 * window_ms
     assert forgotten == ["AC1"]
     assert nailed.accounts == {}
+
+
+def test_what_is_in_the_midst_of_forgetting_goes_with_its_last_user():
+    window_ms = 14_400_000
+    nailed = Nailed(
+        window_ms=window_ms, conferences_max=3, entries_max=9, renewed=[], truncate=lambda _: pytest.fail("truncated")
+    )
+    nailed.mark(0, START_MS, None)
+    notes = nailed.open("AC1", Parted()).notes
+    for number in range(2 * STEPS):
+        notes.call(f"CA{number}").see("CF1", START_MS // nailed.marks.bucket_ms, 3)
+    nailed.mark(1, START_MS + 2 * window_ms, None)
+    assert 0 < notes.size() < 2 * STEPS
+    gone = weakref.ref(nailed)
+    with uncollected():
+        del nailed
+        assert gone() is None
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_state_of_a_partition_goes_with_its_last_user(compiled: bool):
+    """Garbage collection passes over what is old for a day: a cycle in it would keep all of a partition given up."""
+    fold = Pipeline(Tuning(), built_in_policy(), AccountSettings(), partition=0, checkpoint=FIRST, sweeps=True)
+    if not compiled:
+        fold.fast_path = None
+    fold.open(Ledger())
+    for offset, entry in enumerate(Shift(3, agents=8, hours=3).entries(START_MS, late_ms=600_000)):
+        fold.feed(offset, entry.stamp_ms or 0, entry.value)
+    assert fold.window.nailed.accounts
+    saving = fold.save("x")
+    assert saving is not None
+    saving.walk(1)
+    saving.give_up()
+    of_fold, of_window, of_nailed = weakref.ref(fold), weakref.ref(fold.window), weakref.ref(fold.window.nailed)
+    with uncollected():
+        del fold, saving
+        assert (of_fold(), of_window(), of_nailed()) == (None, None, None)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Nothing is collected meanwhile."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import sys
@@ -25,6 +24,7 @@ import typer
 from confluent_kafka import KafkaError, KafkaException
 
 from monitor import __version__, allocator, clock
+from monitor.collector import Collector
 from monitor.commands.common import (
     ConfigOption,
     PolicyOption,
@@ -224,7 +224,7 @@ class Running:
             account_settings=settings.topics.account_settings,
             quarantine=settings.topics.quarantine,
         )
-        self._collector = _Collector()
+        self._collector = Collector()
         with _client_errors_as_settings(settings):
             self._admin = TopicAdmin(
                 self._client, self._names, window_ms=self._tuning.window_ms, age_max_ms=self._tuning.age_max_ms
@@ -415,7 +415,6 @@ class Running:
             settings.topics.events,
             on_verdict,
             self._missing,
-            self._collector.restored,
             self._places,
             self._say_place,
             self._say_blind,
@@ -620,7 +619,6 @@ class _Listener:
         events_topic: str,
         on_verdict: OnVerdict | None,
         missing: Callable[[], Mapping[str, str | None]],
-        restored: Callable[[], None],
         places: Places,
         say_place: Callable[[int, str, str, bytes], None],
         say_blind: Callable[[int, Blind], None],
@@ -632,7 +630,6 @@ class _Listener:
         self._events_topic = events_topic
         self._on_verdict = on_verdict
         self._missing = missing
-        self._restored = restored
         self._said: dict[str, str | None] = {}
         self._look_after = 0.0
         self._pipelines: dict[int, Pipeline] = {}
@@ -747,7 +744,6 @@ class _Listener:
     def restored(self, partition: int, seconds: float) -> None:
         self._metrics.restored(seconds)
         self._owned.took(partition)
-        self._restored()
 
     def kafka_error(self, kind: str) -> None:
         self._metrics.kafka_error(kind)
@@ -774,60 +770,6 @@ class _Asking:
             return question(fold)
 
         return self._member().ask(partition, asked)
-
-
-class _Collector:
-    """Takes Python's garbage collection into our own hands.
-
-    With half a million open conversations a full collection holds everything still for 0.3 s, and comes when it likes.
-    So: none by itself; the young generations between two batches; what is older, but has come since it was last looked
-    at, when there is nothing to do, or hourly; all there is only when there is nothing to do, or once a day.
-    """
-
-    def __init__(self) -> None:
-        self._young_after = 0.0
-        self._old_after = 0.0
-        self._idle_after = 0.0
-        self._all_at = 0.0
-        self._give_back_after = 0.0
-        self._was_on = gc.isenabled()
-
-    def begin(self) -> None:
-        gc.disable()
-        now = self._all_at = time.monotonic()
-        self._young_after, self._idle_after, self._old_after = now + 1.0, now + 60.0, now + 3600.0
-
-    def end(self) -> None:
-        gc.unfreeze()
-        if self._was_on:
-            gc.enable()
-
-    def restored(self) -> None:
-        """What a rebuild has built stays for hours: no collection need look at it."""
-        gc.collect(1)
-        gc.freeze()
-
-    def collect_old(self) -> None:
-        """Collect what has come since the last time; what is left of it stays for hours, and is not looked at again."""
-        gc.collect()
-        gc.freeze()
-
-    def between_batches(self, *, idle: bool) -> None:
-        now = time.monotonic()
-        if now < self._young_after:
-            return
-        self._young_after = now + 1.0
-        if now >= self._old_after or (idle and now >= self._idle_after):
-            self._idle_after, self._old_after = now + 60.0, now + 3600.0
-            if now - self._all_at >= (3600.0 if idle else 86_400.0):
-                self._all_at = now
-                gc.unfreeze()
-            self.collect_old()
-        else:
-            gc.collect(1)
-        if now >= self._give_back_after:
-            self._give_back_after = now + 10.0
-            allocator.give_back()  # Else what a takeover needed for a moment is kept for good.
 
 
 class _Signals:

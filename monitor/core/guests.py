@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final
+from weakref import proxy
 
 import msgspec
 
@@ -100,18 +101,14 @@ class Nailed:
             self.forget_due = bucket + self.marks.part
             from_ms = arrived_ms if oldest is None else oldest.beside_ms
             self.marks.forget(from_ms // self.marks.bucket_ms - self.marks.window)
-            self._forgetting = self._forget(bucket)
+            self._forgetting = _forget(self.accounts, bucket)
+        if self._forgetting is None:
+            return []
         # Some with each bucket: with half a million open, all at once held everything up for a third of a second.
-        return [sid for sid in islice(self._forgetting or (), STEPS) if sid is not None]
-
-    def _forget(self, bucket: int) -> Iterator[str | None]:
-        """Drop what nobody can see any more, in steps; the accounts of whose calls nothing is known any more."""
-        for sid, guests in list(self.accounts.items()):
-            yield from guests.forget(bucket)
-            if not guests.notes.size() and self.accounts.get(sid) is guests:
-                del self.accounts[sid]
-                yield sid
-        self._forgetting = None
+        steps = list(islice(self._forgetting, STEPS))
+        if len(steps) < STEPS:
+            self._forgetting = None
+        return [sid for sid in steps if sid is not None]
 
     def begin_bucket(self, offset: int, arrived_ms: int) -> int:
         """Take down that log time has come to a new bucket; the bucket."""
@@ -199,6 +196,15 @@ class Nailed:
             notes.thaw()
 
 
+def _forget(accounts: dict[str, Guests], bucket: int) -> Iterator[str | None]:
+    """Drop what nobody can see any more, in steps; the accounts of whose calls nothing is known any more."""
+    for sid, guests in list(accounts.items()):
+        yield from guests.forget(bucket)
+        if not guests.notes.size() and accounts.get(sid) is guests:
+            del accounts[sid]
+            yield sid
+
+
 class Times(msgspec.Struct, array_like=True, frozen=True):
     """Where in the log each bucket begins, when a call was last nailed up, and when calls may be forgotten."""
 
@@ -213,7 +219,7 @@ class Guests:
     __slots__ = ("index", "nailed", "notes", "window")
 
     def __init__(self, nailed: Nailed, index: Parted[Conversation], notes: Notes) -> None:
-        self.nailed = nailed
+        self.nailed: Nailed = proxy(nailed)  # It holds this: what a partition's state is made of holds no cycle.
         self.index = index
         self.notes = notes
         self.window = nailed.marks.window

@@ -74,6 +74,7 @@ cdef extern from "Python.h":
     PyTypeObject* Py_TYPE(PyObject*)
     Py_ssize_t Py_REFCNT(PyObject*)
     PyObject* PyDict_GetItemWithError(object, object) except? NULL
+    object PyObject_GenericGetDict(object, void*)
     unsigned char* bytes_of "(unsigned char *) PyBytes_AS_STRING" (object)
     const unsigned char* PyUnicode_AsUTF8AndSize(object, Py_ssize_t*) except NULL
     object PyUnicode_DecodeUTF8(const unsigned char*, Py_ssize_t, const char*)
@@ -146,8 +147,8 @@ cdef class FastPath:
     """The fast path of one partition, into its window. It holds nothing but what it is at with the message at hand."""
 
     cdef object window, nailed, births, young, warm
-    cdef object pipeline
-    cdef dict accounts, of_window, of_nailed, of_pipeline
+    cdef bint met
+    cdef dict accounts, of_window, of_nailed
     cdef list renewed
     cdef int64_t bucket_ms, part
     cdef Field replayed, messages, entries, ignored, duplicates  # Of the pipeline's counts.
@@ -182,7 +183,7 @@ cdef class FastPath:
             field_of(counts, "replayed"), field_of(counts, "messages"), field_of(counts, "entries")
         )
         self.ignored, self.duplicates = field_of(counts, "ignored"), field_of(counts, "duplicate")
-        self.pipeline, self.of_pipeline = pipeline, pipeline.__dict__
+        self.met = True  # It is not held: it holds this, and would not go with its last user.
         return 0
 
     def feed(self, pipeline, offset, timestamp_ms, value, headers):
@@ -190,9 +191,9 @@ cdef class FastPath:
 
         Nothing has happened then, but that what fell due with it may have been begun (``Pipeline.begin``).
         """
-        if pipeline is not self.pipeline:
+        if not self.met:
             self.meet(pipeline)
-        cdef dict of = self.of_pipeline
+        cdef dict of = PyObject_GenericGetDict(pipeline, NULL)
         if headers or not PyBytes_CheckExact(value) or PyBytes_GET_SIZE(value) > BYTES_MAX:
             return None
         log_time_ms, gate, skip = of["log_time_ms"], of["gate"], of["skip"]
@@ -231,14 +232,14 @@ cdef class FastPath:
                     return None
         cdef bint due = not looking_back and now_ms >= <int64_t> self.of_window["due_ms"]
         if due:
-            self.arrive(timestamp_ms, log_time_ms, at)
+            _arrive(of, timestamp_ms, log_time_ms, at)
             pipeline.begin(offset, log_time_ms, telling=telling)
         if not looking_back and FAMILY[place] < _ERROR:
             conversation = self.fold(place, offset, log_time_ms, now_ms)
             if conversation is None:
                 return None
         if not due:
-            self.arrive(timestamp_ms, log_time_ms, at)
+            _arrive(of, timestamp_ms, log_time_ms, at)
         if looking_back:
             _add_one(of["counts"], &self.replayed)
             return ()
@@ -263,41 +264,22 @@ cdef class FastPath:
         elif self.duplicate:
             _add_one(counts, &self.duplicates)
         else:
-            self.tally(of["tallies"], TYPE_NAMES[place], log_time_ms, now_ms)
+            self.tally(pipeline, of["tallies"], TYPE_NAMES[place], log_time_ms, now_ms)
             if self.new and self.new & <int> _get(conversation, &RELEVANT):
                 if _get(conversation, &RECORDINGS_) or _get(conversation, &SUSPECTS):
                     return pipeline.tell_of(conversation, offset, log_time_ms, aged=aged)
-        if due or aged or self.renewed or not self.is_calm(at + 1, now_ms):
+        if due or aged or self.renewed or not _is_calm(of, at + 1, now_ms):
             return pipeline.tell_of(None, offset, log_time_ms, aged=aged)
         return ()
 
-    cdef int arrive(self, object timestamp_ms, object log_time_ms, int64_t offset) except -1:
-        cdef dict of = self.of_pipeline
-        of["stamped_before_ms"], of["log_time_ms"], of["next_offset"] = timestamp_ms, log_time_ms, offset + 1
-        return 0
-
-    cdef bint is_calm(self, int64_t next_offset, int64_t now_ms) except -1:
-        """Whether nothing is to be told after a message that changed no conclusion."""
-        cdef dict of = self.of_pipeline
-        return not (
-            of["_all_dirty"]
-            or of["_dirty_accounts"]
-            or of["_changed_accounts"]
-            or (of["_unsettled"] and next_offset >= <int64_t> of["_end"])
-            or now_ms >= <int64_t> of["ledger"].next_end_ms
-            or of["_overtaken"]
-            or of["_safe"] is not None
-            or of["_failures"]
-        )
-
-    cdef int tally(self, dict tallies, object kind, object log_time_ms, int64_t now_ms) except -1:
+    cdef int tally(self, object pipeline, dict tallies, object kind, object log_time_ms, int64_t now_ms) except -1:
         """``Pipeline.tally``, of a type that has been counted before."""
         cdef int64_t age_ms = now_ms - self.occurred_ms
         cdef PyObject* found = PyDict_GetItemWithError(tallies, kind)
         cdef list tally
         cdef Py_ssize_t place = 0
         if found is NULL:
-            self.pipeline.tally(kind, self.occurred_ms, log_time_ms)
+            pipeline.tally(kind, self.occurred_ms, log_time_ms)
             return 0
         tally = <list> found
         while place < AGES and AGE_BOUNDS[place] < age_ms:
@@ -1097,6 +1079,25 @@ cdef class FastPath:
             notes.note(call, sights, ())
         room.touched, room.calls = bucket, with_one(room.calls, call)
         return 0
+
+
+cdef int _arrive(dict of, object timestamp_ms, object log_time_ms, int64_t offset) except -1:
+    of["stamped_before_ms"], of["log_time_ms"], of["next_offset"] = timestamp_ms, log_time_ms, offset + 1
+    return 0
+
+
+cdef bint _is_calm(dict of, int64_t next_offset, int64_t now_ms) except -1:
+    """Whether nothing is to be told after a message that changed no conclusion."""
+    return not (
+        of["_all_dirty"]
+        or of["_dirty_accounts"]
+        or of["_changed_accounts"]
+        or (of["_unsettled"] and next_offset >= <int64_t> of["_end"])
+        or now_ms >= <int64_t> of["ledger"].next_end_ms
+        or of["_overtaken"]
+        or of["_safe"] is not None
+        or of["_failures"]
+    )
 
 
 cdef bint _tell_latest(dict told, object what, object bucket, int64_t most) except -1:

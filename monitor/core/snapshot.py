@@ -131,7 +131,7 @@ class Saving:
         self._ended = False
         self._states: list[msgspec.Raw] = []
         self._size = 0
-        self._notes = self._one_by_one(window.nailed.freeze())
+        self._notes = _one_by_one(window.nailed.freeze(), then=window.nailed.thaw)
         self._noted = 0
         self._ready: list[bytes] = [
             framed(_encode(_Header(LAYOUT, about, window.cut))),
@@ -188,14 +188,6 @@ class Saving:
             self._ready.append(framed(_encode(_Noted(known))))
         return bool(known)
 
-    def _one_by_one(self, known: Iterable[tuple[str, _OfKinds]]) -> Iterator[tuple[str, int, str, Any]]:
-        """Each record of what is known of calls: its account, which of the kinds it is, its SID; then all is thawed."""
-        for sid, kinds in known:
-            for place, records in enumerate(kinds):
-                for key, record in records.items():
-                    yield sid, place, key, record
-        self._window.nailed.thaw()
-
     def _pack(self) -> None:
         self._ready.append(framed(_encode(_Written(self._states))))
         self._states, self._size = [], 0
@@ -206,6 +198,17 @@ class Saving:
         if self._states:
             self._pack()
         self._ready.append(framed(_encode(_End(self._saved, self._noted))))
+
+
+def _one_by_one(
+    known: Iterable[tuple[str, _OfKinds]], *, then: Callable[[], None]
+) -> Iterator[tuple[str, int, str, Any]]:
+    """Each record of what is known of calls: its account, which of the kinds it is, its SID; ``then`` this is done."""
+    for sid, kinds in known:
+        for place, records in enumerate(kinds):
+            for key, record in records.items():
+                yield sid, place, key, record
+    then()
 
 
 class Loading:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 from operator import attrgetter
 from typing import Final, Protocol
+from weakref import proxy
 
 import msgspec
 
@@ -223,12 +224,13 @@ class Window:
         self._saver: Saver | None = None
         self._epoch = 0
         self._warm: deque[Conversation] = deque()  # Those not cold, each once, looked at in turn.
+        me = proxy(self)  # Held by what it holds, the state of a partition would not go with its last user.
         self.nailed = Nailed(
             window_ms=window_ms,
             conferences_max=conferences_max,
             entries_max=entries_max,
             renewed=self.renewed,
-            truncate=self._truncate,
+            truncate=lambda conversation: me._truncate(conversation),  # noqa: PLW0108 - the method would hold it
         )
 
     # ----------------------------------------------------------------- what falls due
