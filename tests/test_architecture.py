@@ -24,6 +24,7 @@ CORE_ORDER: Final = (
     "envelope",
     "readers",
     "decode",
+    "emptying",
     "parted",
     "frozen",
     "nailed",

@@ -133,7 +133,7 @@ def test_what_is_in_the_midst_of_forgetting_goes_with_its_last_user():
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_the_state_of_a_partition_goes_with_its_last_user(compiled: bool):
-    """Garbage collection passes over what is old for a day: a cycle in it would keep all of a partition given up."""
+    """Garbage collection passes over what is old: a cycle in it would keep all of a partition that has gone."""
     fold = Pipeline(Tuning(), built_in_policy(), AccountSettings(), partition=0, checkpoint=FIRST, sweeps=True)
     if not compiled:
         fold.fast_path = None

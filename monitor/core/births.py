@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Final
 
 from monitor.core.conversation import Birth
+from monitor.core.emptying import Container
 
 SPAN: Final = 16_384  # Offsets of which the births lie together: at a thousand messages a second some hundred births.
 
@@ -29,6 +30,10 @@ class OpenBirths:
 
     def __iter__(self) -> Iterator[Birth]:
         return chain.from_iterable(self._spans.values())
+
+    def bulk(self) -> Iterator[Container]:
+        """All that is large in it, to be emptied for good."""
+        yield self._spans
 
     def add(self, birth: Birth) -> None:
         """Take in a birth, in whatever order."""

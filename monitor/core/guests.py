@@ -27,6 +27,7 @@ from monitor.core.conversation import (
     holds,
     stamp_of,
 )
+from monitor.core.emptying import Container
 from monitor.core.events import (
     AnyFact,
     CallFact,
@@ -123,6 +124,11 @@ class Nailed:
         if guests is None:
             guests = self.accounts[account] = self.guests_type(self, index, Notes(self.marks.window, self.entries_max))
         return guests
+
+    def bulk(self) -> Iterator[Container]:
+        """All that is large in it, to be emptied for good."""
+        for guests in self.accounts.values():
+            yield from guests.notes.bulk()
 
     def clear(self) -> None:
         """Forget every call: a rebuild can't see behind a cut."""

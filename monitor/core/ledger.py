@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from monitor.core.emptying import emptied
 from monitor.core.parted import PARTS, Parted
 from monitor.core.verdict import Published, Verdict, decode_verdict, encode_verdict, goes_on, read_instant, remember
 
@@ -115,6 +116,11 @@ class _Settled:
         records += [short + entry for short, entry in self._young[part].items()]
         return sorted(records)
 
+    @property
+    def young(self) -> Iterable[dict[bytes, bytes]]:
+        """Those that have come since, by part."""
+        return self._young
+
     def odd(self) -> dict[str, bytes]:
         """Those whose key is no number."""
         return self._odd
@@ -198,6 +204,10 @@ class Ledger:
 
     def __len__(self) -> int:
         return len(self._entries) + self._settled.size
+
+    def dismantle(self) -> Iterator[None]:
+        """Let go of all it holds, a little with each step; nothing may be asked of it any more."""
+        return emptied((*self._entries.parts, self._whole, *self._settled.young))
 
     def take_in(self, key: str, verdict: Verdict | None, place: int) -> bytes | None:
         """Take in one message of the verdict topic; the bytes to write back where something lesser stands behind them.

@@ -19,6 +19,7 @@ from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
+from monitor.core.emptying import Container
 from monitor.core.events import (
     AnyFact,
     CallFact,
@@ -205,6 +206,10 @@ class Notes:
         self.rooms: Records[Room] = {}
         self.executions: Records[Execution] = {}
         self.watched: set[str] = set()
+
+    def bulk(self) -> Iterator[Container]:
+        """All that is large in it, to be emptied for good."""
+        yield from (unfrozen(self.calls), unfrozen(self.rooms), unfrozen(self.executions), self.watched)
 
     def know(self, more: Known) -> None:
         """Know this as well."""

@@ -11,7 +11,7 @@ below the gate too, but what closes there is kept back to be compared. The rules
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Final
 
@@ -21,6 +21,7 @@ from monitor.core.account_settings import AccountSettings
 from monitor.core.attribution import OVER
 from monitor.core.conversation import KIND, Conversation, digest_of, has_seen, holds
 from monitor.core.decode import decode
+from monitor.core.emptying import emptied
 from monitor.core.events import (
     FOUND_BY_LISTING,
     Entry,
@@ -255,6 +256,10 @@ class Pipeline:
         self._safe: Checkpoint | None = checkpoint
 
     # ----------------------------------------------------------------- the world's side
+
+    def dismantle(self) -> Iterator[None]:
+        """Let go of all it holds, a little with each step; nothing may be asked of it any more."""
+        return emptied(self.window.bulk())
 
     def prime(self, timestamp_ms: int) -> None:
         """Say how the message before the first one fed was stamped; the clamp of log time looks at it."""

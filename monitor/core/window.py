@@ -41,6 +41,7 @@ from monitor.core.conversation import (
     shows_recording,
     stamp_of,
 )
+from monitor.core.emptying import Container
 from monitor.core.events import (
     AnyFact,
     ConferenceFact,
@@ -232,6 +233,15 @@ class Window:
             renewed=self.renewed,
             truncate=lambda conversation: me._truncate(conversation),  # noqa: PLW0108 - the method would hold it
         )
+
+    def bulk(self) -> Iterator[Container]:
+        """All that is large in it, to be emptied for good: nothing may be asked of it any more."""
+        yield from (self._warm, self._graces, self._buckets, self.births, self.young)
+        yield from self._by_name.bulk()
+        yield from self.nailed.bulk()
+        for account in self.accounts.values():
+            yield from account.books.parts
+            yield from account.index.parts
 
     # ----------------------------------------------------------------- what falls due
 

@@ -14,6 +14,7 @@ import queue
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -75,6 +76,8 @@ SLICE_MESSAGES_MAX: Final = 2000
 SLICE_S: Final = 0.025
 SWEEP_CONVERSATIONS: Final = 4  # Judged in a go: a millisecond.
 SWEEP_S: Final = 0.02  # In each turn of the loop, for all partitions.
+LET_GO_S: Final = 0.005  # The same.
+_DONE: Final = object()
 SWEEP_OUTSTANDING_MAX: Final = 5_000  # With more than that on its way, what is swept has time.
 COMMIT_EVERY_S: Final = 1.0
 TICK_EVERY_S: Final = 10.0
@@ -306,6 +309,7 @@ class Member:
         self._changes: queue.SimpleQueue[Callable[[Fold], None]] = queue.SimpleQueue()
         self._asked_of: queue.SimpleQueue[tuple[int, Callable[[Fold | None], None]]] = queue.SimpleQueue()
         self._held: dict[int, Held] = {}
+        self._leaving: deque[Iterator[None]] = deque()  # What was held of partitions, to be freed.
         self._joined = False
         self._restoring_until = 0.0
         self._fingerprint: str | None = None
@@ -397,6 +401,7 @@ class Member:
         for held in list(self._held.values()):
             self._advance(held)
         swept = self._sweep()
+        self._let_go()
         self._commit()
         self._report()
         self._between_batches(first is None and not more and not swept)
@@ -460,7 +465,8 @@ class Member:
         """How long the loop may wait for a live message. An acknowledgement or a rebuild must not wait for one."""
         if busy:
             return 0.0
-        if self._outputs.outstanding or any(h.stage is not Stage.LIVE or not h.heard for h in self._held.values()):
+        waits = any(h.stage is not Stage.LIVE or not h.heard for h in self._held.values())
+        if waits or self._leaving or self._outputs.outstanding:
             return BUSY_POLL_S
         return IDLE_POLL_S
 
@@ -736,6 +742,14 @@ class Member:
             held.snapshots.close()
         self._reader.leave(self._topics.events, held.partition)
         self._reader.leave(self._topics.verdicts, held.partition)
+        self._leaving += [of.dismantle() for of in (held.fold, held.ledger) if of is not None]
+
+    def _let_go(self) -> None:
+        """Free some of what is not ours any more: all at once, the partitions that stay would wait for seconds."""
+        until = time.monotonic() + LET_GO_S
+        while self._leaving and time.monotonic() < until:
+            if next(self._leaving[0], _DONE) is _DONE:
+                self._leaving.popleft()
 
     def _drop(self, held: Held, why: str, *, skip: frozenset[int] | None = None, at_once: bool = False) -> None:
         """Forget the state of a partition that is still ours, and take it over anew."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from monitor.core.ledger import Ledger
@@ -18,6 +18,9 @@ class Fold(Saved, Protocol):
     @property
     def log_time_ms(self) -> int | None:
         """Log time now; None before the first message."""
+
+    def dismantle(self) -> Iterator[None]:
+        """Let go of all it holds, a little with each step; nothing may be asked of it any more."""
 
     def prime(self, timestamp_ms: int) -> None:
         """Take the Kafka timestamp of the message before the first one fed."""

@@ -1,0 +1,69 @@
+"""What was held of a partition is let go a little at a time: all at once, those that stay would wait for seconds."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections import deque
+from itertools import pairwise
+from typing import NamedTuple
+
+from monitor.core.account_settings import AccountSettings
+from monitor.core.emptying import EACH, Container, emptied
+from monitor.core.ledger import Ledger
+from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
+from monitor.core.policy import built_in_policy
+from monitor.core.verdict import encode_verdict
+from monitor.simulator.traffic import Knobs, traffic
+
+FIRST = Checkpoint(offset=0, generation=1, replay_from=0, log_time_ms=None)
+
+
+def test_containers_are_emptied_in_steps_one_after_the_other():
+    numbers = range(2 * EACH + 1)
+    held: list[Container] = [dict.fromkeys(numbers), set(numbers), deque(numbers), {}]
+    left = [sum(map(len, held)), *(sum(map(len, held)) for _ in emptied(held))]
+    assert left[-1] == 0
+    assert {before - after for before, after in pairwise(left)} == {EACH, 1}
+
+
+def test_little_is_left_to_be_freed_with_the_last_user():
+    """However much was open: else that would take as long as to free all of it at once."""
+    few, many = (freed(rate) for rate in (1.0, 6.0))  # Over the same time, of which it takes marks.
+    more = many.open - few.open
+    assert more > 300
+    assert many.in_steps - few.in_steps > 10 * more
+    assert many.at_the_end - few.at_the_end < 2 * more  # Dictionaries that are empty now, and some numbers.
+
+
+class Freed(NamedTuple):
+    """How many blocks of memory: in steps, and with the last user."""
+
+    open: int
+    in_steps: int
+    at_the_end: int
+
+
+def freed(rate: float) -> Freed:
+    fold = Pipeline(Tuning(), built_in_policy(), AccountSettings(), partition=0, checkpoint=FIRST, sweeps=True)
+    topic: list[bytes] = []
+    fold.open(Ledger(lambda _, place: topic[place]))
+    for offset, (due_ms, _, value) in enumerate(traffic(Knobs(seed=4, rate=rate, duration_s=4_000.0, accounts=3))):
+        for told in fold.feed(offset, due_ms, value):
+            if isinstance(told, Publish) and told.verdict is not None:
+                fold.ledger.placed(told.key, told.verdict.at, len(topic))
+                topic.append(encode_verdict(told.verdict))
+    opened = fold.window.open_conversations
+    gc.disable()
+    try:
+        blocks = [sys.getallocatedblocks()]
+        for held in (fold, fold.ledger):
+            for _ in held.dismantle():
+                pass
+        blocks.append(sys.getallocatedblocks())
+        del fold, held
+        blocks.append(sys.getallocatedblocks())
+    finally:
+        gc.enable()
+    before, after, end = blocks
+    return Freed(opened, before - after, after - end)
