@@ -26,7 +26,7 @@ import random
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -2054,7 +2054,7 @@ class NoOrphans(_OtherPipeline):
     name, refuted_by = "no closing of orphans", "P5"
 
     class pipeline_type(Pipeline):  # noqa: N801
-        def _end_orphans(self, offset: int, log_time_ms: int) -> list[Told]:
+        def _end_orphans(self, keys: Iterable[str], offset: int, log_time_ms: int) -> list[Told]:
             return []
 
 
@@ -2064,9 +2064,9 @@ class LateSuspicionIsLost(_OtherPipeline):
     name, refuted_by = "a late suspicion ends as a loss", "P1"
 
     class pipeline_type(Pipeline):  # noqa: N801
-        def _end_orphans(self, offset: int, log_time_ms: int) -> list[Told]:
+        def _end_orphans(self, keys: Iterable[str], offset: int, log_time_ms: int) -> list[Told]:
             self._whole = False
-            return super()._end_orphans(offset, log_time_ms)
+            return super()._end_orphans(keys, offset, log_time_ms)
 
 
 class SilentBelowTheGate(_OtherPipeline):
@@ -2340,10 +2340,10 @@ class NailedUpForGood(_OtherGuests):
             super().__init__(**bounds)
             self.for_good: set[str] = set()
 
-        def _forget(self, bucket: int) -> Iterator[str | None]:
-            for guests in list(self.accounts.values()):
+        @staticmethod
+        def _forget(accounts: dict[str, Guests], bucket: int) -> Iterator[str | None]:
+            for guests in list(accounts.values()):
                 yield from guests.forget(bucket)
-            self._forgetting = None
 
         def see(
             self, guests: Guests | None, account: str, index: Parted[Conversation], event: Event, arrived_ms: int

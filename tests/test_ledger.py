@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitor.core.ledger import NEVER_MS, Ledger, _Settled, _short
+from monitor.core.ledger import NEVER_MS, OPEN_KEYS_EACH, Ledger, _Settled, _short
 from monitor.core.verdict import (
     HISTORY_MAX,
     AlertLabels,
@@ -125,6 +125,47 @@ def test_a_verdict_that_has_not_been_placed_is_known_whole() -> None:
     assert topic.fetched == 0
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abcd"), st.integers(1, 3), st.integers(0, 9), st.sampled_from(["open", "final", None])
+        ),
+        max_size=30,
+    )
+)
+def test_the_greatest_position_is_that_of_what_is_published(said: list[tuple[str, int, int, str | None]]) -> None:
+    """Whatever was withdrawn, or has another position since."""
+    topic: list[bytes] = []
+    ledger = Ledger(lambda _, place: topic[place])
+    for letter, generation, offset, how in said:
+        key = "RE" + letter * 32
+        verdict = a_verdict(recording_sid=key, at=(generation, offset), final=how == "final")
+        ledger.take_in(key, None if how is None else verdict, len(topic))
+        topic.append(b"" if how is None else encode_verdict(verdict))
+        known = [ledger.published("RE" + each * 32) for each in "abcd"]
+        positions = [each.at for each in known if each is not None]
+        for each in range(1, 4):
+            offsets = [offset for generation, offset in positions if generation == each]
+            assert ledger.greatest_offset(each) == max(offsets, default=None)
+        assert ledger.greatest_generation() == max((at[0] for at in positions), default=None)
+
+
+def test_what_is_open_comes_in_order_and_where_it_is_much_in_goes() -> None:
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    few = [f"RE{number:032x}" for number in range(100)]
+    for key in reversed(few):
+        topic.publish(ledger, a_verdict(recording_sid=key, final=key == few[7]))
+    assert list(ledger.open_keys()) == [key for key in few if key != few[7]]
+    for number in range(100, 3 * OPEN_KEYS_EACH):
+        topic.publish(ledger, a_verdict(recording_sid=f"RE{number:032x}"))
+    keys = ledger.open_keys()
+    first = next(keys)
+    topic.publish(ledger, a_verdict(recording_sid=f"RE{1 << 64:032x}"))  # Meanwhile.
+    found = [first, *keys]
+    assert len(set(found)) == len(found) >= 3 * OPEN_KEYS_EACH - 1
+
+
 def test_what_would_be_allowed_on_less_evidence_is_read_back_and_stands() -> None:
     topic = Topic()
     ledger = Ledger(topic.fetch)
@@ -150,7 +191,7 @@ def test_a_settled_verdict_answers_all_but_what_it_says_without_reading_it_back(
     assert ledger.unchanged(RECORDING, 5)
     ledger.note(RECORDING, 6)
     assert ledger.unchanged(RECORDING, 6)
-    assert ledger.open_keys() == []
+    assert list(ledger.open_keys()) == []
     assert ledger.account_if_open(RECORDING) is None
     assert (ledger.greatest_offset(1), ledger.greatest_offset(2), ledger.greatest_generation()) == (7, None, 1)
     assert topic.fetched == 0

@@ -13,6 +13,7 @@ from monitor.core.judging import Tuning, Watch
 from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, NotJudged, Pipeline, Publish, SetAside, SettingSeen, Stands, Told
 from monitor.core.policy import PolicyDocument, RuleDocument, Subject, compile_policy
+from monitor.core.sweep import LOOKED_AT
 from monitor.core.verdict import Verdict
 from monitor.core.window import Cut
 from tests.history import ACCOUNTS, FAR_AHEAD_MS, GRACE_MS, LOG_BASE_MS, SIDS, WINDOW_MS, message
@@ -483,6 +484,41 @@ def test_a_verdict_whose_conversation_was_lost_is_ended_and_only_a_disallowed_on
     fold = Fold(checkpoint=lost, ledger=ledger)
     [verdict] = fold.verdicts(0)
     assert (verdict.outcome, verdict.final) == (ends_as, True)
+
+
+def test_where_much_was_published_those_without_a_conversation_are_ended_a_few_at_a_time():
+    """Nor before the log has been caught up with, and none that is somebody's, or was decided later."""
+    ledger = Ledger()
+    nobodys = sorted(f"RE{number:032x}" for number in range(1, 2 * LOOKED_AT))
+    verdict = a_verdict("r", at=(1, 4))
+    for key in [*nobodys, SIDS["r"]]:
+        ledger.take_in(key, msgspec.structs.replace(verdict, recording_sid=key), 0)
+    ledger.take_in(SIDS["s"], a_verdict("s", at=(1, 9)), 0)
+    taken_over = Checkpoint(offset=5, generation=1, replay_from=5, log_time_ms=LOG_BASE_MS, end=12)
+    fold = Fold(checkpoint=taken_over, ledger=ledger, sweeps=True)
+    assert fold.pipeline.gate == 10
+    for stamp in range(6):
+        fold.feed(stamp, "rec(r,a)" if stamp == 0 else "tick()")
+        assert {key for told in fold.sweep_all() for key, _ in told} <= {"r"}
+    fold.feed(6)
+    assert fold.pipeline.next_offset == 12
+    ended: list[str] = []
+    while fold.pipeline.sweeping:
+        told = [one for one in fold.pipeline.sweep(3) if isinstance(one, Publish)]
+        assert len(told) <= 3
+        ended += [one.key for one in told if one.verdict is not None and one.verdict.final]
+    assert ended == [*nobodys, SIDS["s"]]
+    assert not ledger.is_final(SIDS["r"])
+
+
+def test_where_something_was_lost_they_are_ended_at_once_for_a_successor_does_not_know_it():
+    ledger = Ledger()
+    verdict = a_verdict("r", at=(1, 4))
+    for number in range(3 * LOOKED_AT):
+        key = f"RE{number:032x}"
+        ledger.take_in(key, msgspec.structs.replace(verdict, recording_sid=key), 0)
+    lost = Checkpoint(offset=5, generation=1, replay_from=5, log_time_ms=LOG_BASE_MS, lost=True)
+    assert len(Fold(checkpoint=lost, ledger=ledger, sweeps=True).verdicts(0)) == 3 * LOOKED_AT
 
 
 def test_a_verdict_without_a_conversation_is_not_ended_before_the_log_has_been_caught_up_with():

@@ -102,7 +102,7 @@ class Nailed:
             self.forget_due = bucket + self.marks.part
             from_ms = arrived_ms if oldest is None else oldest.beside_ms
             self.marks.forget(from_ms // self.marks.bucket_ms - self.marks.window)
-            self._forgetting = _forget(self.accounts, bucket)
+            self._forgetting = self._forget(self.accounts, bucket)
         if self._forgetting is None:
             return []
         # Some with each bucket: with half a million open, all at once held everything up for a third of a second.
@@ -110,6 +110,15 @@ class Nailed:
         if len(steps) < STEPS:
             self._forgetting = None
         return [sid for sid in steps if sid is not None]
+
+    @staticmethod
+    def _forget(accounts: dict[str, Guests], bucket: int) -> Iterator[str | None]:
+        """Drop what nobody can see any more, in steps; the accounts of whose calls nothing is known any more."""
+        for sid, guests in list(accounts.items()):
+            yield from guests.forget(bucket)
+            if not guests.notes.size() and accounts.get(sid) is guests:
+                del accounts[sid]
+                yield sid
 
     def begin_bucket(self, offset: int, arrived_ms: int) -> int:
         """Take down that log time has come to a new bucket; the bucket."""
@@ -200,15 +209,6 @@ class Nailed:
         frozen, self._frozen = self._frozen, []
         for notes in frozen:
             notes.thaw()
-
-
-def _forget(accounts: dict[str, Guests], bucket: int) -> Iterator[str | None]:
-    """Drop what nobody can see any more, in steps; the accounts of whose calls nothing is known any more."""
-    for sid, guests in list(accounts.items()):
-        yield from guests.forget(bucket)
-        if not guests.notes.size() and accounts.get(sid) is guests:
-            del accounts[sid]
-            yield sid
 
 
 class Times(msgspec.Struct, array_like=True, frozen=True):

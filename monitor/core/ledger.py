@@ -51,12 +51,13 @@ _pack_rest = msgspec.msgpack.Encoder().encode
 _read_rest = msgspec.msgpack.Decoder(tuple[int, Published]).decode
 _SHORT_BYTES: Final = 17  # A SID: its number, and what it is of.
 _PART_AT: Final = 15  # The byte of it that says in which part it is.
-_RECORD_AT: Final = struct.Struct(f"<{_SHORT_BYTES + _AT_AT}x{_AT.format[1:]}x")  # Of a record, ``_AT`` alone.
+_RECORD_AT: Final = struct.Struct(f"<{_SHORT_BYTES}s{_AT_AT}x{_AT.format[1:]}x")  # Of a record its SID and ``_AT``.
 _RECORD: Final = struct.Struct(f"<{_SHORT_BYTES}s{ENTRY_FORMAT[1:]}")
 SETTLED_BYTES: Final = _RECORD.size - _FINDING.size  # What ``Ledger.dump_part`` takes for a settled verdict.
 YOUNG_MIN: Final = 16
 YOUNG_PART: Final = 16  # So small a share of a run waits beside it.
 _NOT_FOUND: Final = _FINDING.pack(0)
+OPEN_KEYS_EACH: Final = 2_000
 HOUR_MS: Final = 3_600_000
 NEVER_MS: Final = 1 << 62
 
@@ -131,11 +132,11 @@ class _Settled:
             self._old[records[0][_PART_AT]] = b"".join(records)
             self.size += len(records)
 
-    def positions(self) -> Iterator[tuple[int, int]]:
-        """Offset and generation of each."""
+    def positions(self) -> Iterator[tuple[bytes | str, int, int]]:
+        """Of each what it is under, its offset and its generation."""
         runs = chain.from_iterable(map(_RECORD_AT.iter_unpack, self._old))
-        beside = chain(self._odd.values(), *[young.values() for young in self._young])
-        return chain(runs, (_AT.unpack_from(entry, _AT_AT) for entry in beside))
+        beside = chain(self._odd.items(), *[young.items() for young in self._young])
+        return chain(runs, ((short, *_AT.unpack_from(entry, _AT_AT)) for short, entry in beside))
 
     def _place(self, part: int, short: bytes) -> int | None:
         """Where in its part's run an entry begins. SIDs are random: their first bytes say about where that must be."""
@@ -197,6 +198,8 @@ class Ledger:
         self._names: list[str] = []
         self._ends = _Ends()
         self._outlived: set[str] = set()  # Of which a final verdict is gone whose end is still set down.
+        # Of each generation the greatest offset, and whose verdict that is (key or SID); None: to be looked for.
+        self._greatest: dict[int, tuple[int, bytes | str]] | None = {}
         self.next_end_ms = NEVER_MS  # No final verdict has been kept long enough before this instant.
         self.heard: list[tuple[str, str]] = []  # Whose verdicts somebody else wrote: account and key.
         self.restored = False  # Whether it began with a snapshot, so that nobody has read what it knows.
@@ -351,6 +354,7 @@ class Ledger:
         """Forget what was published under ``key``: a tombstone is about to be written."""
         if self.is_final(key):
             self._outlived.add(key)
+        self._leaves_position(key)
         if key in self._entries:
             del self._entries[key]
         else:
@@ -359,9 +363,18 @@ class Ledger:
         self._awaited.pop(key, None)
         self._met.pop(key, None)
 
-    def open_keys(self) -> list[str]:
-        """Whose verdicts are not final, in order of the SIDs."""
-        return sorted(key for key, entry in self._entries.items() if not _head(entry).final)
+    def open_keys(self) -> Iterator[str]:
+        """Whose verdicts are not final, in order of the SIDs; where there are many, some parts of them after others.
+
+        What is published meanwhile may be among them or not.
+        """
+        found: list[str] = []
+        for part in self._entries.parts:
+            found += [key for key, entry in part.items() if not entry[_FLAGS_AT] & _FINAL]
+            if len(found) >= OPEN_KEYS_EACH:
+                yield from sorted(found)
+                found = []
+        yield from sorted(found)
 
     def ended(self, log_time_ms: int) -> Iterator[str]:
         """Yield, withdrawn, the final verdicts that have been kept long enough."""
@@ -392,20 +405,21 @@ class Ledger:
         short = verdict.outcome == "allowed" and verdict.rejudged is None
         return read_instant(verdict.decided_at) + self.kept_ms[not short]
 
-    def going_on(self) -> Iterator[tuple[str, str, str]]:
-        """Of each open verdict whose recording goes on: key, account and outcome."""
-        for key, entry in self._entries.items():
+    def going_on(self, part: int) -> Iterator[tuple[str, str, str]]:
+        """Of each open verdict of one of its ``PARTS`` whose recording goes on: key, account and outcome."""
+        for key, entry in self._entries.parts[part].items():
             if entry[_FLAGS_AT] & _GOES_ON:
                 number, published = _read_rest(entry[_HEAD.size :])
                 yield key, self._names[number], published.outcome
 
     def greatest_offset(self, generation: int) -> int | None:
         """The greatest offset at which a verdict of ``generation`` was decided."""
-        return max((offset for offset, other in self._positions() if other == generation), default=None)
+        greatest = self._find_greatest().get(generation)
+        return None if greatest is None else greatest[0]
 
     def greatest_generation(self) -> int | None:
         """The greatest generation that has published anything."""
-        return max((generation for _, generation in self._positions()), default=None)
+        return max(self._find_greatest(), default=None)
 
     # ----------------------------------------------------------------- what a snapshot takes and gives
 
@@ -461,12 +475,15 @@ class Ledger:
                 self._settled.put(_short(key), _NOT_FOUND + entry)
             else:
                 self._entries[key] = _NOT_FOUND + entry
+            self._note_position(key, *_AT.unpack_from(entry, _AT_AT - _FINDING.size))
             count += 1
         records = [
             settled[at : at + _SHORT_BYTES] + _NOT_FOUND + settled[at + _SHORT_BYTES : at + SETTLED_BYTES]
             for at in range(0, len(settled), SETTLED_BYTES)
         ]
         self._settled.load(records)
+        for short, offset, generation in _RECORD_AT.iter_unpack(b"".join(records)):
+            self._note_position(short, offset, generation)
         return count + len(records)
 
     def load_ends(self, hours: Iterable[tuple[int, bytes]], due: Iterable[tuple[int, str]]) -> None:
@@ -489,9 +506,28 @@ class Ledger:
 
     # ----------------------------------------------------------------- inside
 
-    def _positions(self) -> Iterator[tuple[int, int]]:
-        """Offset and generation of every verdict."""
-        return chain((_AT.unpack_from(entry, _AT_AT) for _, entry in self._entries.items()), self._settled.positions())
+    def _find_greatest(self) -> dict[int, tuple[int, bytes | str]]:
+        if self._greatest is None:
+            self._greatest = {}
+            for short, offset, generation in self._settled.positions():
+                self._note_position(short, offset, generation)
+            for key, entry in self._entries.items():
+                self._note_position(key, *_AT.unpack_from(entry, _AT_AT))
+        return self._greatest
+
+    def _note_position(self, short: bytes | str, offset: int, generation: int) -> None:
+        """A verdict has this position: to look for the greatest of a million takes half a second."""
+        if self._greatest is not None:
+            known = self._greatest.get(generation)
+            if known is None or offset > known[0]:
+                self._greatest[generation] = offset, short
+
+    def _leaves_position(self, key: str) -> None:
+        """A verdict is about to have another position, or none."""
+        if self._greatest is not None:
+            names = key, _short(key)
+            if any(whose in names for _, whose in self._greatest.values()):
+                self._greatest = None
 
     def _entry(self, key: str) -> bytes | None:
         entry = self._entries.get(key)
@@ -519,9 +555,14 @@ class Ledger:
         return number
 
     def _put(self, key: str, verdict: Verdict, entry: bytes, known: bytes | None, end_ms: int) -> None:
-        if known is not None and key not in self._entries:
-            self._settled.pop(_short(key))
+        if known is not None:
+            offset, generation = _AT.unpack_from(known, _AT_AT)
+            if generation != verdict.at[0] or offset > verdict.at[1]:
+                self._leaves_position(key)
+            if key not in self._entries:
+                self._settled.pop(_short(key))
         self._entries[key] = entry
+        self._note_position(key, verdict.at[1], verdict.at[0])
         self._whole[key] = verdict if self._fetch is not None else encode_verdict(verdict)
         if verdict.final and (known is None or not known[_FLAGS_AT] & _FINAL):
             self._ends.add(end_ms, key)

@@ -39,7 +39,7 @@ from monitor.core.ledger import Ledger
 from monitor.core.policy import Policy
 from monitor.core.readers import OWN
 from monitor.core.snapshot import Loading, Saving, Unusable, about
-from monitor.core.sweep import Sweep
+from monitor.core.sweep import LOOKED_AT, Sweep
 from monitor.core.values import AGE_BOUNDS_MS, AHEAD_MAX_MS
 from monitor.core.verdict import Published, Verdict, orphaned, render_instant, revise
 from monitor.core.window import Cut, Window
@@ -250,6 +250,7 @@ class Pipeline:
         self._changed_accounts: set[str] = set()  # To be swept, from the next message on.
         self._end = checkpoint.end
         self._unsettled: list[str] = []  # Published, not final, and perhaps nobody's: see _end_orphans.
+        self._inherited: Iterator[str] | None = None  # The same, of what was published before: for ``sweep``.
         self._bereft: set[str] = set()  # Of these, what has closed with nothing left to conclude it from.
         self._whole = not checkpoint.lost and checkpoint.cut is None
         # What is held back is lost with this process: until it is told, the checkpoint stays where it was.
@@ -276,7 +277,10 @@ class Pipeline:
         self._all_dirty = True
         ledger.take_heard()
         ledger.owned = True
-        self._unsettled = ledger.open_keys()
+        if self._sweep is None or not self._whole:  # Whoever takes over from here does not know what was lost before.
+            self._unsettled = list(ledger.open_keys())
+        elif len(ledger):
+            self._inherited = ledger.open_keys()
         self._says_standing = ledger.restored and self._sweep is not None
         return self.gate
 
@@ -292,7 +296,8 @@ class Pipeline:
     @property
     def sweeping(self) -> bool:
         """Whether ``sweep`` has anything to do: not what the next message has to bring first."""
-        return bool(self._sweep) and not self._all_dirty and not self._changed_accounts
+        waits = self._all_dirty or self._changed_accounts
+        return not waits and (bool(self._sweep) or (self._inherited is not None and self.next_offset >= self._end))
 
     def sweep(self, most: int) -> Sequence[Told]:
         """Judge again, of what concerns everything that is open, at most so many conversations; what is to be told.
@@ -301,11 +306,30 @@ class Pipeline:
         """
         if self._sweep is None or not self.sweeping or self.log_time_ms is None:
             return _SILENCE
+        if not self._sweep:
+            return self._end_inherited(most, self.next_offset - 1, self.log_time_ms)
         taken = self._sweep.take(self.window.accounts, most)
         dirty = {id(conversation): (conversation, self.log_time_ms) for conversation in taken}
         told = self._publish(self._judge_dirty(dirty, self.next_offset - 1, self.log_time_ms))
-        self._says_standing = self._says_standing and self.sweeping
+        self._says_standing = self._says_standing and bool(self._sweep)
         return told + self._take_failures() if self._failures else told
+
+    def _end_inherited(self, most: int, offset: int, log_time_ms: int) -> list[Told]:
+        """End what nobody will ever judge again of the verdicts that were there before: a few, as each is read back.
+
+        To look at all of them at once takes two seconds of half a million.
+        """
+        assert self._inherited is not None
+        told: list[Told] = []
+        for _ in range(most * LOOKED_AT):
+            key = next(self._inherited, None)
+            if key is None:
+                self._inherited = None
+                break
+            told += self._end_orphans([key], offset, log_time_ms)
+            if len(told) >= most:
+                break
+        return told
 
     def known(self, account: str, recordings: Iterable[str]) -> dict[str, Known]:
         """What is known of these recordings of an account; of one that is left out, nothing.
@@ -596,7 +620,8 @@ class Pipeline:
         if dirty and not aged:
             told += self._publish(self._judge_dirty(dirty, offset, log_time_ms))
         if self._unsettled and self.next_offset >= self._end:
-            told += self._end_orphans(offset, log_time_ms)
+            keys, self._unsettled = self._unsettled, []
+            told += self._end_orphans(keys, offset, log_time_ms)
         if log_time_ms >= self.ledger.next_end_ms:
             told += [Publish(key, None, None, log_time_ms, late=False) for key in self.ledger.ended(log_time_ms)]
         if self._overtaken or self._safe is not None:
@@ -821,7 +846,7 @@ class Pipeline:
                 self._dirty_accounts.add(account)
             self._unsettled.append(key)
 
-    def _end_orphans(self, offset: int, log_time_ms: int) -> list[Told]:
+    def _end_orphans(self, keys: Iterable[str], offset: int, log_time_ms: int) -> list[Told]:
         """What is published, not final, and has no conversation any more, will never be judged again: end it.
 
         Its evidence was lost; or a former owner wrote it after we had ended it. Where nothing was lost, a suspicion can
@@ -829,7 +854,6 @@ class Pipeline:
         """
         told: list[Told] = []
         at = (self.generation, offset)
-        keys, self._unsettled = self._unsettled, []
         for key in keys:
             bereft = key in self._bereft
             self._bereft.discard(key)

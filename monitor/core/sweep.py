@@ -13,7 +13,7 @@ from typing import Final
 from monitor.core.conversation import Conversation
 from monitor.core.window import Account
 
-LOOKED_AT: Final = 64  # For each that may be taken: to pass over one that holds nothing to judge costs next to nothing.
+LOOKED_AT: Final = 64  # For each that may be taken: to pass over one of which there is nothing to do costs little.
 NEWEST: Final = 64  # Of each part of a large account, so many come before all else.
 
 

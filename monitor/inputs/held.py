@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Iterator
 from concurrent.futures import Future
 from enum import Enum
 
@@ -93,6 +94,7 @@ class Held:
         self.verdicts_to = 0  # How far the verdict topic was read.
         self.ledger_from = 0  # From where on, where a snapshot says what was before.
         self.ledger_restoring: Restoring | None = None
+        self.saying: Iterator[None] | None = None  # What of that is told, once it is all there.
         self.restoring: Restoring | None = None
         self.without_snapshot = False
         self.snapshots: Keeper | None = None

@@ -36,6 +36,7 @@ from confluent_kafka import (
 
 from monitor import clock
 from monitor.core.ledger import Ledger
+from monitor.core.parted import PARTS
 from monitor.core.pipeline import Checkpoint, NotJudged, Publish, SetAside, Stands, Told
 from monitor.core.snapshot import Unusable
 from monitor.core.verdict import Verdict, decode_verdict, encode_verdict
@@ -742,7 +743,13 @@ class Member:
             held.snapshots.close()
         self._reader.leave(self._topics.events, held.partition)
         self._reader.leave(self._topics.verdicts, held.partition)
-        self._leaving += [of.dismantle() for of in (held.fold, held.ledger) if of is not None]
+        self._free(held.fold)
+        self._free(held.ledger)
+
+    def _free(self, state: Fold | Ledger | None) -> None:
+        """Nothing is asked of it any more: it is freed by and by."""
+        if state is not None:
+            self._leaving.append(state.dismantle())
 
     def _let_go(self) -> None:
         """Free some of what is not ours any more: all at once, the partitions that stay would wait for seconds."""
@@ -842,19 +849,30 @@ class Member:
         """Read on in the snapshot of a ledger; once it is all there, read what came after it."""
         assert held.ledger is not None
         try:
-            if not self._read_on(restoring):
-                return
+            if held.saying is None:
+                if not self._read_on(restoring):
+                    return
+                held.saying = self._say_going_on(held.partition, held.ledger)
+            for _ in held.saying:
+                if time.monotonic() >= self._restoring_until:
+                    return
         except (Unusable, OSError) as error:
             log.warning("snapshot_not_used", partition=held.partition, why=str(error))
             restoring.close()
+            self._free(held.ledger)
             held.ledger = self._new_ledger(held.partition)
             self._follow_verdicts(held, BEGINNING)
         else:
             held.verdicts_to = held.ledger_from = restoring.offset
-            for key, account, outcome in held.ledger.going_on():
-                self._watch.verdict_going_on(held.partition, key, account, outcome)
             self._follow_verdicts(held, restoring.offset)
-        held.ledger_restoring = None
+        held.ledger_restoring = held.saying = None
+
+    def _say_going_on(self, partition: int, ledger: Ledger) -> Iterator[None]:
+        """Tell of the verdicts that nobody has read, a part of them with each step."""
+        for part in range(PARTS):
+            for key, account, outcome in ledger.going_on(part):
+                self._watch.verdict_going_on(partition, key, account, outcome)
+            yield
 
     def _fetch_verdict(self, partition: int, key: str, place: int) -> bytes:
         try:
@@ -909,6 +927,7 @@ class Member:
                 return
         except (Unusable, OSError) as error:
             log.warning("snapshot_not_used", partition=held.partition, why=str(error))
+            self._free(held.fold)
             held.without_snapshot, held.fold = True, None  # Half a state is none: from R, as ever.
         restoring.close()
         held.restoring = None
