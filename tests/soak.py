@@ -4,7 +4,8 @@ Two members share four partitions. One is never touched, and is watched: memory,
 is stopped at random, in good order or by SIGKILL, and started again, so that partitions come to the first and leave it
 all the time: what a takeover leaks would show there. The window is two minutes and life runs thirty times faster, so
 that after the warm-up as many conversations close as begin; a case is held as much shorter, since the board of alerts
-knows all that are held.
+knows all that are held. In the warm-up the other one is ended every half minute: what memory a member needs at most is
+what it needs while it takes over, and that is to be behind it.
 
 What is kept of a final verdict (some digests, for as long as it may be revised or retained) grows by design; the
 slope is given as measured, among looks at as many partitions, and beside it what the verdicts reached in that time
@@ -63,6 +64,7 @@ UP_S: Final = (60.0, 180.0)
 """How long the other member lives. Ended every forty seconds, the two fell behind: each time both fold two minutes
 again, at a thousand events a second for ten seconds and more."""
 AWAY_S: Final = (1.0, 20.0)
+UP_AT_FIRST_S: Final = (20.0, 35.0)
 SLOPE_MUST_MB: Final = 1.0
 
 
@@ -141,6 +143,11 @@ def look(monitor: MonitorProcess, names: Names, began: float) -> Look:
     )
 
 
+def warm_up_s(minutes: float) -> float:
+    """After how long the slope is taken."""
+    return max(WARM_UP * minutes * 60, min(2 * WINDOW_S, minutes * 30))
+
+
 def soak(
     broker: RealBroker, directory: Path, *, minutes: float, rate: int, seed: int
 ) -> tuple[list[Look], list[str], str]:
@@ -182,7 +189,7 @@ def soak(
                 if now >= change_at:
                     if restarted is None:
                         restarted = other()
-                        change_at = now + chance.uniform(*UP_S)
+                        change_at = now + chance.uniform(*(UP_AT_FIRST_S if now < warm_up_s(minutes) else UP_S))
                     else:
                         how = chance.choice((signal.SIGTERM, signal.SIGKILL))
                         restarted.stop(how)
@@ -207,7 +214,7 @@ def soak(
 
 def render(looks: list[Look], ends: list[str], kept_up: str, minutes: float) -> str:
     """The findings in Markdown."""
-    warm = max(WARM_UP * minutes * 60, min(2 * WINDOW_S, minutes * 30))
+    warm = warm_up_s(minutes)
     after = [seen for seen in looks if seen.at_s >= warm]
     if len(after) < 3:
         raise BenchError("too short: nothing is left after the warm-up")
