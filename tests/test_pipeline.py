@@ -486,6 +486,20 @@ def test_a_verdict_whose_conversation_was_lost_is_ended_and_only_a_disallowed_on
     assert (verdict.outcome, verdict.final) == (ends_as, True)
 
 
+def test_a_suspicion_that_was_withdrawn_is_so_again_where_what_tells_of_its_recording_closed_before_the_gate():
+    first = Fold()
+    messages = [(0, "insight(e)"), (WINDOW_MS, "rec(t,e)"), (2 * WINDOW_MS, "tick()")]
+    for stamp, entries in messages:
+        first.feed(stamp, entries)
+    assert not first.ledger.knows(SIDS["e"])
+    second = rebuilt(first, first.ledger, messages=messages, checkpoint=START)
+    assert second.pipeline.gate == 3
+    for stamp, entries in messages:
+        assert list(second.feed(stamp, entries)) == []
+    assert [(verdict.key, verdict.final) for verdict in second.verdicts(2 * WINDOW_MS)] == [(SIDS["e"], True)]
+    assert not second.ledger.knows(SIDS["e"])
+
+
 def test_where_much_was_published_those_without_a_conversation_are_ended_a_few_at_a_time():
     """Nor before the log has been caught up with, and none that is somebody's, or was decided later."""
     ledger = Ledger()

@@ -118,11 +118,12 @@ class Judge:
                     too_old = self._too_old(seen, attribution, evidence)
                     drafts.append(Draft(recording, seen, finding, digest, due_ms, too_old))
             if attribution.conference_stated:
-                # Most are published nothing of: whether this very recording states them is asked of the others.
+                # Most are published nothing of: whether this very recording states them is asked of the others. What
+                # has closed may be kept back for the gate, with the suspicion, which nobody knows of yet.
                 drafts += [
                     Draft(conference, seen, None, 0, due_ms)
                     for conference in sorted(evidence.recorded)
-                    if not ledger.owned or ledger.is_suspicion(conference)
+                    if closed or not ledger.owned or ledger.is_suspicion(conference)
                     if any(fact.conference == conference for _, fact in evidence.recordings[recording])
                 ]
         if conversation.suspects:
