@@ -14,7 +14,7 @@ from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, NotJudged, Pipeline, Publish, SetAside, SettingSeen, Stands, Told
 from monitor.core.policy import PolicyDocument, RuleDocument, Subject, compile_policy
 from monitor.core.sweep import LOOKED_AT
-from monitor.core.verdict import Verdict
+from monitor.core.verdict import Verdict, encode_verdict
 from monitor.core.window import Cut
 from tests.history import ACCOUNTS, FAR_AHEAD_MS, GRACE_MS, LOG_BASE_MS, SIDS, WINDOW_MS, message
 
@@ -519,10 +519,47 @@ def test_where_much_was_published_those_without_a_conversation_are_ended_a_few_a
     ended: list[str] = []
     while fold.pipeline.sweeping:
         told = [one for one in fold.pipeline.sweep(3) if isinstance(one, Publish)]
-        assert len(told) <= 3
+        assert len(told) <= 1
         ended += [one.key for one in told if one.verdict is not None and one.verdict.final]
     assert ended == [*nobodys, SIDS["s"]]
     assert not ledger.is_final(SIDS["r"])
+
+
+def test_they_are_ended_also_where_one_change_follows_the_other():
+    ledger = Ledger()
+    ledger.take_in(SIDS["s"], a_verdict("s", at=(1, 4)), 0)
+    taken_over = Checkpoint(offset=5, generation=1, replay_from=5, log_time_ms=LOG_BASE_MS)
+    fold = Fold(checkpoint=taken_over, ledger=ledger, sweeps=True)
+    for stamp, key in enumerate("rt"):
+        fold.feed(stamp, f"rec({key},{'ab'[stamp]})")
+    [account] = fold.pipeline.window.accounts
+    for _ in range(3):
+        fold.pipeline.change_settings(account)
+        fold.feed(2)
+        fold.sweep()
+        assert fold.pipeline.sweeping
+    assert ledger.is_final(SIDS["s"])
+
+
+def test_where_one_of_them_can_not_be_ended_the_others_are_and_all_of_that_is_told():
+    topic: dict[str, bytes] = {}
+    ledger = Ledger(lambda key, _: topic[key])
+    keys = [f"RE{number:032x}" for number in range(1, 6)]
+    for place, key in enumerate(keys):
+        verdict = msgspec.structs.replace(a_verdict("r", at=(1, 4)), recording_sid=key)
+        topic[key] = encode_verdict(verdict)
+        ledger.take_in(key, verdict, place)
+    topic[keys[2]] = b"?"
+    fold = Fold(checkpoint=Checkpoint(offset=5, generation=1, replay_from=5, log_time_ms=0), ledger=ledger, sweeps=True)
+    fold.feed(0)
+    ended: list[str] = []
+    raised = 0
+    while fold.pipeline.sweeping:
+        try:
+            ended += [told.key for told in fold.pipeline.sweep(4) if isinstance(told, Publish)]
+        except ValueError:
+            raised += 1
+    assert (raised, ended) == (1, [*keys[:2], *keys[3:]])
 
 
 def test_where_something_was_lost_they_are_ended_at_once_for_a_successor_does_not_know_it():

@@ -251,6 +251,7 @@ class Pipeline:
         self._end = checkpoint.end
         self._unsettled: list[str] = []  # Published, not final, and perhaps nobody's: see _end_orphans.
         self._inherited: Iterator[str] | None = None  # The same, of what was published before: for ``sweep``.
+        self._inherited_next = False  # Whether it is their turn.
         self._bereft: set[str] = set()  # Of these, what has closed with nothing left to conclude it from.
         self._whole = not checkpoint.lost and checkpoint.cut is None
         # What is held back is lost with this process: until it is told, the checkpoint stays where it was.
@@ -297,16 +298,22 @@ class Pipeline:
     def sweeping(self) -> bool:
         """Whether ``sweep`` has anything to do: not what the next message has to bring first."""
         waits = self._all_dirty or self._changed_accounts
-        return not waits and (bool(self._sweep) or (self._inherited is not None and self.next_offset >= self._end))
+        return not waits and (bool(self._sweep) or self._ends_inherited)
+
+    @property
+    def _ends_inherited(self) -> bool:
+        return self._inherited is not None and self.next_offset >= self._end
 
     def sweep(self, most: int) -> Sequence[Told]:
         """Judge again, of what concerns everything that is open, at most so many conversations; what is to be told.
 
         It counts as decided with the last message that was fed: call it until ``sweeping`` is over, between messages.
+        What was published before has every other turn: where changes follow each other, the rest may never be over.
         """
         if self._sweep is None or not self.sweeping or self.log_time_ms is None:
             return _SILENCE
-        if not self._sweep:
+        self._inherited_next = self._ends_inherited and (not self._inherited_next or not self._sweep)
+        if self._inherited_next:
             return self._end_inherited(most, self.next_offset - 1, self.log_time_ms)
         taken = self._sweep.take(self.window.accounts, most)
         dirty = {id(conversation): (conversation, self.log_time_ms) for conversation in taken}
@@ -315,21 +322,21 @@ class Pipeline:
         return told + self._take_failures() if self._failures else told
 
     def _end_inherited(self, most: int, offset: int, log_time_ms: int) -> list[Told]:
-        """End what nobody will ever judge again of the verdicts that were there before: a few, as each is read back.
+        """End one of the verdicts that were there before and nobody will ever judge again, if it is among the next few.
 
-        To look at all of them at once takes two seconds of half a million.
+        To look at all of them at once takes two seconds of half a million, and each is read back. And only one: where
+        that raises, nothing is lost of what was to be told.
         """
         assert self._inherited is not None
-        told: list[Told] = []
         for _ in range(most * LOOKED_AT):
             key = next(self._inherited, None)
             if key is None:
                 self._inherited = None
                 break
-            told += self._end_orphans([key], offset, log_time_ms)
-            if len(told) >= most:
-                break
-        return told
+            told = self._end_orphans([key], offset, log_time_ms)
+            if told:
+                return told
+        return []
 
     def known(self, account: str, recordings: Iterable[str]) -> dict[str, Known]:
         """What is known of these recordings of an account; of one that is left out, nothing.
