@@ -10,7 +10,7 @@ from typing import Final
 from monitor import allocator
 
 EVERY_S: Final = 1.0
-IDLE_S: Final = 10.0
+IDLE_S: Final = 2.0  # Less than from tick to tick of some partitions, each of which has one every ten seconds.
 ALL_EVERY_S: Final = 3600.0
 GIVE_BACK_EVERY_S: Final = 10.0
 
@@ -21,7 +21,7 @@ class Collector:
     Left to itself it looks at all there is, when it likes: with half a million conversations open that holds everything
     up for a second. None of them is ever garbage: the state of a partition holds no cycle, and goes with its last user.
     So each second what has come since the last one is looked at, and what is left of that never again, but for all
-    there is, once an hour, if there has been nothing to do for ten seconds: connections of the web server, of two
+    there is, once an hour, if there has been nothing to do for two seconds: connections of the web server, of two
     kilobytes each, that were open in such a moment. Of one who is never idle they stay.
     """
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from monitor.collector import ALL_EVERY_S, EVERY_S, IDLE_S, Collector
+from monitor.inputs.kafka import TICK_EVERY_S
 
 
 class Ring:
@@ -78,4 +79,17 @@ def test_all_there_is_is_looked_at_after_an_hour_when_nothing_was_to_do_for_long
     assert stays() is not None
     clock.now_s += EVERY_S
     collector.between_batches(idle=True)
+    assert stays() is None
+
+
+def test_the_ticks_of_some_partitions_are_nothing_to_do(collector: Collector, clock: Clock):
+    kept = Ring()
+    stays = weakref.ref(kept)
+    clock.now_s += EVERY_S
+    collector.between_batches(idle=False)
+    del kept
+    clock.now_s += ALL_EVERY_S
+    for turn in range(200):
+        collector.between_batches(idle=turn % 17 != 0)  # Of three partitions.
+        clock.now_s += TICK_EVERY_S / 51
     assert stays() is None
