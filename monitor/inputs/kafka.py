@@ -592,7 +592,7 @@ class Member:
         if place is None:
             held.failed = held.failed or "not_delivered"
         elif isinstance(told, Publish):
-            if held.ledger is not None and told.verdict is not None:
+            if held.ledger is not None and told.verdict is not None and not held.dropped:
                 back = held.ledger.placed(told.key, told.verdict.at, place)
                 if back is not None:
                     held.write_back[told.key] = back
