@@ -8,6 +8,8 @@ from collections import deque
 from itertools import pairwise
 from typing import NamedTuple
 
+import pytest
+
 from monitor.core.account_settings import AccountSettings
 from monitor.core.emptying import EACH, Container, emptied
 from monitor.core.ledger import Ledger
@@ -15,6 +17,7 @@ from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
 from monitor.core.policy import built_in_policy
 from monitor.core.verdict import encode_verdict
 from monitor.simulator.traffic import Knobs, traffic
+from tests.test_ledger import Topic, a_verdict
 
 FIRST = Checkpoint(offset=0, generation=1, replay_from=0, log_time_ms=None)
 
@@ -34,6 +37,23 @@ def test_little_is_left_to_be_freed_with_the_last_user():
     assert more > 300
     assert many.in_steps - few.in_steps > 10 * more
     assert many.at_the_end - few.at_the_end < 2 * more  # Dictionaries that are empty now, and some numbers.
+
+
+@pytest.mark.parametrize(("final", "placed", "blocks_each"), [(False, True, 2), (True, True, 2), (False, False, 3)])
+def test_of_what_is_published_most_is_freed_in_steps(*, final: bool, placed: bool, blocks_each: int):
+    count = 1_000
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    for number in range(count):
+        verdict = a_verdict(recording_sid=f"RE{number * 7919:032x}", final=final)
+        if placed:
+            topic.publish(ledger, verdict)
+        else:
+            ledger.publish(verdict, 1)
+    before = sys.getallocatedblocks()
+    for _ in ledger.dismantle():
+        pass
+    assert before - sys.getallocatedblocks() > 0.9 * blocks_each * count
 
 
 class Freed(NamedTuple):

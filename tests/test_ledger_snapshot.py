@@ -108,6 +108,20 @@ def test_what_is_read_is_what_was_there(snapshots: Snapshots):
     )
 
 
+@pytest.mark.parametrize("key", ["RE" + "1" * 32, "no SID"])
+@pytest.mark.parametrize("final", [True, False])
+def test_the_greatest_position_is_read_whatever_it_is_of(snapshots: Snapshots, key: str, *, final: bool):
+    """Else a takeover would tell again what was told, in a generation that has been."""
+    topic, ledger = whole()
+    topic.publish(ledger, a_verdict(recording_sid=key, at=(3, 700), final=final))
+    written(snapshots, ledger, len(topic.values))
+    found = read(snapshots, topic)
+    assert found is not None
+    successor, _ = found
+    assert [successor.greatest_offset(generation) for generation in (1, 2, 3)] == [601, None, 700]
+    assert successor.greatest_generation() == 3
+
+
 def test_what_a_verdict_says_has_the_same_digest_in_every_process():
     """Else each would be told once more after a takeover: what was loaded is compared with what is found anew."""
     assert remembered_content() == 17_859_008_540_376_971_193

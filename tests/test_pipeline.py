@@ -525,6 +525,21 @@ def test_where_much_was_published_those_without_a_conversation_are_ended_a_few_a
     assert not ledger.is_final(SIDS["r"])
 
 
+def test_of_those_that_are_not_to_be_ended_a_few_are_passed_over_at_a_time():
+    ledger = Ledger()
+    for number in range(3 * LOOKED_AT):
+        key = f"RE{number:032x}"
+        ledger.take_in(key, msgspec.structs.replace(a_verdict("r", at=(2, 0)), recording_sid=key), 0)
+    taken_over = Checkpoint(offset=5, generation=1, replay_from=5, log_time_ms=LOG_BASE_MS)
+    fold = Fold(checkpoint=taken_over, ledger=ledger, sweeps=True)
+    fold.feed(0, "rec(r,a)")
+    fold.pipeline.change_policy(NOTHING)
+    fold.feed(0)
+    told = fold.sweep_all()
+    assert len(told) == 4 + 2  # The last of each finds that there are no more.
+    assert told.index([("r", False)]) == 1
+
+
 def test_they_are_ended_also_where_one_change_follows_the_other():
     ledger = Ledger()
     ledger.take_in(SIDS["s"], a_verdict("s", at=(1, 4)), 0)
