@@ -32,8 +32,10 @@ class Collector:
         self._was_on = gc.isenabled()
 
     def begin(self) -> None:
-        """From here on nothing is collected but here."""
+        """From here on nothing is collected but here; what was imported is not looked at again."""
         gc.disable()
+        gc.collect()
+        gc.freeze()
 
     def end(self) -> None:
         """Leave it to Python again, if it was."""

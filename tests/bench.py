@@ -260,12 +260,16 @@ def _pipeline(committed: int = 0) -> Pipeline:
     return Pipeline(Tuning(), built_in_policy(), AccountSettings(), partition=0, checkpoint=start, sweeps=True)
 
 
-def _swept(pipeline: Pipeline) -> tuple[int, float, float]:
-    """Judge again all that is to be, as ``run`` does. Returns (verdicts told, seconds in all, the longest go)."""
+def _swept(pipeline: Pipeline, after: Callable[[], object] = lambda: None) -> tuple[int, float, float]:
+    """Judge again all that is to be, as ``run`` does. Returns (verdicts told, seconds in all, the longest go).
+
+    ``after`` is what is done after each.
+    """
     told, whole, longest = 0, 0.0, 0.0
     while pipeline.sweeping:
         began = time.thread_time()
         told += len(pipeline.sweep(SWEEP_CONVERSATIONS))
+        after()
         took = time.thread_time() - began
         whole, longest = whole + took, max(longest, took)
     return told, whole, longest
@@ -419,7 +423,7 @@ def pauses(parameters: dict[str, Any]) -> dict[str, Any]:
                 pipeline.feed(offset, entry.due_ms, None)
                 offset += 1
                 changed = wall() - at
-                _, _, swept = _swept(pipeline)
+                _, _, swept = _swept(pipeline, lambda: collector.between_batches(idle=False))
                 found[str(milestones.pop(0))] = {
                     "message_ms": 1e3 * longest,
                     "message_cpu_ms": 1e3 * longest_cpu,
