@@ -404,9 +404,10 @@ def test_a_restart_reads_only_what_was_published_since_its_ledger_was_written(br
         desk.send([recording_event(number) for number in range(count)])
         until(lambda: finals(first) >= count)
         settled = time.time()
+        desk.send([recording_event(count)])  # What they changed may have been written by now.
         until(lambda: any(path.stat().st_mtime > settled for path in directory.glob("*-ledger.snapshot")))
         [ledger] = directory.glob("*-ledger.snapshot")
-        desk.send([recording_event(number) for number in range(count, count + 20)])
+        desk.send([recording_event(number) for number in range(count + 1, count + 20)])
         until(lambda: finals(first) >= count + 20)
     with Running(desk, snapshots=directory, tuning=tuning) as second:
         second.ready(1)
