@@ -44,6 +44,14 @@ def collector(clock: Clock) -> Iterator[Collector]:
     assert gc.get_freeze_count() == 0
 
 
+def grown_old(collector: Collector, clock: Clock) -> weakref.ref[Ring]:
+    """One that was given up after it had been looked at."""
+    kept = Ring()
+    clock.now_s += EVERY_S
+    collector.between_batches(idle=False)
+    return weakref.ref(kept)
+
+
 def test_what_was_given_up_by_then_is_collected_and_what_is_left_is_not_looked_at_again(
     collector: Collector, clock: Clock
 ):
@@ -64,11 +72,7 @@ def test_what_was_given_up_by_then_is_collected_and_what_is_left_is_not_looked_a
 
 
 def test_all_there_is_is_looked_at_after_an_hour_when_nothing_was_to_do_for_long(collector: Collector, clock: Clock):
-    kept = Ring()
-    stays = weakref.ref(kept)
-    clock.now_s += EVERY_S
-    collector.between_batches(idle=False)
-    del kept
+    stays = grown_old(collector, clock)
     clock.now_s += IDLE_S
     collector.between_batches(idle=True)
     assert stays() is not None  # Not an hour since the last time.
@@ -83,11 +87,7 @@ def test_all_there_is_is_looked_at_after_an_hour_when_nothing_was_to_do_for_long
 
 
 def test_the_ticks_of_some_partitions_are_nothing_to_do(collector: Collector, clock: Clock):
-    kept = Ring()
-    stays = weakref.ref(kept)
-    clock.now_s += EVERY_S
-    collector.between_batches(idle=False)
-    del kept
+    stays = grown_old(collector, clock)
     clock.now_s += ALL_EVERY_S
     for turn in range(200):
         collector.between_batches(idle=turn % 17 != 0)  # Of three partitions.

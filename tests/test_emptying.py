@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections import deque
 from itertools import pairwise
@@ -18,6 +17,7 @@ from monitor.core.policy import built_in_policy
 from monitor.core.verdict import encode_verdict
 from monitor.simulator.traffic import Knobs, traffic
 from tests.test_ledger import Topic, a_verdict
+from tests.uncollected import uncollected
 
 FIRST = Checkpoint(offset=0, generation=1, replay_from=0, log_time_ms=None)
 
@@ -74,8 +74,7 @@ def freed(rate: float) -> Freed:
                 fold.ledger.placed(told.key, told.verdict.at, len(topic))
                 topic.append(encode_verdict(told.verdict))
     opened = fold.window.open_conversations
-    gc.disable()
-    try:
+    with uncollected():
         blocks = [sys.getallocatedblocks()]
         for held in (fold, fold.ledger):
             for _ in held.dismantle():
@@ -83,7 +82,5 @@ def freed(rate: float) -> Freed:
         blocks.append(sys.getallocatedblocks())
         del fold, held
         blocks.append(sys.getallocatedblocks())
-    finally:
-        gc.enable()
     before, after, end = blocks
     return Freed(opened, before - after, after - end)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from monitor.core.window import Window
 from tests.broker import RealBroker
 from tests.conftest import BrokerMaker
 from tests.member import WAIT_S, Desk, Running, Stumbling, now_ms, recording_event, recording_sid, until
+from tests.uncollected import uncollected
 
 pytestmark = pytest.mark.broker
 
@@ -145,20 +145,16 @@ def test_nothing_is_kept_of_a_partition_that_has_gone(broker: RealBroker, tmp_pa
         states.append(weakref.ref(pipeline.window))
         return pipeline
 
-    gc.disable()
-    try:
-        with Running(desk, wrap=known, snapshots=tmp_path) as first:
-            first.ready(2)
-            for partition in range(2):
-                desk.send((recording_event(n, source="Conference") for n in range(50)), partition=partition)
-            until(lambda: all(desk.committed(p).offset > 50 for p in range(2)))
-            assert len([one for one in states if one() is not None]) == 2
-            with Running(desk) as second:
-                second.ready(1)
-                first.ready(1)
-                until(lambda: len([one for one in states if one() is not None]) == 1)
-    finally:
-        gc.enable()
+    with uncollected(), Running(desk, wrap=known, snapshots=tmp_path) as first:
+        first.ready(2)
+        for partition in range(2):
+            desk.send((recording_event(n, source="Conference") for n in range(50)), partition=partition)
+        until(lambda: all(desk.committed(p).offset > 50 for p in range(2)))
+        assert len([one for one in states if one() is not None]) == 2
+        with Running(desk) as second:
+            second.ready(1)
+            first.ready(1)
+            until(lambda: len([one for one in states if one() is not None]) == 1)
 
 
 def test_a_partition_that_stays_is_judged_while_another_is_rebuilt(broker: RealBroker):

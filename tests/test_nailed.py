@@ -5,10 +5,7 @@ The full shift (20 agents, 30 h) is part of `make torture`; here is a small one 
 
 from __future__ import annotations
 
-import gc
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,13 +14,16 @@ import pytest
 from monitor.core.account_settings import AccountSettings
 from monitor.core.guests import STEPS, Nailed
 from monitor.core.ledger import Ledger
+from monitor.core.nailed import Notes
 from monitor.core.parted import Parted
 from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
 from monitor.core.policy import built_in_policy
 from monitor.core.verdict import Verdict
 from tests.torture.nailed import Shift
+from tests.uncollected import uncollected
 
 START_MS = 1_790_000_000_000
+WINDOW_MS = 14_400_000
 FIRST = Checkpoint(offset=0, generation=1, replay_from=0, log_time_ms=None)
 
 
@@ -82,18 +82,23 @@ def test_every_cause_of_a_shift_is_the_truth_in_any_order(late_min):
     assert watched.behind_max_ms < 3 * tuning.window_ms
 
 
-def test_what_is_known_of_calls_is_forgotten_a_few_at_a_time():
-    """Also within one account: most contact centres are one. What is seen anew in the midst of it stays."""
-    window_ms = 14_400_000
+def knowing(count: int) -> tuple[Nailed, Notes]:
+    """Of so many calls of one account something is known: where they were seen at the start."""
     nailed = Nailed(
-        window_ms=window_ms, conferences_max=3, entries_max=9, renewed=[], truncate=lambda _: pytest.fail("truncated")
+        window_ms=WINDOW_MS, conferences_max=3, entries_max=9, renewed=[], truncate=lambda _: pytest.fail("truncated")
     )
     nailed.mark(0, START_MS, None)
     notes = nailed.open("AC1", Parted()).notes
-    count = 3 * STEPS
     for number in range(count):
         notes.call(f"CA{number}").see("CF1", START_MS // nailed.marks.bucket_ms, 3)
-    now_ms = START_MS + 2 * window_ms
+    return nailed, notes
+
+
+def test_what_is_known_of_calls_is_forgotten_a_few_at_a_time():
+    """Also within one account: most contact centres are one. What is seen anew in the midst of it stays."""
+    count = 3 * STEPS
+    nailed, notes = knowing(count)
+    now_ms = START_MS + 2 * WINDOW_MS
     known = [notes.size()]
     while known[-1] > 1:
         now_ms += nailed.marks.bucket_ms
@@ -107,23 +112,16 @@ def test_what_is_known_of_calls_is_forgotten_a_few_at_a_time():
     assert notes.watched == {f"CA{count - 1}"}
     forgotten: list[str] = []
     while not forgotten:
-        now_ms += window_ms // 8
+        now_ms += WINDOW_MS // 8
         forgotten += nailed.mark(len(known), now_ms, None)
-        assert now_ms < START_MS + 9 * window_ms
+        assert now_ms < START_MS + 9 * WINDOW_MS
     assert forgotten == ["AC1"]
     assert nailed.accounts == {}
 
 
 def test_what_is_in_the_midst_of_forgetting_goes_with_its_last_user():
-    window_ms = 14_400_000
-    nailed = Nailed(
-        window_ms=window_ms, conferences_max=3, entries_max=9, renewed=[], truncate=lambda _: pytest.fail("truncated")
-    )
-    nailed.mark(0, START_MS, None)
-    notes = nailed.open("AC1", Parted()).notes
-    for number in range(2 * STEPS):
-        notes.call(f"CA{number}").see("CF1", START_MS // nailed.marks.bucket_ms, 3)
-    nailed.mark(1, START_MS + 2 * window_ms, None)
+    nailed, notes = knowing(2 * STEPS)
+    nailed.mark(1, START_MS + 2 * WINDOW_MS, None)
     assert 0 < notes.size() < 2 * STEPS
     gone = weakref.ref(nailed)
     with uncollected():
@@ -149,13 +147,3 @@ def test_the_state_of_a_partition_goes_with_its_last_user(compiled: bool):
     with uncollected():
         del fold, saving
         assert (of_fold(), of_window(), of_nailed()) == (None, None, None)
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """Nothing is collected meanwhile."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()

@@ -126,11 +126,11 @@ class _Settled:
         """Those whose key is no number."""
         return self._odd
 
-    def load(self, records: list[bytes]) -> None:
-        """Take in what ``records`` gave of a part that is empty."""
-        if records:
-            self._old[records[0][_PART_AT]] = b"".join(records)
-            self.size += len(records)
+    def load(self, run: bytes) -> None:
+        """Take in what ``records`` gave of a part that is empty, one behind the other."""
+        if run:
+            self._old[run[_PART_AT]] = run
+            self.size += len(run) // _RECORD.size
 
     def positions(self) -> Iterator[tuple[bytes | str, int, int]]:
         """Of each what it is under, its offset and its generation."""
@@ -481,8 +481,9 @@ class Ledger:
             settled[at : at + _SHORT_BYTES] + _NOT_FOUND + settled[at + _SHORT_BYTES : at + SETTLED_BYTES]
             for at in range(0, len(settled), SETTLED_BYTES)
         ]
-        self._settled.load(records)
-        for short, offset, generation in _RECORD_AT.iter_unpack(b"".join(records)):
+        run = b"".join(records)
+        self._settled.load(run)
+        for short, offset, generation in _RECORD_AT.iter_unpack(run):
             self._note_position(short, offset, generation)
         return count + len(records)
 
@@ -515,12 +516,12 @@ class Ledger:
                 self._note_position(key, *_AT.unpack_from(entry, _AT_AT))
         return self._greatest
 
-    def _note_position(self, short: bytes | str, offset: int, generation: int) -> None:
+    def _note_position(self, whose: bytes | str, offset: int, generation: int) -> None:
         """A verdict has this position: to look for the greatest of a million takes half a second."""
         if self._greatest is not None:
             known = self._greatest.get(generation)
             if known is None or offset > known[0]:
-                self._greatest[generation] = offset, short
+                self._greatest[generation] = offset, whose
 
     def _leaves_position(self, key: str) -> None:
         """A verdict is about to have another position, or none."""
