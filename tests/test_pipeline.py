@@ -15,7 +15,7 @@ from monitor.core.pipeline import Checkpoint, NotJudged, Pipeline, Publish, SetA
 from monitor.core.policy import PolicyDocument, RuleDocument, Subject, compile_policy
 from monitor.core.sweep import LOOKED_AT
 from monitor.core.verdict import Verdict, encode_verdict
-from monitor.core.window import Cut
+from monitor.core.window import COLD_AFTER, Cut
 from tests.history import ACCOUNTS, FAR_AHEAD_MS, GRACE_MS, LOG_BASE_MS, SIDS, WINDOW_MS, message
 
 TUNING = Tuning(window_ms=WINDOW_MS, grace_ms=GRACE_MS, age_max_ms=1000, entries_max=50, recordings_too_old_ms=None)
@@ -250,6 +250,23 @@ def test_what_is_open_is_judged_by_a_new_policy_a_few_at_a_time():
     assert (old.key, old.backlog) == (SIDS["s"], True)  # As if it had been swept: that is why it is told.
     assert fold.sweep_all() == [[("r", False)], []]
     assert fold.sweep(9) == []
+
+
+def test_a_cold_conversation_does_not_hold_what_could_still_matter_and_is_judged_for_whatever_does():
+    fold = Fold(sweeps=True, tuning=msgspec.structs.replace(TUNING, window_ms=COLD_AFTER * 1_000))
+    fold.feed(0, "rec(r,a)")
+    [conversation] = fold.pipeline.window.conversations()
+    assert (conversation.cold, conversation.focus is None) == (False, False)
+    while not conversation.cold:
+        fold.feed(2_000, f"done(s,b)#{fold.offset}")
+    assert conversation.focus is None
+    fold.pipeline.change_policy(NOTHING)
+    fold.feed(2_001)
+    assert any(("r", False) in swept for swept in fold.sweep_all())  # It was judged.
+    assert conversation.focus is None
+    ended = {verdict.key: verdict.recording_status for verdict in fold.verdicts(2_002, "done(r,a)")}
+    assert ended[SIDS["r"]] == "completed"
+    assert conversation.focus is None
 
 
 def test_a_sweep_waits_for_the_message_that_another_change_begins_with():

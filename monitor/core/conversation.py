@@ -307,6 +307,20 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
         self.packed = head + pack(self.evidence + self.properties, under)
         self.evidence = self.properties = b""
 
+    def cool(self) -> None:
+        """Nothing has come for long, and hardly anything will: take as little as can be, until it takes in much."""
+        self.pack()
+        self.cold = True
+        self.lose_focus()
+
+    def lose_focus(self) -> None:
+        """Let all of the relevant kinds matter. What still comes, and is little, is judged for nothing, mostly.
+
+        But of a call that is nailed up more comes for hours.
+        """
+        if self.guests is None:
+            self.focus = None
+
     def unpack(self) -> None:
         """Undo ``pack``."""
         if self.packed:

@@ -35,6 +35,35 @@ class _Head(NamedTuple):
         return bool(self.flags & _FINAL)
 
 
+class Words(NamedTuple):
+    """What an open verdict says in words: many say the same, so that each such set is kept once, and has a number.
+
+    ``alert`` has the fields of ``AlertLabels``, ``history`` outcome and cause of each revision that is told of.
+    """
+
+    account: str
+    outcome: str
+    cause: str | None
+    alert: tuple[str, str, str | None, str, str | None] | None
+    history: tuple[tuple[str, str | None], ...]
+
+
+class Rest(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What else is kept of an open verdict: of ``Published`` all that neither its head says nor its words.
+
+    ``history`` holds revision and instant.
+    """
+
+    words: int
+    content: int
+    revision: int
+    rests_from: int
+    decided_at: int | str
+    backlog: bool
+    disallowed_since: int | str | None
+    history: tuple[tuple[int, int | str], ...]
+
+
 _FINAL: Final = 1
 _SUSPICION: Final = 2
 LATER: Final = 4  # It may be kept for longer than was set down when its recording was first settled.
@@ -48,7 +77,7 @@ _AT: Final = struct.Struct("<qI")  # Offset and generation.
 _AT_AT: Final = _FINDING.size + _PLACE.size
 _FLAGS_AT: Final = _HEAD.size - 1
 _pack_rest = msgspec.msgpack.Encoder().encode
-_read_rest = msgspec.msgpack.Decoder(tuple[int, Published]).decode
+_read_rest = msgspec.msgpack.Decoder(Rest).decode
 _SHORT_BYTES: Final = 17  # A SID: its number, and what it is of.
 _PART_AT: Final = 15  # The byte of it that says in which part it is.
 _RECORD_AT: Final = struct.Struct(f"<{_SHORT_BYTES}s{_AT_AT}x{_AT.format[1:]}x")  # Of a record its SID and ``_AT``.
@@ -194,8 +223,8 @@ class Ledger:
         self._awaited: dict[str, int] = {}  # Writes of ours that have not been placed yet, under each key.
         # What was read meanwhile that is lesser: where, and whether it was a tombstone.
         self._met: dict[str, tuple[int, bool]] = {}
-        self._accounts: dict[str, int] = {}  # Each account that was ever met, by name and by number.
-        self._names: list[str] = []
+        self._numbers: dict[Words, int] = {}  # Whatever was ever said, and the number of each.
+        self._words: list[Words] = []
         self._ends = _Ends()
         self._outlived: set[str] = set()  # Of which a final verdict is gone whose end is still set down.
         # Of each generation the greatest offset, and whose verdict that is (key or SID); None: to be looked for.
@@ -234,7 +263,7 @@ class Ledger:
         try:
             head = _HEAD.pack(0, place, verdict.at[1], verdict.at[0], self._flags_of(key, verdict, entry))
             settled = verdict.final and self._fetch is not None and not ours  # Of such only the head is kept.
-            rest = b"" if settled else _pack_rest((self._number_of(verdict.account_sid), remember(verdict)))
+            rest = b"" if settled else self._rest_of(verdict, remember(verdict))
             end_ms = self._end_ms(verdict) if verdict.final else NEVER_MS
         except (OverflowError, TypeError, ValueError, struct.error):
             return None  # Somebody else's, with a number or an instant that none of ours has.
@@ -296,7 +325,7 @@ class Ledger:
         """What is remembered of the verdict that is published; of a settled one that is read back."""
         entry = self._entries.get(key)
         if entry is not None:
-            return _read_rest(entry[_HEAD.size :])[1]
+            return self._published(entry)
         verdict = self.published(key)
         return None if verdict is None else remember(verdict)
 
@@ -305,8 +334,7 @@ class Ledger:
         entry = self._entries.get(key)
         if entry is None or _head(entry).final:
             return None
-        number, _ = _read_rest(entry[_HEAD.size :])
-        return self._names[number]
+        return self._words_of(entry).account
 
     def is_final(self, key: str) -> bool:
         """Whether a final verdict is published."""
@@ -345,7 +373,7 @@ class Ledger:
         """Take in a verdict of our own that is about to be written, over one of which ``over`` is remembered."""
         key = verdict.key
         entry = self._entry(key)
-        rest = _pack_rest((self._number_of(verdict.account_sid), remember(verdict, over)))
+        rest = self._rest_of(verdict, remember(verdict, over))
         head = _HEAD.pack(digest, _NO_PLACE, verdict.at[1], verdict.at[0], self._flags_of(key, verdict, entry))
         self._put(key, verdict, head + rest, entry, self._end_ms(verdict) if verdict.final else NEVER_MS)
         self._awaited[key] = self._awaited.get(key, 0) + 1
@@ -409,8 +437,8 @@ class Ledger:
         """Of each open verdict of one of its ``PARTS`` whose recording goes on: key, account and outcome."""
         for key, entry in self._entries.parts[part].items():
             if entry[_FLAGS_AT] & _GOES_ON:
-                number, published = _read_rest(entry[_HEAD.size :])
-                yield key, self._names[number], published.outcome
+                words = self._words_of(entry)
+                yield key, words.account, words.outcome
 
     def greatest_offset(self, generation: int) -> int | None:
         """The greatest offset at which a verdict of ``generation`` was decided."""
@@ -463,9 +491,9 @@ class Ledger:
         """Until when final verdicts are kept: by the hour, which may still grow, and one by one."""
         return self._ends.held()
 
-    def dump_names(self) -> list[str]:
-        """The accounts that entries are numbered by."""
-        return list(self._names)
+    def dump_words(self) -> list[Words]:
+        """What the entries of open verdicts refer to by number."""
+        return list(self._words)
 
     def load(self, whole: Iterable[tuple[str, bytes]], settled: bytes) -> int:
         """Take in what a part has dumped, into a ledger that nothing was read into; how many verdicts."""
@@ -499,11 +527,11 @@ class Ledger:
         """The same of whose end is set down; nearly all of these are settled."""
         return self._settled.get(_ending_short(ending)) is not None or self.is_final(_ending_key(ending))
 
-    def load_names(self, names: Iterable[str]) -> None:
-        """Take in what ``dump_names`` gave."""
+    def load_words(self, words: Iterable[Words]) -> None:
+        """Take in what ``dump_words`` gave."""
         self.restored = True
-        self._names = list(names)
-        self._accounts = {name: number for number, name in enumerate(self._names)}
+        self._words = list(words)
+        self._numbers = {words: number for number, words in enumerate(self._words)}
 
     # ----------------------------------------------------------------- inside
 
@@ -548,12 +576,55 @@ class Ledger:
         else:
             self._settled.put(_short(key), entry)
 
-    def _number_of(self, account: str) -> int:
-        number = self._accounts.get(account)
+    def _rest_of(self, verdict: Verdict, published: Published) -> bytes:
+        """What stands behind the head of an open verdict's entry."""
+        said = tuple([(outcome, cause) for _, outcome, cause, _ in published.history])
+        words = Words(verdict.account_sid, published.outcome, published.cause, published.alert, said)
+        number = self._numbers.get(words)
         if number is None:
-            number = self._accounts[account] = len(self._names)
-            self._names.append(account)
-        return number
+            number = self._numbers[words] = len(self._words)
+            self._words.append(words)
+        # In the order of the fields: by name it would cost several times as much, for every verdict.
+        return _pack_rest(
+            (
+                number,
+                published.content,
+                published.revision,
+                published.rests_from,
+                published.decided_at,
+                published.backlog,
+                published.disallowed_since,
+                [(revision, decided_at) for revision, _, _, decided_at in published.history],
+            )
+        )
+
+    def _words_of(self, entry: bytes) -> Words:
+        return self._words[_read_rest(entry[_HEAD.size :]).words]
+
+    def _published(self, entry: bytes) -> Published:
+        """What ``_rest_of`` was made of."""
+        head, rest = _head(entry), _read_rest(entry[_HEAD.size :])
+        words = self._words[rest.words]
+        return Published(
+            head.at,
+            head.final,
+            bool(head.flags & _SUSPICION),
+            rest.content,
+            rest.revision,
+            words.outcome,
+            words.cause,
+            rest.rests_from,
+            rest.decided_at,
+            rest.backlog,
+            rest.disallowed_since,
+            words.alert,
+            tuple(
+                [
+                    (revision, outcome, cause, decided_at)
+                    for (revision, decided_at), (outcome, cause) in zip(rest.history, words.history, strict=True)
+                ]
+            ),
+        )
 
     def _put(self, key: str, verdict: Verdict, entry: bytes, known: bytes | None, end_ms: int) -> None:
         if known is not None:

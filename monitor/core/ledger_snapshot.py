@@ -15,10 +15,9 @@ from typing import Final
 
 import msgspec
 
-from monitor.core.ledger import ENDING_BYTES, ENDING_FORMAT, ENTRY_FORMAT, SETTLED_BYTES, Ledger
+from monitor.core.ledger import ENDING_BYTES, ENDING_FORMAT, ENTRY_FORMAT, SETTLED_BYTES, Ledger, Rest, Words
 from monitor.core.parted import PARTS
 from monitor.core.snapshot import Unusable, framed, read_by
-from monitor.core.verdict import Published
 
 
 class _Header(msgspec.Struct, array_like=True, tag="ledger"):
@@ -43,12 +42,12 @@ class _Due(msgspec.Struct, array_like=True, tag="due"):
 
 
 class _End(msgspec.Struct, array_like=True, tag="end"):
-    names: list[str]
+    words: list[Words]
     verdicts: int
 
 
 def _layout() -> str:
-    kinds = [(kind.__name__, kind.__annotations__) for kind in (Published, _Header, _Part, _Hour, _Due, _End)]
+    kinds = [(kind.__name__, kind.__annotations__) for kind in (Rest, Words, _Header, _Part, _Hour, _Due, _End)]
     packed = (PARTS, SETTLED_BYTES, ENTRY_FORMAT, ENDING_FORMAT)
     return hashlib.sha256(repr((kinds, packed)).encode()).hexdigest()[:16]
 
@@ -104,7 +103,7 @@ class LedgerSaving:
             return False
         ends = next(self._ends, None)
         self._ended = ends is None
-        last = _End(self._ledger.dump_names(), self._verdicts)
+        last = _End(self._ledger.dump_words(), self._verdicts)
         self._ready.append(framed(_encode(last if ends is None else ends)))
         return self._ended
 
@@ -163,7 +162,7 @@ class LedgerLoading:
         elif isinstance(read, _Due):
             self._ledger.load_ends((), read.due)
         elif isinstance(read, _End) and read.verdicts == self._loaded:
-            self._ledger.load_names(read.names)
+            self._ledger.load_words(read.words)
             self.done = True
         else:
             raise Unusable("a part is missing")

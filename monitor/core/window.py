@@ -677,8 +677,7 @@ class Window:
             return
         conversation = warm.popleft()
         if conversation.open:
-            conversation.pack()
-            conversation.cold = True
+            conversation.cool()
 
     def _warm_up(self, conversation: Conversation) -> None:
         """A cold conversation has taken in so much that it is to be packed again."""
