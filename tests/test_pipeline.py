@@ -594,6 +594,30 @@ def test_where_one_of_them_can_not_be_ended_the_others_are_and_all_of_that_is_to
     assert (raised, ended) == (1, [*keys[:2], *keys[3:]])
 
 
+def test_where_one_of_those_that_are_judged_again_can_not_be_compared_all_that_is_told_of_the_others_comes():
+    ledger = Ledger(lambda _key, _place: b"?")
+    fold = Fold(policy=PolicyDocument(name="nothing", mode="enforce"), ledger=ledger, sweeps=True)
+    fold.feed(0, "tick()")
+    for number, short in enumerate("rst"):
+        fold.feed(1, f"rec({short},a)#{number}")
+    # Published as disallowed on what this fold has not seen: to be allowed now, it has to be read back.
+    broken = a_verdict("s", at=(1, 2), outcome="disallowed")
+    ledger.publish(broken, 1)
+    for place, short in enumerate("rst"):
+        ledger.placed(SIDS[short], (1, 1 + place), place)
+    ledger.placed(broken.key, broken.at, 9)
+    fold.pipeline.change_policy(compile_policy(API_ALONE, b"api alone"))
+    fold.feed(2)
+    told: list[str] = []
+    raised = 0
+    while fold.pipeline.sweeping:
+        try:
+            told += [SHORT[each.key] for each in fold.pipeline.sweep(9) if isinstance(each, Publish)]
+        except ValueError:
+            raised += 1
+    assert (raised, told) == (1, ["r", "t"])
+
+
 def test_where_something_was_lost_they_are_ended_at_once_for_a_successor_does_not_know_it():
     ledger = Ledger()
     verdict = a_verdict("r", at=(1, 4))

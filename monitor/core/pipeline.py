@@ -252,6 +252,7 @@ class Pipeline:
         self._unsettled: list[str] = []  # Published, not final, and perhaps nobody's: see _end_orphans.
         self._inherited: Iterator[str] | None = None  # The same, of what was published before: for ``sweep``.
         self._inherited_next = False  # Whether it is their turn.
+        self._raised: Exception | None = None  # By the sweep, once what it has told beside that is out.
         self._bereft: set[str] = set()  # Of these, what has closed with nothing left to conclude it from.
         self._whole = not checkpoint.lost and checkpoint.cut is None
         # What is held back is lost with this process: until it is told, the checkpoint stays where it was.
@@ -298,7 +299,7 @@ class Pipeline:
     def sweeping(self) -> bool:
         """Whether ``sweep`` has anything to do: not what the next message has to bring first."""
         waits = self._all_dirty or self._changed_accounts
-        return not waits and (bool(self._sweep) or self._ends_inherited)
+        return self._raised is not None or (not waits and (bool(self._sweep) or self._ends_inherited))
 
     @property
     def _ends_inherited(self) -> bool:
@@ -309,7 +310,12 @@ class Pipeline:
 
         It counts as decided with the last message that was fed: call it until ``sweeping`` is over, between messages.
         What was published before has every other turn: where changes follow each other, the rest may never be over.
+
+        Where the core is wrong about one of them, it raises once what there was to tell of the others has been given.
         """
+        if self._raised is not None:
+            raised, self._raised = self._raised, None
+            raise raised
         if self._sweep is None or not self.sweeping or self.log_time_ms is None:
             return _SILENCE
         self._inherited_next = self._ends_inherited and (not self._inherited_next or not self._sweep)
@@ -317,7 +323,12 @@ class Pipeline:
             return self._end_inherited(most, self.next_offset - 1, self.log_time_ms)
         taken = self._sweep.take(self.window.accounts, most)
         dirty = {id(conversation): (conversation, self.log_time_ms) for conversation in taken}
-        told = self._publish(self._judge_dirty(dirty, self.next_offset - 1, self.log_time_ms))
+        told: list[Told] = []
+        for draft in sorted(self._judge_dirty(dirty, self.next_offset - 1, self.log_time_ms), key=_APPEARANCE):
+            try:
+                told += self._publish([draft])
+            except Exception as error:  # The ledger takes each for told as it comes: none must be lost for another.
+                self._raised = self._raised or error
         self._says_standing = self._says_standing and bool(self._sweep)
         return told + self._take_failures() if self._failures else told
 
