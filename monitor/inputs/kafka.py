@@ -969,6 +969,8 @@ class Member:
         settled = held.resumed is None or not held.resumed.raise_generation
         held.commit_after = time.monotonic() + (self._commit_every_s if settled else 0.0)
         self._write_back(held)
+        if held.dropped:
+            return
         self._tick(held)
         seconds = time.monotonic() - held.began
         log.info("partition_restored", partition=held.partition, seconds=round(seconds, 3), gate=held.gate)
