@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -266,6 +267,7 @@ def main() -> int:
     if asked.size:
         print(render_needs(*asked.size))
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Else a stop would leave broker and monitors behind.
     where, began = environment(), datetime.now(UTC)
     # Many accounts, so that each partition has some: an account is never spread. Recent, for what began more than a
     # week ago is not judged; and of one hour at most, for all of it arrives at once.

@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -181,6 +182,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=Path("build/bench-peers.json"))
     asked = parser.parse_args()
     jobs = [job for job in JOBS if not asked.only or job in asked.only]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Else a stop would leave broker and monitors behind.
     where, began = environment(), datetime.now(UTC)
     cores = divide_cores()
     os.sched_setaffinity(0, cores.rest)
