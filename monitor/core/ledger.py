@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import chain
 from math import isqrt
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -38,10 +38,10 @@ class _Head(NamedTuple):
 class Words(NamedTuple):
     """What an open verdict says in words: many say the same, so that each such set is kept once, and has a number.
 
-    ``alert`` has the fields of ``AlertLabels``, ``history`` outcome and cause of each revision that is told of.
+    ``alert`` has the fields of ``AlertLabels``, ``history`` outcome and cause of each revision that is told of. Whose
+    account it is has a number of its own: else there would be as many sets as accounts, times what is said of each.
     """
 
-    account: str
     outcome: str
     cause: str | None
     alert: tuple[str, str, str | None, str, str | None] | None
@@ -54,6 +54,7 @@ class Rest(msgspec.Struct, array_like=True, frozen=True, gc=False):
     ``history`` holds revision and instant.
     """
 
+    account: int
     words: int
     content: int
     revision: int
@@ -89,6 +90,26 @@ _NOT_FOUND: Final = _FINDING.pack(0)
 OPEN_KEYS_EACH: Final = 2_000
 HOUR_MS: Final = 3_600_000
 NEVER_MS: Final = 1 << 62
+
+
+_Value = TypeVar("_Value", bound=Hashable)
+
+
+class _Numbered(Generic[_Value]):
+    """Values that are few, each with the number that it was given when it was first met."""
+
+    __slots__ = ("_numbers", "known")
+
+    def __init__(self, known: Iterable[_Value] = ()) -> None:
+        self.known = list(known)  # By number.
+        self._numbers = {value: number for number, value in enumerate(self.known)}
+
+    def number(self, value: _Value) -> int:
+        number = self._numbers.get(value)
+        if number is None:
+            number = self._numbers[value] = len(self.known)
+            self.known.append(value)
+        return number
 
 
 class _Settled:
@@ -223,8 +244,8 @@ class Ledger:
         self._awaited: dict[str, int] = {}  # Writes of ours that have not been placed yet, under each key.
         # What was read meanwhile that is lesser: where, and whether it was a tombstone.
         self._met: dict[str, tuple[int, bool]] = {}
-        self._numbers: dict[Words, int] = {}  # Whatever was ever said, and the number of each.
-        self._words: list[Words] = []
+        self._names = _Numbered[str]()  # Each account that was ever met.
+        self._words = _Numbered[Words]()  # Whatever was ever said.
         self._ends = _Ends()
         self._outlived: set[str] = set()  # Of which a final verdict is gone whose end is still set down.
         # Of each generation the greatest offset, and whose verdict that is (key or SID); None: to be looked for.
@@ -334,7 +355,7 @@ class Ledger:
         entry = self._entries.get(key)
         if entry is None or _head(entry).final:
             return None
-        return self._words_of(entry).account
+        return self._names.known[_read_rest(entry[_HEAD.size :]).account]
 
     def is_final(self, key: str) -> bool:
         """Whether a final verdict is published."""
@@ -437,8 +458,8 @@ class Ledger:
         """Of each open verdict of one of its ``PARTS`` whose recording goes on: key, account and outcome."""
         for key, entry in self._entries.parts[part].items():
             if entry[_FLAGS_AT] & _GOES_ON:
-                words = self._words_of(entry)
-                yield key, words.account, words.outcome
+                rest = _read_rest(entry[_HEAD.size :])
+                yield key, self._names.known[rest.account], self._words.known[rest.words].outcome
 
     def greatest_offset(self, generation: int) -> int | None:
         """The greatest offset at which a verdict of ``generation`` was decided."""
@@ -491,9 +512,9 @@ class Ledger:
         """Until when final verdicts are kept: by the hour, which may still grow, and one by one."""
         return self._ends.held()
 
-    def dump_words(self) -> list[Words]:
-        """What the entries of open verdicts refer to by number."""
-        return list(self._words)
+    def dump_numbered(self) -> tuple[list[str], list[Words]]:
+        """The accounts, and the words, that the entries of open verdicts refer to by number."""
+        return list(self._names.known), list(self._words.known)
 
     def load(self, whole: Iterable[tuple[str, bytes]], settled: bytes) -> int:
         """Take in what a part has dumped, into a ledger that nothing was read into; how many verdicts."""
@@ -527,11 +548,10 @@ class Ledger:
         """The same of whose end is set down; nearly all of these are settled."""
         return self._settled.get(_ending_short(ending)) is not None or self.is_final(_ending_key(ending))
 
-    def load_words(self, words: Iterable[Words]) -> None:
-        """Take in what ``dump_words`` gave."""
+    def load_numbered(self, names: Iterable[str], words: Iterable[Words]) -> None:
+        """Take in what ``dump_numbered`` gave."""
         self.restored = True
-        self._words = list(words)
-        self._numbers = {words: number for number, words in enumerate(self._words)}
+        self._names, self._words = _Numbered(names), _Numbered(words)
 
     # ----------------------------------------------------------------- inside
 
@@ -579,15 +599,11 @@ class Ledger:
     def _rest_of(self, verdict: Verdict, published: Published) -> bytes:
         """What stands behind the head of an open verdict's entry."""
         said = tuple([(outcome, cause) for _, outcome, cause, _ in published.history])
-        words = Words(verdict.account_sid, published.outcome, published.cause, published.alert, said)
-        number = self._numbers.get(words)
-        if number is None:
-            number = self._numbers[words] = len(self._words)
-            self._words.append(words)
         # In the order of the fields: by name it would cost several times as much, for every verdict.
         return _pack_rest(
             (
-                number,
+                self._names.number(verdict.account_sid),
+                self._words.number(Words(published.outcome, published.cause, published.alert, said)),
                 published.content,
                 published.revision,
                 published.rests_from,
@@ -598,13 +614,10 @@ class Ledger:
             )
         )
 
-    def _words_of(self, entry: bytes) -> Words:
-        return self._words[_read_rest(entry[_HEAD.size :]).words]
-
     def _published(self, entry: bytes) -> Published:
         """What ``_rest_of`` was made of."""
         head, rest = _head(entry), _read_rest(entry[_HEAD.size :])
-        words = self._words[rest.words]
+        words = self._words.known[rest.words]
         return Published(
             head.at,
             head.final,

@@ -42,6 +42,7 @@ class _Due(msgspec.Struct, array_like=True, tag="due"):
 
 
 class _End(msgspec.Struct, array_like=True, tag="end"):
+    names: list[str]
     words: list[Words]
     verdicts: int
 
@@ -103,7 +104,7 @@ class LedgerSaving:
             return False
         ends = next(self._ends, None)
         self._ended = ends is None
-        last = _End(self._ledger.dump_words(), self._verdicts)
+        last = _End(*self._ledger.dump_numbered(), self._verdicts)
         self._ready.append(framed(_encode(last if ends is None else ends)))
         return self._ended
 
@@ -162,7 +163,7 @@ class LedgerLoading:
         elif isinstance(read, _Due):
             self._ledger.load_ends((), read.due)
         elif isinstance(read, _End) and read.verdicts == self._loaded:
-            self._ledger.load_words(read.words)
+            self._ledger.load_numbered(read.names, read.words)
             self.done = True
         else:
             raise Unusable("a part is missing")
