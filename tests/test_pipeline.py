@@ -253,7 +253,7 @@ def test_what_is_open_is_judged_by_a_new_policy_a_few_at_a_time():
 
 
 def test_a_cold_conversation_does_not_hold_what_could_still_matter_and_is_judged_for_whatever_does():
-    fold = Fold(sweeps=True, tuning=msgspec.structs.replace(TUNING, window_ms=COLD_AFTER * 1_000))
+    fold = Fold(sweeps=True, tuning=msgspec.structs.replace(TUNING, window_ms=COLD_AFTER * 1_000, age_max_ms=10_000))
     fold.feed(0, "rec(r,a)")
     [conversation] = fold.pipeline.window.conversations()
     assert (conversation.cold, conversation.focus is None) == (False, False)
@@ -266,7 +266,21 @@ def test_a_cold_conversation_does_not_hold_what_could_still_matter_and_is_judged
     assert conversation.focus is None
     ended = {verdict.key: verdict.recording_status for verdict in fold.verdicts(2_002, "done(r,a)")}
     assert ended[SIDS["r"]] == "completed"
-    assert conversation.focus is None
+
+
+def test_of_what_still_comes_to_a_cold_conversation_only_the_first_is_judged_for_nothing():
+    judged: list[str] = []
+    tuning = msgspec.structs.replace(TUNING, window_ms=COLD_AFTER * 1_000, age_max_ms=10_000)
+    fold = Fold(tuning=tuning, watch=lambda attribution, _: judged.append(SHORT[attribution.recording_sid]))
+    fold.feed(0, "rec(r,a)")
+    [conversation] = fold.pipeline.window.conversations()
+    while not conversation.cold:
+        fold.feed(2_000, f"done(s,b)#{fold.offset}")
+    judged.clear()
+    fold.feed(2_001, "task(v,a)")
+    fold.feed(2_001, "task(w,a)")
+    assert conversation.cold
+    assert judged == ["r"]
 
 
 def test_a_sweep_waits_for_the_message_that_another_change_begins_with():

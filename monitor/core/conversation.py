@@ -308,7 +308,11 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
         self.evidence = self.properties = b""
 
     def cool(self) -> None:
-        """Nothing has come for long, and hardly anything will: take as little as can be, until it takes in much."""
+        """Nothing has come for long, and hardly anything will: take as little as can be, until it takes in much.
+
+        What can still matter is known again once something has come and was judged: what is told of tasks leaves it
+        cold, however much that is.
+        """
         self.pack()
         self.cold = True
         self.lose_focus()

@@ -141,8 +141,8 @@ class Judge:
         if not closed:  # Else nothing more is looked at.
             conversation.waiting = waiting
             conversation.relevant, conversation.focus = relevance(evidence, attributions, self._conditions)
-            if conversation.cold:
-                conversation.lose_focus()
+            if conversation.cold and not (conversation.evidence or conversation.properties):
+                conversation.lose_focus()  # But of what still comes only the first is judged for nothing.
         return drafts
 
     def failed(self, conversation: Conversation, moment: Moment, due_ms: int, *, closed: bool) -> list[Draft]:
