@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import weakref
+from collections.abc import Callable, Sequence
 
 import msgspec
 import pytest
@@ -10,13 +12,14 @@ import pytest
 from monitor.core.account_settings import AccountSettings
 from monitor.core.attribution import Attribution
 from monitor.core.judging import Tuning, Watch
-from monitor.core.ledger import Ledger
+from monitor.core.ledger import Ledger, NotReadBack
 from monitor.core.pipeline import Checkpoint, NotJudged, Pipeline, Publish, SetAside, SettingSeen, Stands, Told
 from monitor.core.policy import PolicyDocument, RuleDocument, Subject, compile_policy
 from monitor.core.sweep import LOOKED_AT
 from monitor.core.verdict import Verdict, encode_verdict
 from monitor.core.window import COLD_AFTER, Cut
 from tests.history import ACCOUNTS, FAR_AHEAD_MS, GRACE_MS, LOG_BASE_MS, SIDS, WINDOW_MS, message
+from tests.uncollected import uncollected
 
 TUNING = Tuning(window_ms=WINDOW_MS, grace_ms=GRACE_MS, age_max_ms=1000, entries_max=50, recordings_too_old_ms=None)
 API_ALONE = PolicyDocument(
@@ -608,20 +611,27 @@ def test_where_one_of_them_can_not_be_ended_the_others_are_and_all_of_that_is_to
     assert (raised, ended) == (1, [*keys[:2], *keys[3:]])
 
 
-def test_where_one_of_those_that_are_judged_again_can_not_be_compared_all_that_is_told_of_the_others_comes():
-    ledger = Ledger(lambda _key, _place: b"?")
+def about_to_be_compared(broken: str, fetch: Callable[[str, int], bytes]) -> Fold:
+    """Three recordings that are to be judged again; of ``broken`` what is published has to be read back for it."""
+    ledger = Ledger(fetch)
     fold = Fold(policy=PolicyDocument(name="nothing", mode="enforce"), ledger=ledger, sweeps=True)
     fold.feed(0, "tick()")
     for number, short in enumerate("rst"):
         fold.feed(1, f"rec({short},a)#{number}")
     # Published as disallowed on what this fold has not seen: to be allowed now, it has to be read back.
-    broken = a_verdict("s", at=(1, 2), outcome="disallowed")
-    ledger.publish(broken, 1)
+    for short in broken:
+        ledger.publish(a_verdict(short, at=(1, 2), outcome="disallowed"), 1)
     for place, short in enumerate("rst"):
         ledger.placed(SIDS[short], (1, 1 + place), place)
-    ledger.placed(broken.key, broken.at, 9)
+    for short in broken:
+        ledger.placed(SIDS[short], (1, 2), 9)
     fold.pipeline.change_policy(compile_policy(API_ALONE, b"api alone"))
     fold.feed(2)
+    return fold
+
+
+def test_where_one_of_those_that_are_judged_again_can_not_be_compared_all_that_is_told_of_the_others_comes():
+    fold = about_to_be_compared("s", lambda _key, _place: b"?")
     told: list[str] = []
     raised = 0
     while fold.pipeline.sweeping:
@@ -630,6 +640,36 @@ def test_where_one_of_those_that_are_judged_again_can_not_be_compared_all_that_i
         except ValueError:
             raised += 1
     assert (raised, told) == (1, ["r", "t"])
+
+
+def test_where_a_verdict_can_not_be_read_back_no_other_is_waited_for_and_whoever_sweeps_is_told_at_once():
+    asked: list[str] = []
+
+    def fetch(key: str, _place: int) -> bytes:
+        asked.append(SHORT[key])
+        if asked == ["r"]:
+            return b"?"  # Of this one the core is wrong, and that is not said instead.
+        raise NotReadBack
+
+    fold = about_to_be_compared("rst", fetch)
+    with pytest.raises(NotReadBack):
+        fold.pipeline.sweep(9)
+    assert asked == ["r", "s"]
+
+
+@pytest.mark.parametrize("raised", [True, False])
+def test_what_a_sweep_raised_does_not_hold_the_state(raised: bool) -> None:
+    fold = about_to_be_compared("s", lambda _key, _place: b"?")
+    fold.pipeline.sweep(9)
+    if raised:
+        with contextlib.suppress(ValueError):
+            fold.pipeline.sweep(9)
+    else:
+        fold.pipeline.dismantle()
+    gone = weakref.ref(fold.pipeline)
+    with uncollected():
+        del fold
+        assert gone() is None
 
 
 def test_where_something_was_lost_they_are_ended_at_once_for_a_successor_does_not_know_it():

@@ -17,6 +17,10 @@ from monitor.core.parted import PARTS, Parted
 from monitor.core.verdict import Published, Verdict, decode_verdict, encode_verdict, goes_on, read_instant, remember
 
 
+class NotReadBack(Exception):
+    """A verdict could not be read back: to be raised by ``fetch``. The core is not at fault, and the next can wait."""
+
+
 class _Head(NamedTuple):
     """What every question about a published verdict begins with; all that is kept of one that is settled."""
 
@@ -224,8 +228,8 @@ class Ledger:
     Of an open verdict it keeps what decides what may follow it, of a final one next to nothing, both as bytes: there
     are as many of the one as recordings in a window, of the other as in a retention. ``fetch`` reads a whole one back
     by its key and its offset in the verdict topic, which only what is rare needs: a late change of a final verdict,
-    evidence that was lost, a former owner that writes late. A verdict is kept whole until its offset is known, and
-    without ``fetch`` for good.
+    evidence that was lost, a former owner that writes late. Where it can not, it raises NotReadBack. A verdict is kept
+    whole until its offset is known, and without ``fetch`` for good.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ from monitor.core.events import (
 )
 from monitor.core.fast_path import fast_path
 from monitor.core.judging import Draft, Judge, Moment, Tuning, Watch
-from monitor.core.ledger import Ledger
+from monitor.core.ledger import Ledger, NotReadBack
 from monitor.core.policy import Policy
 from monitor.core.readers import OWN
 from monitor.core.snapshot import Loading, Saving, Unusable, about
@@ -262,6 +262,7 @@ class Pipeline:
 
     def dismantle(self) -> Iterator[None]:
         """Let go of all it holds, a little with each step; nothing may be asked of it any more."""
+        self._raised = None  # It holds, by its traceback, what holds it.
         return emptied(self.window.bulk())
 
     def prime(self, timestamp_ms: int) -> None:
@@ -312,10 +313,14 @@ class Pipeline:
         What was published before has every other turn: where changes follow each other, the rest may never be over.
 
         Where the core is wrong about one of them, it raises once what there was to tell of the others has been given.
+        Where a verdict can not be read back, at once: whoever has no broker drops this, and each would wait as long.
         """
         if self._raised is not None:
             raised, self._raised = self._raised, None
-            raise raised
+            try:
+                raise raised
+            finally:
+                del raised  # Its traceback holds this frame, and with it the state.
         if self._sweep is None or not self.sweeping or self.log_time_ms is None:
             return _SILENCE
         self._inherited_next = self._ends_inherited and (not self._inherited_next or not self._sweep)
@@ -327,6 +332,8 @@ class Pipeline:
         for draft in sorted(self._judge_dirty(dirty, self.next_offset - 1, self.log_time_ms), key=_APPEARANCE):
             try:
                 told += self._publish([draft])
+            except NotReadBack:
+                raise
             except Exception as error:  # The ledger takes each for told as it comes: none must be lost for another.
                 self._raised = self._raised or error
         self._says_standing = self._says_standing and bool(self._sweep)

@@ -35,7 +35,7 @@ from confluent_kafka import (
 )
 
 from monitor import clock
-from monitor.core.ledger import Ledger
+from monitor.core.ledger import Ledger, NotReadBack
 from monitor.core.parted import PARTS
 from monitor.core.pipeline import Checkpoint, NotJudged, Publish, SetAside, Stands, Told
 from monitor.core.snapshot import Unusable
@@ -160,6 +160,10 @@ def render_tick(partition: int, *, by: str, sent_at: datetime) -> bytes:
             "data": {"sent_at": at, "by": by},
         }
     )
+
+
+class VerdictUnavailable(OutputUnavailable, NotReadBack):
+    """A verdict can't be read back from its topic now: the state that needs it is dropped, and built anew."""
 
 
 class Topics(msgspec.Struct, frozen=True, kw_only=True):
@@ -878,13 +882,13 @@ class Member:
         try:
             message = self._questions.at_or_after(self._topics.verdicts, partition, place)
         except OutOfReach as error:
-            raise OutputUnavailable(str(error)) from error
+            raise VerdictUnavailable(str(error)) from error
         found = message is not None and message.offset() == place and key_of(message) == key
         value = message.value() if message is not None and found else None
         if value is None:
             # Compacted away since: then the ledger has been told of what replaced it, or will be in a moment. Or the
             # topic's end was lost with its leader, and another verdict stands there: then all of it is read anew.
-            raise OutputUnavailable(f"the verdict at {partition}:{place} is no longer there")
+            raise VerdictUnavailable(f"the verdict at {partition}:{place} is no longer there")
         return value
 
     def _rebuild(self, held: Held) -> None:
