@@ -104,8 +104,8 @@ class LedgerSaving:
             return False
         ends = next(self._ends, None)
         self._ended = ends is None
-        last = _End(*self._ledger.dump_numbered(), self._verdicts)
-        self._ready.append(framed(_encode(last if ends is None else ends)))
+        part = _End(*self._ledger.dump_numbered(), self._verdicts) if ends is None else ends
+        self._ready.append(framed(_encode(part)))
         return self._ended
 
     def take(self) -> list[bytes]:
