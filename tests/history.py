@@ -2241,7 +2241,8 @@ class DumpedAndLoaded(_OtherPipeline):
             met = [each for each in window.conversations() if each.guests is not None]
             times = window.nailed.times()
             known = msgspec.msgpack.encode(dict(window.nailed.freeze()))
-            window.nailed.thaw()
+            for _ in window.nailed.thaw():
+                pass
             window.nailed.load(times)
             for account in window.accounts.values():
                 account.guests = None

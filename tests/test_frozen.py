@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -29,6 +31,7 @@ class FrozenForAWhile(RuleBasedStateMachine):
         self.notes, self.model = Notes(100, 3), Notes(100, 3)
         self.was: list[dict[str, Any]] = []
         self.frozen: Any = None
+        self.thawing: Iterator[None] | None = None
 
     def both(self) -> tuple[Notes, Notes]:
         return self.notes, self.model
@@ -59,7 +62,7 @@ class FrozenForAWhile(RuleBasedStateMachine):
             for _ in notes.forget(now, lambda _sid, _call: []):
                 pass
 
-    @precondition(lambda self: self.frozen is None)
+    @precondition(lambda self: self.frozen is None and self.thawing is None)
     @rule()
     def freeze(self) -> None:
         self.was = [plain(records) for records in (self.notes.calls, self.notes.rooms, self.notes.executions)]
@@ -67,10 +70,16 @@ class FrozenForAWhile(RuleBasedStateMachine):
 
     @precondition(lambda self: self.frozen is not None)
     @rule()
-    def thaw(self) -> None:
-        self.notes.thaw()
-        self.frozen = None
-        assert isinstance(self.notes.calls, dict)
+    def begin_to_thaw(self) -> None:
+        self.frozen, self.thawing = None, self.notes.thaw()
+
+    @precondition(lambda self: self.thawing is not None)
+    @rule(steps=st.integers(1, 4))
+    def thaw(self, steps: int) -> None:
+        assert self.thawing is not None
+        if len(list(islice(self.thawing, steps))) < steps:
+            self.thawing = None
+            assert isinstance(self.notes.calls, dict)
 
     @invariant()
     def the_same(self) -> None:
@@ -84,13 +93,14 @@ class FrozenForAWhile(RuleBasedStateMachine):
             assert [plain(records) for records in self.frozen] == self.was
 
     def teardown(self) -> None:
-        self.notes.thaw()
+        for _ in self.notes.thaw():
+            pass
         for name in ("calls", "rooms", "executions"):
             assert plain(getattr(self.notes, name)) == plain(getattr(self.model, name))
 
 
 TestFrozenForAWhile = FrozenForAWhile.TestCase
-TestFrozenForAWhile.settings = settings(max_examples=150, stateful_step_count=25, deadline=None)
+TestFrozenForAWhile.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
 @pytest.mark.parametrize("record", [Call({"CF1": 1}, ids={b"id": 1}), Room(0, 1, {"name": 1}), Execution(1)], ids=repr)
@@ -106,4 +116,5 @@ def test_what_is_not_there_is_not_found(record: Any):
         del frozen["CA1"]
     assert frozen.get("CA1") is None
     frozen["CA1"] = record
-    assert frozen.thaw() == {"CA1": record}
+    assert len(list(frozen.thaw())) == 2
+    assert frozen.was == {"CA1": record}

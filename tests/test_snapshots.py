@@ -7,12 +7,14 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from monitor.core.account_settings import AccountSettings
+from monitor.core.frozen import Frozen
 from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, Pipeline, Tuning
 from monitor.core.policy import built_in_policy
@@ -126,6 +128,28 @@ def test_what_changes_meanwhile_is_written_as_it_was(snapshots: Snapshots):
     read(saving.take(), other, checkpoint)
     assert state_of(other) == before
     assert derived_of(other) == derived
+
+
+def test_what_was_copied_of_calls_while_they_were_written_is_put_back_a_little_at_a_time():
+    tuning = Tuning(window_ms=1_800_000)
+    entries = [(entry.stamp_ms or 0, entry.value) for entry in Shift(3, agents=8, hours=2).entries(BASE_MS)]
+    fold = pipeline(tuning)
+    fold.open(Ledger())
+    half = len(entries) // 2
+    for offset, (stamp_ms, value) in enumerate(entries[:half]):
+        fold.feed(offset, stamp_ms, value)
+    saving = fold.save("x")
+    assert saving is not None
+    for offset, (stamp_ms, value) in enumerate(entries[half:], half):
+        fold.feed(offset, stamp_ms, value)
+    [account] = fold.window.accounts.values()
+    assert account.guests is not None
+    left = []
+    while isinstance(records := account.guests.notes.calls, Frozen):
+        left.append(len(records._now) + len(records._dropped))
+        saving.walk(1)
+    assert left[0] > 8
+    assert max(before - after for before, after in pairwise(left)) == 2
 
 
 @pytest.mark.parametrize("each_time", [1, 40, 100_000])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import chain
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -17,13 +17,14 @@ _Record = TypeVar("_Record", bound=_Copied)
 class Frozen(Generic[_Record]):
     """Records by SID while a snapshot is taken of them: ``was`` holds them as they were, and does not change.
 
-    Whoever asks for one gets a copy, which holds from then on; ``thaw`` gives a dictionary again.
+    Whoever asks for one gets a copy, which holds from then on, until ``thaw`` puts the copies where they belong.
     """
 
-    __slots__ = ("_dropped", "_now", "_size", "was")
+    __slots__ = ("_copies", "_dropped", "_now", "_size", "was")
 
     def __init__(self, was: dict[str, _Record]) -> None:
         self.was = was
+        self._copies = True
         self._now: dict[str, _Record] = {}
         self._dropped: set[str] = set()
         self._size = len(was)
@@ -60,16 +61,25 @@ class Frozen(Generic[_Record]):
     def get(self, sid: str) -> _Record | None:
         """The record of a SID, to be read or changed; None where there is none."""
         record = self._now.get(sid)
-        if record is None and sid not in self._dropped and (was := self.was.get(sid)) is not None:
-            record = self._now[sid] = was.copied()
+        if record is None and sid not in self._dropped:
+            record = self.was.get(sid)
+            if record is not None and self._copies:
+                record = self._now[sid] = record.copied()
         return record
 
-    def thaw(self) -> dict[str, _Record]:
-        """What holds now, in the dictionary that it was."""
-        for sid in self._dropped:
-            del self.was[sid]
-        self.was.update(self._now)
-        return self.was
+    def thaw(self) -> Iterator[None]:
+        """Make ``was`` what holds now, a record a step, whatever is asked for in between: a microsecond each."""
+        self._copies = False
+        while self._dropped or self._now:
+            while self._dropped:
+                del self.was[self._dropped.pop()]
+                yield
+            for sid in list(self._now):  # In order: what is known first stands first, as if nothing had been frozen.
+                if self._dropped:
+                    break
+                if (record := self._now.pop(sid, None)) is not None:
+                    self.was[sid] = record
+                    yield
 
 
 Records = dict[str, _Record] | Frozen[_Record]
@@ -81,6 +91,9 @@ def unfrozen(records: Records[_Record]) -> dict[str, _Record]:
     return records
 
 
-def thawed(records: Records[_Record]) -> dict[str, _Record]:
-    """The dictionary to go on with, whether or not a snapshot was being taken of it."""
-    return records.thaw() if isinstance(records, Frozen) else records
+def thaw(records: Records[_Record]) -> Generator[None, None, dict[str, _Record]]:
+    """The dictionary to go on with, at the end of as many steps as it takes: none where no snapshot was being taken."""
+    if not isinstance(records, Frozen):
+        return records
+    yield from records.thaw()
+    return records.was

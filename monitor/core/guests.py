@@ -204,11 +204,11 @@ class Nailed:
         self._frozen = [guests.notes for guests in self.accounts.values()]
         return [(sid, guests.notes.freeze()) for sid, guests in self.accounts.items()]
 
-    def thaw(self) -> None:
-        """Go on without ``freeze``."""
-        frozen, self._frozen = self._frozen, []
-        for notes in frozen:
-            notes.thaw()
+    def thaw(self) -> Iterator[None]:
+        """Go on without ``freeze``, in steps: of half a million conversations all of it at once takes 25 ms."""
+        while self._frozen:
+            yield from self._frozen[-1].thaw()
+            self._frozen.pop()
 
 
 class Times(msgspec.Struct, array_like=True, frozen=True):

@@ -31,7 +31,7 @@ from monitor.core.events import (
     TaskFact,
     TwimlFact,
 )
-from monitor.core.frozen import Frozen, Records, thawed, unfrozen
+from monitor.core.frozen import Frozen, Records, thaw, unfrozen
 
 BUCKETS: Final = 1_440  # So many to a window, where it is long enough: one is ten seconds of four hours.
 PARTS: Final = 16  # So coarsely, in parts of a window, goes what need not be looked at with each bucket.
@@ -225,9 +225,11 @@ class Notes:
         self.calls, self.rooms, self.executions = Frozen(calls), Frozen(rooms), Frozen(executions)
         return calls, rooms, executions
 
-    def thaw(self) -> None:
-        """Go on without ``freeze``, if it was called."""
-        self.calls, self.rooms, self.executions = thawed(self.calls), thawed(self.rooms), thawed(self.executions)
+    def thaw(self) -> Iterator[None]:
+        """Go on without ``freeze``, if it was called: in steps, with the first of which what that gave may change."""
+        self.calls = yield from thaw(self.calls)
+        self.rooms = yield from thaw(self.rooms)
+        self.executions = yield from thaw(self.executions)
 
     def call(self, sid: str) -> Call:
         """A call's record, a new one if there is none."""

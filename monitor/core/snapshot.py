@@ -131,7 +131,8 @@ class Saving:
         self._ended = False
         self._states: list[msgspec.Raw] = []
         self._size = 0
-        self._notes = _one_by_one(window.nailed.freeze(), then=window.nailed.thaw)
+        self._notes = _one_by_one(window.nailed.freeze())
+        self._thaws = window.nailed.thaw()
         self._noted = 0
         self._ready: list[bytes] = [
             framed(_encode(_Header(LAYOUT, about, window.cut))),
@@ -151,10 +152,10 @@ class Saving:
             self._pack()
 
     def walk(self, conversations_max: int) -> bool:
-        """Write so many conversations at most, or twice as many records of calls; whether all are written."""
+        """Write so many conversations at most, or see to twice as many records of calls; whether all are written."""
         if self._ended or self.broken:
             return True
-        if self._write_notes(2 * conversations_max):
+        if self._write_notes(2 * conversations_max) or self._thaw(2 * conversations_max):
             return False
         for _ in range(conversations_max):
             while not self._next:
@@ -188,6 +189,10 @@ class Saving:
             self._ready.append(framed(_encode(_Noted(known))))
         return bool(known)
 
+    def _thaw(self, most: int) -> bool:
+        """Put back what was copied of some records while they were written; whether there was any left."""
+        return sum(1 for _ in islice(self._thaws, most)) > 0
+
     def _pack(self) -> None:
         self._ready.append(framed(_encode(_Written(self._states))))
         self._states, self._size = [], 0
@@ -200,15 +205,12 @@ class Saving:
         self._ready.append(framed(_encode(_End(self._saved, self._noted))))
 
 
-def _one_by_one(
-    known: Iterable[tuple[str, _OfKinds]], *, then: Callable[[], None]
-) -> Iterator[tuple[str, int, str, Any]]:
-    """Each record of what is known of calls: its account, which of the kinds it is, its SID; ``then`` this is done."""
+def _one_by_one(known: Iterable[tuple[str, _OfKinds]]) -> Iterator[tuple[str, int, str, Any]]:
+    """Each record of what is known of calls: its account, which of the kinds it is, its SID."""
     for sid, kinds in known:
         for place, records in enumerate(kinds):
             for key, record in records.items():
                 yield sid, place, key, record
-    then()
 
 
 class Loading:

@@ -425,7 +425,8 @@ class Window:
         """Tell ``saver`` nothing more."""
         if self._saver is saver:
             self._saver = None
-            self.nailed.thaw()
+            for _ in self.nailed.thaw():  # It was done before, unless what was saved is given up.
+                pass
 
     def filed(self) -> tuple[list[int], list[Conversation]]:
         """Every open conversation: by the buckets that hold them, and those that are due within the present one."""
