@@ -18,7 +18,6 @@ import gc
 import itertools
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -50,7 +49,7 @@ from monitor.core.verdict import Verdict, encode_verdict, render_instant
 from monitor.inputs.kafka import BATCH_MESSAGES_MAX, SWEEP_CONVERSATIONS, member_properties
 from monitor.simulator.traffic import Knobs, traffic
 from tests import webhook_load
-from tests.broker import RealBroker
+from tests.broker import RealBroker, stop_is_an_interrupt
 from tests.rig import (
     EVENTS_PER_CALL,
     ROOT,
@@ -1118,7 +1117,7 @@ def main() -> int:
     where, load, table = environment(), Load(), Table(judged=sizes.open >= FULL.open)
     cores = divide_cores()
     os.sched_setaffinity(0, cores.rest)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Else a stop would leave broker and monitors behind.
+    stop_is_an_interrupt()
     began = datetime.now(UTC)
     if len(cores.rest) == 1 and cores.rest == cores.measured:
         where["warning"] = "one core only: the broker competes with what is measured"

@@ -61,6 +61,11 @@ _STARTED: Final = "Kafka Server started"
 _PORT_TAKEN: Final = "Address already in use"
 
 
+def stop_is_an_interrupt() -> None:
+    """Let SIGTERM end a program as Ctrl-C does: else brokers, and monitors, would be left behind."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 class BrokerUnavailableError(Exception):
     """No real broker can run here; the message says what is missing."""
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from monitor.simulator.traffic import Knobs, traffic
-from tests.broker import RealBroker
+from tests.broker import RealBroker, stop_is_an_interrupt
 from tests.rig import (
     EVENTS_PER_CALL,
     BenchError,
@@ -267,7 +266,7 @@ def main() -> int:
     if asked.size:
         print(render_needs(*asked.size))
         return 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Else a stop would leave broker and monitors behind.
+    stop_is_an_interrupt()
     where, began = environment(), datetime.now(UTC)
     # Many accounts, so that each partition has some: an account is never spread. Recent, for what began more than a
     # week ago is not judged; and of one hour at most, for all of it arrives at once.

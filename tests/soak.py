@@ -36,7 +36,7 @@ import msgspec
 from confluent_kafka import KafkaError, Producer
 
 from monitor.simulator.traffic import Knobs
-from tests.broker import RealBroker
+from tests.broker import RealBroker, stop_is_an_interrupt
 from tests.rig import (
     BenchError,
     Entry,
@@ -265,7 +265,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, default=Path("build/soak.json"))
     asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Else a stop would leave broker and monitors behind.
+    stop_is_an_interrupt()
     where, began = environment(), datetime.now(UTC)
     os.sched_setaffinity(0, divide_cores().rest)
     with tempfile.TemporaryDirectory(prefix="soak-") as name:

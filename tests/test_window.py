@@ -340,8 +340,7 @@ def test_a_packed_conversation_that_a_nailed_up_call_leaves_can_still_be_read():
     for offset, fact in enumerate(seen[:3]):
         window.fold(event(fact.call, fact.conference, facts=(fact,)), offset, 0, NOW_MS)
     [conversation] = window.conversations()
-    conversation.pack()
-    conversation.cold = True
+    conversation.cool()
     window.fold(event("CA1", "CF3", facts=(seen[3],)), 3, 0, NOW_MS)
 
     assert conversation.members == ("CF0", "CF1", "CF2")

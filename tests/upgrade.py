@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -25,7 +24,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from tests import versions
-from tests.broker import RealBroker
+from tests.broker import RealBroker, stop_is_an_interrupt
 from tests.monitors import ROOT, program
 from tests.torture.judge import Tally, judge, unlike_straight
 from tests.torture.stage import Act, Stage, moments
@@ -184,7 +183,7 @@ def try_both(ref: str, *, histories: int, events: int, seed: int, keep: Path | N
     directory.mkdir(parents=True, exist_ok=True)
     old = versions.checked_out(ref, directory / "old")
     broker = RealBroker(directory / "broker")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Else a stop would leave the broker behind.
+    stop_is_an_interrupt()
     begun, lines, failed = time.monotonic(), [], False
     try:
         broker.start()

@@ -217,6 +217,10 @@ def _head(entry: bytes) -> _Head:
     return _Head._make(_HEAD.unpack_from(entry))
 
 
+def _rest(entry: bytes) -> Rest:
+    return _read_rest(entry[_HEAD.size :])
+
+
 def _place_of(entry: bytes) -> int:
     place: int = _PLACE.unpack_from(entry, _FINDING.size)[0]
     return place
@@ -288,7 +292,7 @@ class Ledger:
         try:
             head = _HEAD.pack(0, place, verdict.at[1], verdict.at[0], self._flags_of(key, verdict, entry))
             settled = verdict.final and self._fetch is not None and not ours  # Of such only the head is kept.
-            rest = b"" if settled else self._rest_of(verdict, remember(verdict))
+            rest = b"" if settled else self._rest_of(verdict)
             end_ms = self._end_ms(verdict) if verdict.final else NEVER_MS
         except (OverflowError, TypeError, ValueError, struct.error):
             return None  # Somebody else's, with a number or an instant that none of ours has.
@@ -359,7 +363,7 @@ class Ledger:
         entry = self._entries.get(key)
         if entry is None or _head(entry).final:
             return None
-        return self._names.known[_read_rest(entry[_HEAD.size :]).account]
+        return self._names.known[_rest(entry).account]
 
     def is_final(self, key: str) -> bool:
         """Whether a final verdict is published."""
@@ -398,7 +402,7 @@ class Ledger:
         """Take in a verdict of our own that is about to be written, over one of which ``over`` is remembered."""
         key = verdict.key
         entry = self._entry(key)
-        rest = self._rest_of(verdict, remember(verdict, over))
+        rest = self._rest_of(verdict, over)
         head = _HEAD.pack(digest, _NO_PLACE, verdict.at[1], verdict.at[0], self._flags_of(key, verdict, entry))
         self._put(key, verdict, head + rest, entry, self._end_ms(verdict) if verdict.final else NEVER_MS)
         self._awaited[key] = self._awaited.get(key, 0) + 1
@@ -462,7 +466,7 @@ class Ledger:
         """Of each open verdict of one of its ``PARTS`` whose recording goes on: key, account and outcome."""
         for key, entry in self._entries.parts[part].items():
             if entry[_FLAGS_AT] & _GOES_ON:
-                rest = _read_rest(entry[_HEAD.size :])
+                rest = _rest(entry)
                 yield key, self._names.known[rest.account], self._words.known[rest.words].outcome
 
     def greatest_offset(self, generation: int) -> int | None:
@@ -600,8 +604,9 @@ class Ledger:
         else:
             self._settled.put(_short(key), entry)
 
-    def _rest_of(self, verdict: Verdict, published: Published) -> bytes:
-        """What stands behind the head of an open verdict's entry."""
+    def _rest_of(self, verdict: Verdict, over: Published | None = None) -> bytes:
+        """What stands behind the head of an open verdict's entry; ``over``: which it was published over."""
+        published = remember(verdict, over)
         said = tuple([(outcome, cause) for _, outcome, cause, _ in published.history])
         # In the order of the fields: by name it would cost several times as much, for every verdict.
         return _pack_rest(
@@ -620,7 +625,7 @@ class Ledger:
 
     def _published(self, entry: bytes) -> Published:
         """What ``_rest_of`` was made of."""
-        head, rest = _head(entry), _read_rest(entry[_HEAD.size :])
+        head, rest = _head(entry), _rest(entry)
         words = self._words.known[rest.words]
         return Published(
             head.at,

@@ -16,7 +16,6 @@ import fcntl
 import hashlib
 import os
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -32,7 +31,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from monitor.simulator.traffic import Knobs, traffic
 from tests.bench_peers.simple_job import Verdict, key_of, step
-from tests.broker import RealBroker, java
+from tests.broker import RealBroker, java, stop_is_an_interrupt
 from tests.rig import ROOT, BenchError, Cores, Entry, cpu_s, divide_cores, environment, fill, start_on
 
 HERE: Final = Path(__file__).resolve().parent
@@ -182,7 +181,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=Path("build/bench-peers.json"))
     asked = parser.parse_args()
     jobs = [job for job in JOBS if not asked.only or job in asked.only]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Else a stop would leave broker and monitors behind.
+    stop_is_an_interrupt()
     where, began = environment(), datetime.now(UTC)
     cores = divide_cores()
     os.sched_setaffinity(0, cores.rest)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import shutil
-import signal
 import statistics
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.broker import stop_is_an_interrupt
 from tests.torture.judge import Tally
 from tests.torture.rows import ROWS, Bench, History, Row
 
@@ -41,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begun = time.monotonic()
     failed = False
     results: dict[str, _Result] = {row.name: _Result(row) for row in rows}
-    # A stop is an interrupt: else brokers would be left behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop_is_an_interrupt()
     # One after another takes hours in which the machine mostly waits.
     pool = ThreadPoolExecutor(asked.jobs)
     try:
