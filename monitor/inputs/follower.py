@@ -16,7 +16,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from monitor.errors import OutOfReach
-from monitor.inputs.reader import BEGINNING, Questions, logger, reader_properties, sign_in
+from monitor.inputs.reader import BEGINNING, Questions, SignIn, logger, reader_properties
 
 log = structlog.get_logger(__name__)
 
@@ -134,7 +134,7 @@ class TopicFollower:
         on_error: Callable[[KafkaError], None],
     ) -> None:
         self._properties = reader_properties(client, group_id)
-        self._consumer: Consumer | None = None
+        self._sign_in = SignIn()
         self._questions = Questions(self._properties, timeout_s=ASK_TIMEOUT_S)
         self._topics = topics
         self._takes = takes
@@ -169,14 +169,14 @@ class TopicFollower:
     def change_password(self, username: str, password: str) -> None:
         """Come in so from the next connection on; from any thread."""
         self._properties |= {"sasl.username": username, "sasl.password": password}
-        sign_in(self._consumer, username, password)
+        self._sign_in.change(username, password)
         self._questions.change_password(username, password)
 
     # Reading.
 
     def _follow(self) -> None:
         while not self._stopping.is_set():
-            consumer = self._consumer = Consumer({**self._properties, "error_cb": self._on_error}, logger=logger)
+            consumer = Consumer({**self._properties, "error_cb": self._on_error}, logger=logger)
             try:
                 self._places.clear()
                 self._looked_at = 0.0
@@ -202,6 +202,7 @@ class TopicFollower:
 
     def _once(self, consumer: Consumer) -> bool:
         """One turn; False where all is to be read anew."""
+        self._sign_in.hand_on(consumer)
         if not self._takes.turn():
             return False
         rest_s = self._rests_until - time.monotonic()

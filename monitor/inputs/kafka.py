@@ -56,12 +56,12 @@ from monitor.inputs.reader import (
     AskedLog,
     Questions,
     Reader,
+    SignIn,
     headers_of,
     key_of,
     logger,
     reader_properties,
     shared_properties,
-    sign_in,
 )
 from monitor.inputs.snapshots import Partition, Restoring, Snapshots
 
@@ -329,6 +329,7 @@ class Member:
         self._consumer = Consumer(
             {**properties, "error_cb": self._client_error, "on_commit": self._commit_ended}, logger=logger
         )
+        self._sign_in = SignIn()
         reading = reader_properties(client, group_id)
         self._reader = Reader(reading, on_error=self._client_error)
         self._questions = Questions(reading)
@@ -338,7 +339,7 @@ class Member:
 
     def change_password(self, username: str, password: str) -> None:
         """Come in so from the next connection on."""
-        sign_in(self._consumer, username, password)
+        self._sign_in.change(username, password)
         self._reader.change_password(username, password)
         self._questions.change_password(username, password)
 
@@ -390,6 +391,7 @@ class Member:
             self._end()
 
     def _turn(self, *, busy: bool) -> bool:
+        self._sign_in.hand_on(self._consumer)
         first = self._consumer.poll(self._patience(busy=busy))
         self._watch.polled()
         if first is not None:

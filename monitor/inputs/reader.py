@@ -15,7 +15,6 @@ from itertools import groupby
 from typing import Any, Final, Protocol
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from monitor.errors import OutOfReach
 
@@ -136,11 +135,27 @@ def headers_of(message: Message) -> list[tuple[str, bytes]] | None:
     return [(name, value) for name, value in pairs if isinstance(value, bytes)]
 
 
-def sign_in(client: Consumer | AdminClient | None, username: str, password: str) -> None:
-    """Have a client come in so from its next connection on; one that is closed, or not there yet, needs nothing."""
-    if client is not None:
-        with contextlib.suppress(RuntimeError):
-            client.set_sasl_credentials(username, password)
+class SignIn:
+    """A password that changes under the clients of one thread, which hands it to them between two of its own calls.
+
+    Nobody else can: the call of another thread on a consumer that is polled all the time waits its turn without end
+    (seen with confluent-kafka 2.16).
+    """
+
+    def __init__(self) -> None:
+        self._given: tuple[str, str] | None = None
+        self._handed_on: tuple[str, str] | None = None
+
+    def change(self, username: str, password: str) -> None:
+        """Come in so from the next connection on; from any thread. Clients made from now on are made so."""
+        self._given = (username, password)
+
+    def hand_on(self, client: Consumer) -> None:
+        """Tell the client what has changed since the last call, on the thread that uses it."""
+        given = self._given
+        if given is not None and given is not self._handed_on:
+            client.set_sasl_credentials(*given)
+            self._handed_on = given
 
 
 def describe(client: Consumer, topic: str, timeout_s: float) -> tuple[str | None, list[int]]:
@@ -225,6 +240,7 @@ class Reader:
         self._consumer = Consumer(
             {"fetch.min.bytes": READER_FETCH_BYTES, **properties, "error_cb": on_error}, logger=logger
         )
+        self._sign_in = SignIn()
         self._followers: dict[tuple[str, int], Follower] = {}
         self._known: set[str] = set()
 
@@ -246,6 +262,7 @@ class Reader:
 
     def read(self, messages_max: int, for_s: float) -> bool:
         """Tell the followers what has arrived, at most so much; return whether there may be more at once."""
+        self._sign_in.hand_on(self._consumer)
         until = time.monotonic() + for_s
         told = 0
         while told < messages_max:
@@ -277,7 +294,7 @@ class Reader:
 
     def change_password(self, username: str, password: str) -> None:
         """Come in so from the next connection on; from any thread."""
-        sign_in(self._consumer, username, password)
+        self._sign_in.change(username, password)
 
     def close(self) -> None:
         """Leave everything."""
@@ -296,6 +313,7 @@ class Questions:
         self._properties: dict[str, Any] = {**properties, "fetch.wait.max.ms": 10}
         self._timeout_s = timeout_s
         self._consumer: Consumer | None = None
+        self._sign_in = SignIn()
         self._lock = threading.Lock()
 
     def describe(self, topic: str) -> tuple[str | None, list[int]]:
@@ -352,6 +370,7 @@ class Questions:
         with self._lock:
             if self._consumer is None:
                 self._consumer = Consumer(self._properties, logger=logger)
+            self._sign_in.hand_on(self._consumer)
             try:
                 yield self._consumer
             except KafkaException as failure:
@@ -359,11 +378,9 @@ class Questions:
                 raise OutOfReach(f"{topic}: {error.name() if isinstance(error, KafkaError) else error}") from failure
 
     def change_password(self, username: str, password: str) -> None:
-        """Come in so from the next connection on; from any thread."""
+        """Come in so from the next question on; from any thread."""
         self._properties = {**self._properties, "sasl.username": username, "sasl.password": password}
-        sign_in(self._consumer, username, password)  # At once: a question under way may be waiting for just this.
-        with self._lock:
-            sign_in(self._consumer, username, password)  # One that was made meanwhile.
+        self._sign_in.change(username, password)
 
     def close(self) -> None:
         """Let go of the connection, if one was ever made."""

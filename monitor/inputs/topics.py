@@ -18,7 +18,7 @@ from confluent_kafka.admin._metadata import ClusterMetadata
 from confluent_kafka.cimpl import NewTopic
 
 from monitor.errors import OutOfReach, WrongInput
-from monitor.inputs.reader import logger, shared_properties, sign_in
+from monitor.inputs.reader import logger, shared_properties
 
 TIMEOUT_S: Final = 15.0
 # How long a topic may take from its creation until the brokers show it, and how often they are asked meanwhile.
@@ -192,7 +192,7 @@ class TopicAdmin:
 
     def change_password(self, username: str, password: str) -> None:
         """Come in so from the next connection on."""
-        sign_in(self._admin, username, password)
+        self._admin.set_sasl_credentials(username, password)
 
     def can_be_asked(self) -> bool:
         """Whether this cluster answers admin calls. Raises OutOfReach when no broker answers at all."""
