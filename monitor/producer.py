@@ -1,7 +1,7 @@
 """The producer of every part of ours: librdkafka's, whose failure for good is told to ``error_cb`` as any other error.
 
 confluent-kafka raises it out of ``poll`` and ``flush`` instead of calling ``error_cb``. Its own ``flush`` then goes on
-to tell of deliveries, with the exception pending: what is told so breaks off midway, at the first call of something in C
+to tell of deliveries, with the exception pending: what is told so breaks off midway, at the first call of code in C
 (seen with 2.16). So nothing here waits by that.
 """
 

@@ -740,9 +740,9 @@ def derived_of(pipeline: Pipeline) -> dict[str, Any]:
         "log": (pipeline.next_offset, pipeline.log_time_ms, pipeline.stamped_before_ms, window.cut),
         "counts": (window.open_conversations, window.open_recordings),
         "from": window.rebuild_from(),
-        "births": [
+        "births": sorted(
             (b.offset, b.arrived_ms, b.beside_offset, b.beside_ms) for b in (*window.births, *window.young) if b.open
-        ],
+        ),
         "by name": sorted({(at.beside_offset, at.beside_ms, at.offset) for at in window._by_name if at.open}),
         "graces": [
             grace
@@ -2248,7 +2248,7 @@ class DumpedAndLoaded(_OtherPipeline):
                 account.guests = None
             for sid, each in msgspec.msgpack.decode(known, type=dict[str, Known]).items():
                 window.know(sid, each)
-            window.restored((), (), met)
+            window.restored((), met)
             return told
 
 

@@ -18,18 +18,22 @@ SPAN: Final = 16_384  # Offsets of which the births lie together: at a thousand 
 
 
 class OpenBirths:
-    """Births, each as long as it is open."""
+    """Births, each as long as it is open.
 
-    __slots__ = ("_first", "_order", "_spans", "_turn")
+    ``oldest`` are those of the first span, the oldest last, whether or not it has closed; it stays the same list.
+    """
+
+    __slots__ = ("_first_span", "_order", "_spans", "_turn", "oldest")
 
     def __init__(self) -> None:
-        self._spans: dict[int, list[Birth]] = {}
+        self.oldest: list[Birth] = []
+        self._first_span = -1
+        self._spans: dict[int, list[Birth]] = {}  # Those behind it.
         self._order: list[int] = []
-        self._first: Birth | None = None  # The oldest, unless it has closed since.
         self._turn = 0
 
     def __iter__(self) -> Iterator[Birth]:
-        return chain.from_iterable(self._spans.values())
+        return chain(self.oldest, chain.from_iterable(self._spans.values()))
 
     def bulk(self) -> Iterator[Container]:
         """All that is large in it, to be emptied for good."""
@@ -38,27 +42,28 @@ class OpenBirths:
     def add(self, birth: Birth) -> None:
         """Take in a birth, in whatever order."""
         number = birth.offset // SPAN
+        if number <= self._first_span:
+            insort(self.oldest, birth, key=_backwards)
+            return
         span = self._spans.get(number)
         if span is None:
             self._look_at_two()
             span = self._spans[number] = []
             insort(self._order, number)
         span.append(birth)
-        if self._first is not None and birth < self._first:
-            self._first = birth
 
     def first(self) -> Birth | None:
         """The oldest that is open; None where none is."""
-        if self._first is None or not self._first.open:
-            self._first = self._find()
-        return self._first
-
-    def _find(self) -> Birth | None:
-        while self._order:
-            still = self._look_at(0)
-            if still:
-                return min(still)
-        return None
+        while True:
+            while self.oldest:
+                birth = self.oldest[-1]
+                if birth.open:
+                    return birth
+                self.oldest.pop()
+            if not self._order:
+                return None
+            self._first_span = self._order.pop(0)
+            self.oldest += sorted([b for b in self._spans.pop(self._first_span) if b.open], key=_backwards)
 
     def _look_at_two(self) -> None:
         """Drop what has closed of two spans, the next in turn: one birth that never ends would keep all the others.
@@ -68,14 +73,18 @@ class OpenBirths:
         for _ in range(2):
             if self._order:
                 self._turn %= len(self._order)
-                self._turn += bool(self._look_at(self._turn))
+                self._turn += self._look_at(self._turn)
 
-    def _look_at(self, place: int) -> list[Birth]:
-        """Drop what has closed of one span, or the span; what is left."""
+    def _look_at(self, place: int) -> bool:
+        """Drop what has closed of one span, or the span; whether any of it is left."""
         number = self._order[place]
         still = [birth for birth in self._spans[number] if birth.open]
         if still:
             self._spans[number] = still
         else:
             del self._spans[number], self._order[place]
-        return still
+        return bool(still)
+
+
+def _backwards(birth: Birth) -> tuple[int, int]:
+    return -birth.offset, -birth.arrived_ms

@@ -146,10 +146,10 @@ cdef struct Sighting:
 cdef class FastPath:
     """The fast path of one partition, into its window. It holds nothing but what it is at with the message at hand."""
 
-    cdef object window, nailed, births, young, warm
+    cdef object window, nailed, warm
     cdef bint met
     cdef dict accounts, of_window, of_nailed
-    cdef list renewed
+    cdef list oldest, renewed
     cdef int64_t bucket_ms, part
     cdef Field replayed, messages, entries, ignored, duplicates  # Of the pipeline's counts.
     cdef Scan scan
@@ -173,7 +173,7 @@ cdef class FastPath:
 
     def __cinit__(self, window):
         self.window, self.nailed, self.accounts = window, window.nailed, window.accounts
-        self.births, self.young, self.warm, self.renewed = window.births, window.young, window._warm, window.renewed
+        self.oldest, self.warm, self.renewed = window.births.oldest, window._warm, window.renewed
         self.of_window, self.of_nailed = window.__dict__, window.nailed.__dict__
         self.bucket_ms, self.part = window.nailed.marks.bucket_ms, window.nailed.marks.part
 
@@ -247,8 +247,7 @@ cdef class FastPath:
         cdef int64_t too_old_ms
         if conversation is not None:
             too_old_ms = now_ms - <int64_t> self.of_window["age_max_ms"]
-            # Only if the oldest birth is; one is open.
-            if <int64_t> _get(self.births[0] if self.births else self.young[0], &ARRIVED_MS) < too_old_ms:
+            if not self.oldest or <int64_t> _get(self.oldest[-1], &ARRIVED_MS) < too_old_ms:  # Else none is.
                 aged = <int64_t> _get(_get(conversation, &BIRTH), &ARRIVED_MS) < too_old_ms
         counts = of["counts"]
         if not telling:

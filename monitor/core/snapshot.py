@@ -223,7 +223,6 @@ class Loading:
         self._window = window
         self._log_time_ms = log_time_ms
         self._offset = offset
-        self._births: list[Birth] = []
         self._graces: list[tuple[int, int, int, str, str]] = []
         self._met: list[Conversation] = []  # Those that have met nailed-up calls.
         self._loaded = 0
@@ -252,13 +251,11 @@ class Loading:
 
     def _add(self, state: State) -> None:
         window = self._window
-        birth = Birth(*state.birth)
-        self._births.append(birth)
         account = window.account_of(state.account)
         conversation = Conversation(
             account=account.sid,
             members=state.members,
-            birth=birth,
+            birth=Birth(*state.birth),
             last_ms=state.last_ms,
             bucket=0,
             truncated=state.truncated,
@@ -295,10 +292,9 @@ class Loading:
         if self.done:
             raise Unusable("it ends twice")
         self.done = True
-        self._births.sort(key=lambda birth: (birth.offset, birth.arrived_ms))
         self._graces.sort()
         graces = [(due_ms, account, recording) for due_ms, _, _, account, recording in self._graces]
-        self._window.restored(self._births, graces, self._met)
+        self._window.restored(graces, self._met)
 
 
 def about(chunk: bytes) -> tuple[bytes, Cut | None]:

@@ -211,7 +211,7 @@ class Window:
         self.truncated_total = 0
         self.dropped_total = 0
         self.due_ms = _NEVER  # No deadline lies before this instant.
-        self.births: deque[Birth] = deque()  # In order of their offsets.
+        self.births = OpenBirths()
         self.young: deque[Birth] = deque()  # Those behind them, most of which end soon.
         self._by_name = OpenBirths()  # Each was ``beside`` no less than those of older ones.
         self._graces: deque[tuple[int, str, str]] = deque()
@@ -236,7 +236,8 @@ class Window:
 
     def bulk(self) -> Iterator[Container]:
         """All that is large in it, to be emptied for good: nothing may be asked of it any more."""
-        yield from (self._warm, self._graces, self._buckets, self.births, self.young)
+        yield from (self._warm, self._graces, self._buckets, self.young)
+        yield from self.births.bulk()
         yield from self._by_name.bulk()
         yield from self.nailed.bulk()
         for account in self.accounts.values():
@@ -381,12 +382,12 @@ class Window:
 
     def oldest_birth(self) -> Birth | None:
         """The birth of the oldest open conversation: the first message that anything open rests on."""
-        for births in (self.births, self.young):
-            while births and not births[0].open:
-                births.popleft()
-            if births:
-                return births[0]
-        return None
+        birth = self.births.first()
+        if birth is not None:
+            return birth
+        while self.young and not self.young[0].open:
+            self.young.popleft()
+        return self.young[0] if self.young else None
 
     def rebuild_from(self) -> tuple[int, int] | None:
         """Offset and log time of the first message that anything open rests on; None where nothing is open.
@@ -456,19 +457,17 @@ class Window:
         self._file_again(conversation, log_time_ms)
         if not conversation.cold:
             self._warm.append(conversation)
+        self.births.add(conversation.birth)
         self.open_conversations += 1
         self.open_recordings += len(conversation.recordings)
 
-    def restored(
-        self, births: Iterable[Birth], graces: Iterable[tuple[int, str, str]], met: Iterable[Conversation]
-    ) -> None:
-        """The snapshot is all there: births in order of their offsets, and the graces to come in order of time.
+    def restored(self, graces: Iterable[tuple[int, str, str]], met: Iterable[Conversation]) -> None:
+        """The snapshot is all there. The graces to come are in order of time.
 
         ``met`` are the conversations that have met nailed-up calls.
         """
         for conversation in met:
             conversation.notes = self._guests_of(conversation.account).notes
-        self.births.extend(births)
         self._graces.extend(graces)
         self._look_at_deadlines()
 
@@ -643,7 +642,7 @@ class Window:
             # By now it is seen which were poured into others: more than are left.
             grown = self.young.popleft()
             if grown.open:
-                self.births.append(grown)
+                self.births.add(grown)
         self.open_conversations += 1
         self._file_again(conversation, arrived_ms)
         self._warm.append(conversation)
