@@ -4,8 +4,8 @@ Two members share four partitions. One is never touched, and is watched: memory,
 is stopped at random, in good order or by SIGKILL, and started again, so that partitions come to the first and leave it
 all the time: what a takeover leaks would show there. The window is two minutes and life runs thirty times faster, so
 that after the warm-up as many conversations close as begin; a case is held as much shorter, since the board of alerts
-knows all that are held. In the warm-up the other one is ended every half minute: what memory a member needs at most is
-what it needs while it takes over, and that is to be behind it.
+knows all that are held. What memory a member needs at most is what it needs while it takes over a full window; so in
+the warm-up the other one lives for little more than a window, and four such takeovers lie behind it.
 
 What is kept of a final verdict (some digests, for as long as it may be revised or retained) grows by design; the
 slope is given as measured, among looks at as many partitions, and beside it what the verdicts reached in that time
@@ -54,7 +54,7 @@ from tests.rig import (
 )
 
 PARTITIONS: Final = 4
-WARM_UP: Final = 0.2
+WARM_UP: Final = 1 / 3
 """The share of the run, but at least two windows, after which the slope is taken."""
 WINDOW_S: Final = 120
 TEMPO: Final = 30.0
@@ -64,7 +64,7 @@ UP_S: Final = (60.0, 180.0)
 """How long the other member lives. Ended every forty seconds, the two fell behind: each time both fold two minutes
 again, at a thousand events a second for ten seconds and more."""
 AWAY_S: Final = (1.0, 20.0)
-UP_AT_FIRST_S: Final = (20.0, 35.0)
+UP_AT_FIRST_S: Final = (float(WINDOW_S), WINDOW_S + 15.0)
 SLOPE_MUST_MB: Final = 1.0
 
 

@@ -66,13 +66,14 @@ def resumed(committed: Committed | None, log: Stamps, start_at: StartAt = "earli
 offsets = st.integers(0, 2**62)
 instants = st.integers(-(2**53), 2**53)
 checkpoints = st.builds(
-    lambda replay_from, more, looked, generation, log_time_ms, cut: Checkpoint(
+    lambda replay_from, more, looked, generation, log_time_ms, cut, lost: Checkpoint(
         offset=replay_from + more,
         generation=generation,
         replay_from=replay_from,
         log_time_ms=log_time_ms,
         open_from=None if looked is None else replay_from + min(looked, more),
         cut=Cut(*cut) if cut is not None else None,
+        lost=lost,
     ),
     offsets,
     st.integers(0, 2**60),
@@ -80,6 +81,7 @@ checkpoints = st.builds(
     st.integers(0, 2**31),
     st.none() | instants,
     st.none() | st.tuples(st.integers(-1, 2**62), instants),
+    st.booleans(),
 )
 
 
@@ -99,6 +101,8 @@ def test_metadata_is_spelled_as_the_design_says():
     assert encode_metadata(checkpoint, "abc") == '{"v":1,"g":2,"r":5,"w":77,"x":[4,99],"t":"abc"}'
     looked_back = msgspec.structs.replace(checkpoint, open_from=7, cut=None)
     assert encode_metadata(looked_back, "abc") == '{"v":1,"g":2,"r":5,"w":77,"x":null,"t":"abc","b":7}'
+    lost = msgspec.structs.replace(checkpoint, lost=True)
+    assert encode_metadata(lost, "abc") == '{"v":1,"g":2,"r":5,"w":77,"x":[4,99],"t":"abc","l":true}'
 
 
 @given(st.text() | st.binary().map(lambda data: data.decode("latin-1")))
@@ -321,4 +325,4 @@ def test_every_resumption_lies_in_the_log_and_hides_no_loss(
         assert found.blind.unjudged == log.low - committed.offset
     # What is taken over can be committed again, and is then ours.
     again = Committed(checkpoint.offset, encode_metadata(found.in_generation(0), HERE))
-    assert msgspec.structs.replace(found.in_generation(0), lost=False, end=0) == decode_checkpoint(again, HERE)
+    assert msgspec.structs.replace(found.in_generation(0), end=0) == decode_checkpoint(again, HERE)

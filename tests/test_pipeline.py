@@ -682,6 +682,25 @@ def test_where_something_was_lost_they_are_ended_at_once_for_a_successor_does_no
     assert len(Fold(checkpoint=lost, ledger=ledger, sweeps=True).verdicts(0)) == 3 * LOOKED_AT
 
 
+def test_a_successor_knows_of_a_loss_until_the_log_has_been_caught_up_with():
+    """Else it would take a suspicion whose evidence is gone for a former owner's late word, and withdraw it."""
+    ledger = Ledger()
+    suspicion = msgspec.structs.replace(
+        a_verdict("r", at=(1, 4)), kind="suspicion", recording_sid=None, conference_sid=SIDS["c"]
+    )
+    ledger.take_in(suspicion.key, suspicion, 0)
+    lost = Checkpoint(offset=5, generation=1, replay_from=5, log_time_ms=LOG_BASE_MS, lost=True, end=8)
+    before = Fold(checkpoint=lost, ledger=ledger, sweeps=True)
+    assert before.verdicts(0) == before.verdicts(0) == []
+    between = before.pipeline.checkpoint()
+    assert (between.offset, between.lost) == (7, True)
+
+    successor = Fold(checkpoint=msgspec.structs.replace(between, end=8), ledger=ledger, sweeps=True)
+    [ended] = successor.verdicts(0)
+    assert (ended.key, ended.outcome, ended.missing) == (suspicion.key, "undetermined", ("evidence lost",))
+    assert not successor.pipeline.checkpoint().lost
+
+
 def test_a_verdict_without_a_conversation_is_not_ended_before_the_log_has_been_caught_up_with():
     before = Fold()
     [published] = before.verdicts(0, "rec(r,a)")

@@ -49,8 +49,9 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Where a partition goes on (``offset``, C) and from where it is rebuilt (``replay_from``, R, at log time w).
 
     Messages below ``open_from`` (None: there are none) are only looked at for where calls were; no conversation that is
-    open at C rests on them. ``lost`` says that messages below ``replay_from`` which the state rested on are gone.
-    ``end`` is the end of the log when it was taken over: what has no conversation before that may yet find one.
+    open at C rests on them. ``lost`` says that messages below ``replay_from`` which the state rested on are gone, and
+    that what this left without evidence has not been ended. ``end`` is the end of the log when it was taken over: what
+    has no conversation before that may yet find one.
     """
 
     offset: int
@@ -255,6 +256,7 @@ class Pipeline:
         self._raised: Exception | None = None  # By the sweep, once what it has told beside that is out.
         self._bereft: set[str] = set()  # Of these, what has closed with nothing left to conclude it from.
         self._whole = not checkpoint.lost and checkpoint.cut is None
+        self._lost = False  # Whether what is published has yet to be looked at for what a loss left without evidence.
         # What is held back is lost with this process: until it is told, the checkpoint stays where it was.
         self._safe: Checkpoint | None = checkpoint
 
@@ -282,6 +284,7 @@ class Pipeline:
         ledger.owned = True
         if self._sweep is None or not self._whole:  # Whoever takes over from here does not know what was lost before.
             self._unsettled = list(ledger.open_keys())
+            self._lost = not self._whole and bool(self._unsettled)
         elif len(ledger):
             self._inherited = ledger.open_keys()
         self._says_standing = ledger.restored and self._sweep is not None
@@ -431,6 +434,7 @@ class Pipeline:
             log_time_ms=log_time_ms,
             open_from=open_from if replay_from < open_from else None,
             cut=self.window.cut,
+            lost=self._lost,
         )
 
     # ----------------------------------------------------------------- snapshots
@@ -647,6 +651,7 @@ class Pipeline:
         if self._unsettled and self.next_offset >= self._end:
             keys, self._unsettled = self._unsettled, []
             told += self._end_orphans(keys, offset, log_time_ms)
+            self._lost = self._lost and bool(self._unsettled)
         if log_time_ms >= self.ledger.next_end_ms:
             told += [Publish(key, None, None, log_time_ms, late=False) for key in self.ledger.ended(log_time_ms)]
         if self._overtaken or self._safe is not None:

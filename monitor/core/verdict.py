@@ -12,11 +12,14 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from hashlib import blake2b
 from operator import attrgetter
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
 from monitor.core.attribution import ENDED, STATUS_RANK
+
+Number = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+"""A number that is packed; in the verdict topic, to which others may write, there may be greater ones."""
 
 
 class Shown(msgspec.Struct, frozen=True):
@@ -39,7 +42,7 @@ class RuledOut(msgspec.Struct, frozen=True):
 class Revision(msgspec.Struct, frozen=True):
     """An earlier revision of a verdict, as its history keeps it."""
 
-    revision: int
+    revision: Number
     outcome: str
     cause: str | None
     decided_at: str
@@ -76,10 +79,10 @@ class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: str
     recording_sid: str | None
     account_sid: str
-    revision: int
+    revision: Number
     final: bool
-    at: tuple[int, int]
-    rests_from: int
+    at: tuple[Number, Number]
+    rests_from: Number
     outcome: str
     rule: str
     severity: str | None

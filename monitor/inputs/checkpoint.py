@@ -2,8 +2,9 @@
 
 It is one ordinary offset commit. The offset is C (all effects of the messages before it are safe), the commit's
 metadata says the rest: ``{"v":1,"g":generation,"r":R,"w":log time at R,"x":[cut,until]|null,"t":fingerprint}``, about
-100 of the 4,096 bytes Kafka allows; with ``"b":B`` where messages from R to B are only looked at for where calls were.
-Pure: what has to be asked of the broker comes in as a ``Log``.
+100 of the 4,096 bytes Kafka allows; with ``"b":B`` where messages from R to B are only looked at for where calls were,
+and ``"l":true`` while what a loss left without evidence has not been ended. Pure: what has to be asked of the broker
+comes in as a ``Log``.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class _Metadata(msgspec.Struct, frozen=True, omit_defaults=True):
     x: tuple[Annotated[int, msgspec.Meta(ge=-1)], int] | None
     t: str
     b: _Offset | None = None
+    l: bool = False  # noqa: E741 - a letter as any
 
 
 class _Versioned(msgspec.Struct, frozen=True):
@@ -130,6 +132,7 @@ def encode_metadata(checkpoint: Checkpoint, fingerprint: str) -> str:
         x=(cut.offset, cut.until_ms) if cut is not None else None,
         t=fingerprint,
         b=checkpoint.open_from,
+        l=checkpoint.lost,
     )
     return msgspec.json.encode(metadata).decode()
 
@@ -158,6 +161,7 @@ def decode_checkpoint(committed: Committed, fingerprint: str) -> Checkpoint | Fo
         log_time_ms=read.w,
         open_from=read.b,
         cut=Cut(*read.x) if read.x is not None else None,
+        lost=read.l,
     )
 
 
