@@ -16,7 +16,7 @@ import pytest
 from monitor.core.account_settings import AccountSettings
 from monitor.core.frozen import Frozen
 from monitor.core.ledger import Ledger
-from monitor.core.pipeline import Checkpoint, Pipeline, Tuning
+from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
 from monitor.core.policy import built_in_policy
 from monitor.core.snapshot import Loading, Unusable
 from monitor.core.verdict import Verdict
@@ -264,6 +264,24 @@ def test_another_version_of_the_monitor_leaves_it_alone(snapshots: Snapshots, tm
     other = Snapshots(tmp_path / "snapshots", every_s=0.0, kept_s=3600.0, version="2")
     assert loaded(snapshots, taken_over(fold)) is not None
     assert loaded(other, taken_over(fold)) is None
+
+
+def test_one_that_was_taken_after_a_loss_serves_whoever_has_yet_to_settle_it(snapshots: Snapshots):
+    """To catch up may take hours, and with each takeover the window would be read again."""
+    [published] = [told.verdict for told in fed(0).feed(0, BASE_MS, recording_event(1)) if isinstance(told, Publish)]
+    assert published is not None
+    ledger = Ledger()
+    ledger.take_in(published.key, published, 0)
+    lost = Checkpoint(offset=100, generation=1, replay_from=100, log_time_ms=BASE_MS, lost=True, end=1_000)
+    fold = pipeline(checkpoint=lost)
+    fold.open(ledger)
+    for number in range(100, 150):
+        fold.feed(number, BASE_MS + number, recording_event(number))
+    assert taken_over(fold).lost
+    saved(snapshots, fold)
+    successor = loaded(snapshots, taken_over(fold))
+    assert successor is not None
+    assert state_of(successor) == state_of(fold)
 
 
 def test_none_is_begun_while_something_is_held_back():

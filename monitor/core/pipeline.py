@@ -65,7 +65,10 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Taken(msgspec.Struct, frozen=True, array_like=True):
-    """What a snapshot says of itself: of which log, as of before which message, and what the fold ran under."""
+    """What a snapshot says of itself: of which log, as of before which message, and what the fold ran under.
+
+    ``lost`` is as in the checkpoint: whoever goes on from there has seen that evidence was lost before.
+    """
 
     log: str
     generation: int
@@ -73,6 +76,7 @@ class _Taken(msgspec.Struct, frozen=True, array_like=True):
     log_time_ms: int
     stamped_before_ms: int | None
     bounds: tuple[int, int, int, int, int]
+    lost: bool
 
 
 class Known(msgspec.Struct, frozen=True, gc=False):
@@ -446,7 +450,15 @@ class Pipeline:
         """
         if self.gate is None or self.next_offset < self.gate or self._safe is not None or self.log_time_ms is None:
             return None
-        taken = _Taken(log, self.generation, self.next_offset, self.log_time_ms, self.stamped_before_ms, self._bounds())
+        taken = _Taken(
+            log=log,
+            generation=self.generation,
+            offset=self.next_offset,
+            log_time_ms=self.log_time_ms,
+            stamped_before_ms=self.stamped_before_ms,
+            bounds=self._bounds(),
+            lost=self._lost,
+        )
         return Saving(self.window, msgspec.msgpack.encode(taken), self.next_offset)
 
     def load(self, header: bytes, log: str, checkpoint: Checkpoint) -> Loading:
@@ -464,9 +476,9 @@ class Pipeline:
             raise Unusable("it is of another log")
         if taken.bounds != self._bounds():
             raise Unusable("the window's settings were others")
-        if checkpoint.lost or not checkpoint.replay_from < taken.offset <= checkpoint.offset:
+        if not checkpoint.replay_from < taken.offset <= checkpoint.offset:
             raise Unusable("the checkpoint is too far from it")
-        if checkpoint.cut is not None and checkpoint.cut != cut:
+        if (checkpoint.lost and not taken.lost) or (checkpoint.cut is not None and checkpoint.cut != cut):
             raise Unusable("evidence was lost since")
         self.window.cut = cut
         self.log_time_ms, self.stamped_before_ms = taken.log_time_ms, taken.stamped_before_ms
