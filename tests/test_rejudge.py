@@ -220,6 +220,17 @@ def test_an_answer_counts_that_rests_on_as_much_and_says_something_else(found, w
     assert (answer.outcome if isinstance(answer, Verdict) else answer) == says
 
 
+@pytest.mark.parametrize(
+    ("field", "other"), [(b'"revision":2', b'"revision":%d' % (1 << 63)), (b'"reason":', b'"season":')]
+)
+def test_what_no_monitor_takes_for_a_verdict_is_not_judged_again(field: bytes, other: bytes):
+    """It was, and could not be read once it was to be written."""
+    value = encode_verdict(standing_verdict(revision=2))
+    assert field in value
+    with pytest.raises(msgspec.DecodeError):
+        read_standing(value.replace(field, other))
+
+
 def test_a_rejudged_verdict_keeps_its_place_and_says_what_it_was():
     before = standing_verdict(recording_status="deleted", found_by="verb")
     after = rejudged(before, now_says(found_by="stream", rests_from=8), NOW)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from operator import attrgetter
 from typing import Final
 
 import msgspec
@@ -17,7 +18,7 @@ from monitor.core.judging import Tuning
 from monitor.core.ledger import Ledger
 from monitor.core.pipeline import Checkpoint, NotJudged, Pipeline, Publish
 from monitor.core.policy import Policy
-from monitor.core.verdict import Rejudged, Verdict, read_instant
+from monitor.core.verdict import Rejudged, Verdict, decode_verdict, read_instant
 
 LOOK_BACK_WINDOWS: Final = 3
 
@@ -73,7 +74,12 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
 Answer = tuple[str, Verdict | Why | None]
 """The SID of a recording, and what ``weigh`` says of its verdict."""
 
-read_standing = msgspec.json.Decoder(Standing).decode
+_shortened = attrgetter(*Standing.__struct_fields__)
+
+
+def read_standing(value: bytes) -> Standing:
+    """Read it from a verdict. Raises ``msgspec.DecodeError`` for what no ledger takes for one: it stands for nobody."""
+    return Standing(*_shortened(decode_verdict(value)))
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
