@@ -22,7 +22,9 @@ from monitor.core.verdict import (
     Verdict,
     decode_verdict,
     encode_verdict,
+    orphaned,
     read_instant,
+    rejudged,
     remember,
     render_instant,
     revise,
@@ -425,6 +427,19 @@ def test_a_verdict_with_a_number_that_nothing_here_can_hold_is_none_of_ours(fiel
     decode_verdict(value)
     with pytest.raises(msgspec.ValidationError, match="`int`"):
         decode_verdict(value.replace(field, other))
+
+
+def test_behind_the_last_revision_that_can_be_read_comes_one_that_can() -> None:
+    """Somebody else wrote that; what follows could be read by nobody, ourselves included."""
+    topic = Topic()
+    ledger = Ledger(topic.fetch)
+    topic.publish(ledger, a_verdict(revision=(1 << 63) - 1))
+    revised = revise(ledger.last(RECORDING), found(8, recording_status="completed"), ledger.published)
+    last = a_verdict(revision=(1 << 63) - 1, final=True)
+    late = revise(remember(last), found(9, recording_status="completed", final=True), lambda _: last)
+    for new in (revised, late, orphaned(last, (1, 9), DECIDED), rejudged(last, found(9).verdict, DECIDED)):
+        assert new is not None
+        assert decode_verdict(encode_verdict(new)) == new
 
 
 instants = st.one_of(

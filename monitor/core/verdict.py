@@ -18,7 +18,8 @@ import msgspec
 
 from monitor.core.attribution import ENDED, STATUS_RANK
 
-Number = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+NUMBER_MAX: Final = (1 << 63) - 1
+Number = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=NUMBER_MAX)]
 """A number that is packed; in the verdict topic, to which others may write, there may be greater ones."""
 
 
@@ -273,6 +274,11 @@ def remember(verdict: Verdict, over: Published | None = None) -> Published:
     )
 
 
+def _after(revision: int) -> int:
+    """The next revision; behind the last one that can be read back, which only somebody else writes, the same again."""
+    return min(revision + 1, NUMBER_MAX)
+
+
 def revise(published: Published | None, finding: Finding, whole: Callable[[str], Verdict | None]) -> Verdict | None:
     """The verdict to publish over ``published``, or None where there is nothing new to say.
 
@@ -288,7 +294,7 @@ def revise(published: Published | None, finding: Finding, whole: Callable[[str],
         assert standing is not None
         new = msgspec.structs.replace(
             _amended(standing, found, final=published.final or found.final),
-            revision=published.revision + 1,
+            revision=_after(published.revision),
             at=found.at,
             decided_at=found.decided_at,
             backlog=found.backlog,
@@ -298,7 +304,7 @@ def revise(published: Published | None, finding: Finding, whole: Callable[[str],
         since, alert = _dated(published, finding)
         new = msgspec.structs.replace(
             found,
-            revision=published.revision + 1,
+            revision=_after(published.revision),
             rests_from=_rests_from(published, found),
             disallowed_since=since,
             alert=alert,
@@ -393,7 +399,11 @@ def orphaned(published: Verdict, at: tuple[int, int], decided_at: str) -> Verdic
             missing=("evidence lost",),
         )
     return msgspec.structs.replace(
-        new, revision=published.revision + 1, at=at, decided_at=decided_at, history=_with_history(remember(published))
+        new,
+        revision=_after(published.revision),
+        at=at,
+        decided_at=decided_at,
+        history=_with_history(remember(published)),
     )
 
 
@@ -409,7 +419,7 @@ def rejudged(published: Verdict, found: Verdict, now: str) -> Verdict:
     since, alert = _dated(last, Finding(found, found.rests_from, team, account))
     new = msgspec.structs.replace(
         found,
-        revision=published.revision + 1,
+        revision=_after(published.revision),
         at=published.at,
         rests_from=min(published.rests_from, found.rests_from),
         first_seen_at=published.first_seen_at,
