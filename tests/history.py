@@ -669,7 +669,7 @@ def _whereabouts(pipeline: Pipeline) -> Iterator[tuple[Any, ...]]:
     window, nailed = pipeline.window, pipeline.window.nailed
     after = (pipeline.log_time_ms or 0) // nailed.marks.bucket_ms - nailed.marks.window
     for sid, account in sorted(window.accounts.items()):
-        noted = account.guests.notes.calls if account.guests is not None else {}
+        noted: Any = account.guests.notes.calls if account.guests is not None else {}
         for call in sorted({*noted, *(member for member in account.index if member.startswith("CA"))}):
             seen = dict(noted[call].seen) if call in noted else {}
             for kept in () if call in noted else account.index[call].read_evidence():
@@ -2240,7 +2240,8 @@ class DumpedAndLoaded(_OtherPipeline):
             window = self.window
             met = [each for each in window.conversations() if each.guests is not None]
             times = window.nailed.times()
-            known = msgspec.msgpack.encode(dict(window.nailed.freeze()))
+            frozen = [(sid, [dict(records.items()) for records in known]) for sid, known in window.nailed.freeze()]
+            known = msgspec.msgpack.encode(dict(frozen))
             for _ in window.nailed.thaw():
                 pass
             window.nailed.load(times)
@@ -2359,7 +2360,7 @@ class NailedUpForGood(_OtherGuests):
         def forget(self, bucket: int) -> Iterator[None]:
             yield from super().forget(bucket)
             assert isinstance(self.nailed, NailedUpForGood.nailed_type)
-            self.notes.watched |= self.nailed.for_good
+            self.notes.watched.put_all(self.nailed.for_good, None)
 
 
 class RepeatsAreNoSights(_OtherGuests):

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from monitor.core.frozen import Frozen
 from monitor.core.nailed import Call, Execution, Note, Notes, Room
+from monitor.core.parted import Parted
 
 SIDS = st.sampled_from([f"CA{number}" for number in range(6)])
 BUCKETS = st.integers(0, 9)
@@ -79,7 +80,7 @@ class FrozenForAWhile(RuleBasedStateMachine):
         assert self.thawing is not None
         if len(list(islice(self.thawing, steps))) < steps:
             self.thawing = None
-            assert isinstance(self.notes.calls, dict)
+            assert isinstance(self.notes.calls, Parted)
 
     @invariant()
     def the_same(self) -> None:
@@ -88,7 +89,7 @@ class FrozenForAWhile(RuleBasedStateMachine):
             assert sorted(records) == sorted(model)
             assert len(records) == len(model)
             assert all((sid in records) == (sid in model) for sid in ("CA0", "CA1", "CA2", "nobody"))
-        assert self.notes.watched == self.model.watched
+        assert sorted(self.notes.watched) == sorted(self.model.watched)
         if self.frozen is not None:
             assert [plain(records) for records in self.frozen] == self.was
 
@@ -105,7 +106,9 @@ TestFrozenForAWhile.settings = settings(max_examples=150, stateful_step_count=40
 
 @pytest.mark.parametrize("record", [Call({"CF1": 1}, ids={b"id": 1}), Room(0, 1, {"name": 1}), Execution(1)], ids=repr)
 def test_what_is_not_there_is_not_found(record: Any):
-    frozen = Frozen({"CA1": record})
+    records: Parted[Any] = Parted()
+    records["CA1"] = record
+    frozen = Frozen(records)
 
     with pytest.raises(KeyError):
         del frozen["CA2"]
@@ -117,4 +120,23 @@ def test_what_is_not_there_is_not_found(record: Any):
     assert frozen.get("CA1") is None
     frozen["CA1"] = record
     assert len(list(frozen.thaw())) == 2
-    assert frozen.was == {"CA1": record}
+    assert dict(frozen.was.items()) == {"CA1": record}
+
+
+def test_all_that_is_there_is_gone_through_though_it_thaws_meanwhile():
+    records: Parted[Any] = Parted()
+    records.divide()
+    records.put_all([f"CA{number}" for number in range(500)], Room(0, 1))
+    frozen = Frozen(records)
+    for number in range(250, 750):
+        frozen[f"CA{number}"] = Room(0, 1)
+    for number in range(10):
+        del frozen[f"CA{number}"]
+
+    portions, thawing = frozen.portions(), frozen.thaw()
+    gone_through: list[str] = []
+    for sids in portions:
+        gone_through += sids
+        list(islice(thawing, 20))
+    assert not list(thawing)
+    assert sorted(gone_through) == sorted(f"CA{number}" for number in range(10, 750))

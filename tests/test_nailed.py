@@ -109,7 +109,7 @@ def test_what_is_known_of_calls_is_forgotten_a_few_at_a_time():
     assert max(before - after for before, after in pairwise(known)) <= STEPS
     assert 3 < len(known) <= count // STEPS + 3  # With each bucket it goes on.
     assert list(notes.calls) == [f"CA{count - 1}"]
-    assert notes.watched == {f"CA{count - 1}"}
+    assert list(notes.watched) == [f"CA{count - 1}"]
     forgotten: list[str] = []
     while not forgotten:
         now_ms += WINDOW_MS // 8

@@ -16,6 +16,7 @@ import pytest
 from monitor.core.account_settings import AccountSettings
 from monitor.core.frozen import Frozen
 from monitor.core.ledger import Ledger
+from monitor.core.parted import Parted
 from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
 from monitor.core.policy import built_in_policy
 from monitor.core.snapshot import Loading, Unusable
@@ -189,7 +190,7 @@ def test_what_is_noted_of_nailed_up_calls_meanwhile_is_not_in_it(each_time: int)
     assert not saving.walk(1)
     saving.give_up()
     assert derived_of(fold) == derived_of(untouched)
-    assert all(isinstance(guests.notes.calls, dict) for guests in fold.window.nailed.accounts.values())
+    assert all(isinstance(guests.notes.calls, Parted) for guests in fold.window.nailed.accounts.values())
     assert fold.save("x") is not None
 
 

@@ -6,6 +6,8 @@ from collections.abc import Generator, Iterator
 from itertools import chain
 from typing import Generic, Protocol, Self, TypeVar
 
+from monitor.core.parted import Parted
+
 
 class _Copied(Protocol):
     def copied(self) -> Self: ...
@@ -22,7 +24,7 @@ class Frozen(Generic[_Record]):
 
     __slots__ = ("_copies", "_dropped", "_now", "_size", "was")
 
-    def __init__(self, was: dict[str, _Record]) -> None:
+    def __init__(self, was: Parted[_Record]) -> None:
         self.was = was
         self._copies = True
         self._now: dict[str, _Record] = {}
@@ -36,6 +38,14 @@ class Frozen(Generic[_Record]):
         was, gone = self.was, self._dropped
         new = [sid for sid in self._now if sid not in was or sid in gone]
         return chain([sid for sid in was if sid not in gone], new)
+
+    def portions(self) -> Iterator[list[str]]:
+        """As ``Parted.portions``."""
+        was, gone = self.was, self._dropped
+        new = {sid for sid in self._now if sid not in was or sid in gone}
+        yield list(new)  # First: by the next time they may have been thawed into any part.
+        for sids in was.portions():
+            yield [sid for sid in sids if sid not in gone and sid not in new]
 
     def __contains__(self, sid: str) -> bool:
         return sid in self._now or (sid in self.was and sid not in self._dropped)
@@ -82,17 +92,17 @@ class Frozen(Generic[_Record]):
                     yield
 
 
-Records = dict[str, _Record] | Frozen[_Record]
+Records = Parted[_Record] | Frozen[_Record]
 
 
-def unfrozen(records: Records[_Record]) -> dict[str, _Record]:
-    """The dictionary that no snapshot is being taken of."""
-    assert isinstance(records, dict)
+def unfrozen(records: Records[_Record]) -> Parted[_Record]:
+    """The records that no snapshot is being taken of."""
+    assert isinstance(records, Parted)
     return records
 
 
-def thaw(records: Records[_Record]) -> Generator[None, None, dict[str, _Record]]:
-    """The dictionary to go on with, at the end of as many steps as it takes: none where no snapshot was being taken."""
+def thaw(records: Records[_Record]) -> Generator[None, None, Parted[_Record]]:
+    """The records to go on with, at the end of as many steps as it takes: none where no snapshot was being taken."""
     if not isinstance(records, Frozen):
         return records
     yield from records.thaw()

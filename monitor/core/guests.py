@@ -41,8 +41,8 @@ from monitor.core.events import (
 )
 from monitor.core.nailed import (
     NEVER,
+    AllKnown,
     Call,
-    Known,
     Marks,
     Note,
     Notes,
@@ -199,7 +199,7 @@ class Nailed:
         self.accounts.clear()
         self._forgetting = None
 
-    def freeze(self) -> list[tuple[str, Known]]:
+    def freeze(self) -> list[tuple[str, AllKnown]]:
         """What is noted of each account as of now, which does not change until ``thaw``, whatever is noted then."""
         self._frozen = [guests.notes for guests in self.accounts.values()]
         return [(sid, guests.notes.freeze()) for sid, guests in self.accounts.items()]

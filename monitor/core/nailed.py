@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from operator import attrgetter
 from typing import Any, Final, Self, TypeVar
 
@@ -32,6 +33,7 @@ from monitor.core.events import (
     TwimlFact,
 )
 from monitor.core.frozen import Frozen, Records, thaw, unfrozen
+from monitor.core.parted import Parted
 
 BUCKETS: Final = 1_440  # So many to a window, where it is long enough: one is ten seconds of four hours.
 PARTS: Final = 16  # So coarsely, in parts of a window, goes what need not be looked at with each bucket.
@@ -192,6 +194,10 @@ class Execution(msgspec.Struct, eq=False):
 
 
 Known = tuple[dict[str, Call], dict[str, Room], dict[str, Execution]]
+"""What is known of an account's calls, conferences and executions, as a snapshot holds it."""
+
+AllKnown = tuple[Parted[Call], Parted[Room], Parted[Execution]]
+"""The same, all of it."""
 
 
 class Notes:
@@ -202,14 +208,15 @@ class Notes:
     def __init__(self, window: int, bound: int) -> None:
         self._window = window
         self._bound = bound
-        self.calls: Records[Call] = {}
-        self.rooms: Records[Room] = {}
-        self.executions: Records[Execution] = {}
-        self.watched: set[str] = set()
+        self.calls: Records[Call] = Parted()
+        self.rooms: Records[Room] = Parted()
+        self.executions: Records[Execution] = Parted()
+        self.watched: Parted[None] = Parted()
 
     def bulk(self) -> Iterator[Container]:
         """All that is large in it, to be emptied for good."""
-        yield from (unfrozen(self.calls), unfrozen(self.rooms), unfrozen(self.executions), self.watched)
+        for held in (unfrozen(self.calls), unfrozen(self.rooms), unfrozen(self.executions), self.watched):
+            yield from held.parts
 
     def know(self, more: Known) -> None:
         """Know this as well."""
@@ -217,9 +224,17 @@ class Notes:
         unfrozen(self.calls).update(calls)
         unfrozen(self.rooms).update(rooms)
         unfrozen(self.executions).update(executions)
-        self.watched.update(calls, rooms, executions)
+        self.watched.put_all((*calls, *rooms, *executions), None)
 
-    def freeze(self) -> Known:
+    def watches(self, sids: Iterable[str]) -> bool:
+        """Whether anything is known of one of these."""
+        watched = self.watched
+        for sid in sids:  # noqa: SIM110 - with each event; a generator would take as long again
+            if sid in watched:
+                return True
+        return False
+
+    def freeze(self) -> AllKnown:
         """All of it as it is now, which stays so until ``thaw``, whatever is noted meanwhile."""
         calls, rooms, executions = unfrozen(self.calls), unfrozen(self.rooms), unfrozen(self.executions)
         self.calls, self.rooms, self.executions = Frozen(calls), Frozen(rooms), Frozen(executions)
@@ -236,19 +251,19 @@ class Notes:
         call = self.calls.get(sid)
         if call is None:
             call = self.calls[sid] = Call()
-            self.watched.add(sid)
+            self.watched[sid] = None
         return call
 
     def watch_room(self, sid: str, offset: int, bucket: int) -> Room:
         """From now on note what is told of a conference."""
         room = self.rooms[sid] = Room(offset, bucket)
-        self.watched.add(sid)
+        self.watched[sid] = None
         return room
 
     def watch_execution(self, sid: str, bucket: int) -> Execution:
         """From now on note the steps of a Studio execution."""
         execution = self.executions[sid] = Execution(bucket)
-        self.watched.add(sid)
+        self.watched[sid] = None
         return execution
 
     def note(self, sid: str, sights: Iterable[Sight], notes: Iterable[Note]) -> None:
@@ -326,7 +341,7 @@ class Notes:
         ``sinces`` says when the conversations met a call that have it as a guest.
         """
         floor = now
-        for sid in list(self.calls):
+        for sid in chain.from_iterable(self.calls.portions()):
             yield
             call = self.calls[sid]  # Nothing else drops one.
             met = sinces(sid, call)
@@ -341,11 +356,11 @@ class Notes:
             if not known and not met:
                 self._drop(self.calls, sid)
         floor -= self._window
-        for place in list(self.rooms):
+        for place in chain.from_iterable(self.rooms.portions()):
             yield
             if self.rooms[place].touched <= floor:
                 self._drop(self.rooms, place)
-        for place in list(self.executions):
+        for place in chain.from_iterable(self.executions.portions()):
             yield
             if self.executions[place].touched <= floor:
                 self._drop(self.executions, place)
@@ -353,7 +368,7 @@ class Notes:
     def _drop(self, among: Records[Any], sid: str) -> None:
         del among[sid]
         if sid not in self.calls and sid not in self.rooms and sid not in self.executions:
-            self.watched.discard(sid)
+            del self.watched[sid]
 
 
 class View:

@@ -746,8 +746,11 @@ cdef class FastPath:
                 claimed = True
             room_left -= max(<int64_t> _get(<object> found, &KEPT), <int64_t> _get(<object> found, &PROPERTIES_KEPT))
         guests = _get(account, &GUESTS)
-        if guests is not None and not guests.notes.watched.isdisjoint(self.members):
-            return None
+        if guests is not None:
+            watched = guests.notes.watched.parts
+            for member in self.members:
+                if _found(watched, member) is not NULL:
+                    return None
         if self.call is not None and conversation is not None:
             if not joined or <int64_t> _get(conversation, &CONFERENCES_) > complete:
                 # A call may have been seen in a second conference (``Nailed.see``).
@@ -979,7 +982,7 @@ cdef class FastPath:
         if now_ms >= <int64_t> self.of_nailed["due_ms"]:
             self.nailed.begin_bucket(offset, now_ms)
         notes, bucket = guests.notes, number
-        cdef dict calls = notes.calls
+        cdef list calls = notes.calls.parts
         cdef int at
         room = execution = None
         if self.kinds & (PARTICIPANT_KIND | CONFERENCE_KIND):
@@ -998,7 +1001,7 @@ cdef class FastPath:
         for member in self.members:
             if not (<str> member).startswith("CA"):
                 continue
-            found = PyDict_GetItemWithError(calls, member)
+            found = _found(calls, member)
             record = <object> found if found is not NULL else notes.call(member)
             if self.kinds & TASK_KIND or (self.kinds & CALL_KIND and member is self.members[0]):
                 self.tell(notes, record, member, number - number % self.part, bound)
@@ -1020,7 +1023,7 @@ cdef class FastPath:
 
     cdef int see_call(self, object notes, object call, object bucket) except -1:
         """Take in that a call is in the conference at hand."""
-        cdef PyObject* found = PyDict_GetItemWithError(notes.calls, call)
+        cdef PyObject* found = _found(notes.calls.parts, call)
         cdef int64_t most = <int64_t> self.of_nailed["conferences_max"] + 1
         record = <object> found if found is not NULL else notes.call(call)
         if not _tell_latest(record.seen, self.room, bucket, most):

@@ -27,6 +27,7 @@ from monitor.core.conversation import KIND, PACKED_HEAD, Birth, Conversation, Ke
 from monitor.core.guests import Times
 from monitor.core.nailed import Call, Execution, Known, Note, Room, Sight
 from monitor.core.packing import USUAL, WINDOW_BITS
+from monitor.core.parted import Parted
 from monitor.core.readers import EVENT_TYPES
 from monitor.core.window import Cut, Window
 
@@ -34,7 +35,7 @@ CHUNK_BYTES: Final = 64 * 1024
 CHUNK_BYTES_MAX: Final = 64 << 20  # A longer one is no chunk of ours.
 _FRAME: Final = Struct(">II")
 T = TypeVar("T")
-_OfKinds = tuple[dict[str, Any], ...]
+_OfKinds = tuple[Parted[Any], ...]
 
 
 class Unusable(Exception):

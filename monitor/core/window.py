@@ -507,11 +507,11 @@ class Window:
         if (
             not joined
             or (conversation is not None and conversation.conferences > complete)
-            or (guests is not None and not guests.notes.watched.isdisjoint(members))
+            or (guests is not None and guests.notes.watches(members))
         ):
             # Nothing else can show a call in a second conference: of its first it is a member, or that is new.
             guests = account.guests = self.nailed.see(guests, account.sid, account.index, event, arrived_ms)
-            if guests is not None and not guests.notes.watched.isdisjoint(members):
+            if guests is not None and guests.notes.watches(members):
                 return self._fold_beside(account, guests, event, digest, offset, index, arrived_ms)
         if conversation is None:
             conversation = self._begin(account.sid, offset, arrived_ms)
