@@ -29,6 +29,7 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from resource import RUSAGE_THREAD, getrusage
 from typing import Any, Final
 
 import msgspec
@@ -387,6 +388,7 @@ def pauses(parameters: dict[str, Any]) -> dict[str, Any]:
     collector.begin()
     wall, thread = time.perf_counter, time.thread_time
     found: dict[str, Any] = {}
+    kernel_ms, faults = 0.0, 0  # Of the longest one: what grows meets each new page for the first time.
     longest = longest_cpu = longest_batch = longest_batch_cpu = 0.0
     longest_at = 0  # The same traffic comes each time: what the monitor does itself, it does at the same message again.
     batches: list[float] = []
@@ -398,11 +400,14 @@ def pauses(parameters: dict[str, Any]) -> dict[str, Any]:
                 raise BenchError(f"only {pipeline.window.open_conversations} conversations were open at once")
             at_batch, cpu_batch = wall(), thread()
             for entry in batch:
+                used = getrusage(RUSAGE_THREAD)
                 at, cpu = wall(), thread()
                 published = pipeline.feed(offset, entry.due_ms, entry.value)
                 longest_cpu = max(longest_cpu, thread() - cpu)
                 if wall() - at > longest:
                     longest, longest_at = wall() - at, offset
+                    after = getrusage(RUSAGE_THREAD)
+                    kernel_ms, faults = 1e3 * (after.ru_stime - used.ru_stime), after.ru_minflt - used.ru_minflt
                 offset += 1
                 for told in published:
                     if isinstance(told, Publish) and told.verdict is not None:
@@ -430,6 +435,8 @@ def pauses(parameters: dict[str, Any]) -> dict[str, Any]:
                     "message_ms": 1e3 * longest,
                     "message_cpu_ms": 1e3 * longest_cpu,
                     "message_at": longest_at,
+                    "message_kernel_ms": kernel_ms,
+                    "message_faults": faults,
                     "batch_ms": 1e3 * longest_batch,
                     "batch_cpu_ms": 1e3 * longest_batch_cpu,
                     "batch_p99_ms": 1e3 * quantile(tail, 0.99),
@@ -1082,7 +1089,8 @@ def bench_pauses(table: Table, cores: Cores, sizes: Sizes) -> None:
     )
     for at, told in found.items():
         target = "pause 500k" if int(at) == 500_000 else None
-        note = f"{told['message_cpu_ms']:.1f} ms CPU; message {told['message_at']:,} of {told['events']:,}"
+        note = f"{told['message_cpu_ms']:.1f} ms CPU, {told['message_kernel_ms']:.1f} of it in the kernel, "
+        note += f"{told['message_faults']:,} page faults; message {told['message_at']:,} of {told['events']:,}"
         name = f"longest pause, {int(at):,} open"
         table.add(f"{name}, one message", told["message_ms"], f"{told['message_ms']:.1f} ms", target=target, note=note)
         note = f"{told['batch_cpu_ms']:.1f} ms CPU; p50 {told['batch_p50_ms']:.1f}, p99 {told['batch_p99_ms']:.1f} ms"
