@@ -45,7 +45,7 @@ class Writer(Producer):
         return 0
 
     def flush(self, timeout: float) -> int:  # type: ignore[override]  # Nobody here waits for ever.
-        """Wait until nothing is on its way, ``timeout`` s at most; how many still are."""
+        """Wait until nothing is on its way, ``timeout`` s at most, however long it lingers; how many still are."""
         until = time.monotonic() + timeout
         while len(self) and (left_s := until - time.monotonic()) > 0.0:
             self.poll(min(left_s, _TURN_S))
