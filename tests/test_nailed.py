@@ -15,7 +15,7 @@ from monitor.core.account_settings import AccountSettings
 from monitor.core.guests import STEPS, Nailed
 from monitor.core.ledger import Ledger
 from monitor.core.nailed import Notes
-from monitor.core.parted import Parted
+from monitor.core.parted import WHOLE_MAX, Parted
 from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Tuning
 from monitor.core.policy import built_in_policy
 from monitor.core.verdict import Verdict
@@ -117,6 +117,20 @@ def test_what_is_known_of_calls_is_forgotten_a_few_at_a_time():
         assert now_ms < START_MS + 9 * WINDOW_MS
     assert forgotten == ["AC1"]
     assert nailed.accounts == {}
+
+
+def test_each_call_is_forgotten_once_though_there_come_to_be_many_and_a_snapshot_is_taken():
+    nailed, notes = knowing(WHOLE_MAX)
+    now_ms = START_MS + 2 * WINDOW_MS
+    nailed.mark(1, now_ms, None)
+    assert 0 < notes.size() < WHOLE_MAX
+    for number in range(2 * STEPS):
+        notes.call(f"CA{WHOLE_MAX + number}").see("CF2", now_ms // nailed.marks.bucket_ms, 3)
+    notes.freeze()
+    for offset in range(2, WHOLE_MAX // STEPS + 4):
+        now_ms += nailed.marks.bucket_ms
+        nailed.mark(offset, now_ms, None)
+    assert sorted(notes.calls) == sorted(f"CA{WHOLE_MAX + number}" for number in range(2 * STEPS))
 
 
 def test_what_is_in_the_midst_of_forgetting_goes_with_its_last_user():

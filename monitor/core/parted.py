@@ -35,8 +35,9 @@ class Parted(Generic[V]):
         return chain.from_iterable(self.parts)
 
     def portions(self) -> Iterator[list[str]]:
-        """All that is in it now, some keys at a time; what comes meanwhile may be among them, or not."""
-        return (list(part) for part in self.parts)
+        """All that is in it now, each once, some keys at a time; what comes meanwhile may be among them, or not."""
+        for part in list(self.parts):  # Divided meanwhile, the same would come again, also what was dropped by then.
+            yield list(part)
 
     def __contains__(self, key: str) -> bool:
         return key in self._part(key)
