@@ -285,6 +285,7 @@ class Running:
         commit_every_s: float = 1.0,
         full_timeout_s: float = 20.0,
         snapshots: Path | None = None,
+        topic_id: Callable[[str], str] = lambda topic: topic,
     ) -> None:
         self.heard = Heard()
         self.tuning = tuning or Tuning()
@@ -323,7 +324,7 @@ class Running:
             group_id=desk.group,
             topics=desk.topics,
             times=Times(window_ms=self.tuning.window_ms, age_max_ms=self.tuning.age_max_ms, start_at=start_at),
-            topic_id=lambda topic: topic,
+            topic_id=topic_id,
             build=build,
             ledger=Ledger,
             take_setting=self._setting,

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from confluent_kafka import OFFSET_END, Producer
+from confluent_kafka import OFFSET_END, Producer, TopicCollection
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 
@@ -291,6 +291,28 @@ def test_a_topic_made_anew_is_read_from_where_the_settings_say(broker: RealBroke
         until(lambda: any(v.recording_sid == recording_sid(9) for v in second.verdicts_told()))
         assert second.heard.takeovers[0][1].foreign is not None or second.heard.takeovers[0][1].fresh
     assert desk.verdicts()[recording_sid(9)].at[0] == 2
+
+
+def test_a_topic_made_anew_that_has_grown_beyond_a_position_is_read_from_its_beginning(broker: RealBroker):
+    """No error says so: to whoever asks for the message at that position, there is one."""
+    desk = Desk.on(broker, 1)
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+
+    def topic_id(topic: str) -> str:
+        return str(admin.describe_topics(TopicCollection([topic]))[topic].result(10).topic_id)
+
+    with Running(desk, topic_id=topic_id, tick_every_s=60) as member:
+        member.ready(1)
+        desk.send([recording_event(n) for n in range(2)])
+        until(lambda: len(member.verdicts_told()) == 2 and desk.committed().offset >= 2)
+        admin.delete_topics([desk.topics.events], operation_timeout=30)[desk.topics.events].result(30)
+        until(lambda: desk.topics.events not in admin.list_topics(timeout=10).topics)
+        broker.create_topic(desk.topics.events, 1)
+        desk = desk.again()
+        desk.send([recording_event(n) for n in range(10, 20)])
+        told = {recording_sid(n) for n in range(10, 20)}
+        until(lambda: told <= {verdict.recording_sid for verdict in member.verdicts_told()}, for_s=30.0)
+    assert set(desk.verdicts()) == {recording_sid(n) for n in range(2)} | told
 
 
 def test_messages_that_retention_took_unread_are_a_blind_interval(broker: RealBroker):

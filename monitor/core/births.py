@@ -37,7 +37,8 @@ class OpenBirths:
 
     def bulk(self) -> Iterator[Container]:
         """All that is large in it, to be emptied for good."""
-        yield self._spans
+        yield self.oldest
+        yield from self._spans.values()
 
     def add(self, birth: Birth) -> None:
         """Take in a birth, in whatever order."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 EACH: Final = 2_000  # Entries a step: of members that is the end of 400 conversations, two milliseconds.
 
-Container = dict[Any, Any] | set[Any] | deque[Any]
+Container = dict[Any, Any] | set[Any] | deque[Any] | list[Any]
 
 
 def emptied(containers: Iterable[Container]) -> Iterator[None]:

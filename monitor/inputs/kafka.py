@@ -83,6 +83,7 @@ SWEEP_OUTSTANDING_MAX: Final = 5_000  # With more than that on its way, what is 
 COMMIT_EVERY_S: Final = 1.0
 TICK_EVERY_S: Final = 10.0
 REPORT_EVERY_S: Final = 1.0
+TOPIC_LOOK_EVERY_S: Final = 5.0
 WAKE_EVERY_S: Final = 0.05
 WAKE_TIMEOUT_S: Final = 0.05
 IDLE_POLL_S: Final = 0.2
@@ -318,7 +319,9 @@ class Member:
         self._joined = False
         self._restoring_until = 0.0
         self._fingerprint: str | None = None
-        self._verdicts_id = ""  # Known with the fingerprint.
+        self._events_id = self._verdicts_id = ""  # Known with the fingerprint.
+        self._looking: Future[str] | None = None
+        self._look_after = 0.0
         self.partitions: int | None = None
         """How many the events topic has; None before the first takeover."""
         self._settings_left: set[int] | None = None
@@ -404,6 +407,7 @@ class Member:
                 self._watch.folded(held.partition, held.fold, replayed=True)
         self._outputs.poll()
         self._follow_settings()
+        self._look_at_topic()
         self._restoring_until = time.monotonic() + SLICE_S
         for held in list(self._held.values()):
             self._advance(held)
@@ -822,7 +826,31 @@ class Member:
             raise OutOfReach(f"{self._topics.verdicts} has fewer partitions than {self._topics.events}")
         self.partitions = len(partitions)
         self._verdicts_id = self._topic_id(self._topics.verdicts)
-        return fingerprint_of(cluster_id, self._topic_id(self._topics.events), len(partitions))
+        self._events_id = self._topic_id(self._topics.events)
+        return fingerprint_of(cluster_id, self._events_id, len(partitions))
+
+    def _look_at_topic(self) -> None:
+        """Now and then, whether the events topic is still the one that what is held was read from.
+
+        One that was made anew may have grown beyond our positions before they are asked for again. Then no error says
+        so, and what lies before them in the new one would never be read.
+        """
+        if self._looking is None:
+            if self._events_id and self._held and time.monotonic() >= self._look_after:
+                self._looking = self._askers.submit(self._topic_id, self._topics.events)
+            return
+        if not self._looking.done():
+            return
+        looking, self._looking = self._looking, None
+        self._look_after = time.monotonic() + TOPIC_LOOK_EVERY_S
+        try:
+            found = looking.result()
+        except (KafkaException, OutOfReach):
+            return  # The broker is away, or the topic is being made.
+        if self._events_id and found != self._events_id:
+            self._fingerprint, self._events_id = None, ""  # Whoever takes over asks again.
+            for held in list(self._held.values()):
+                self._drop(held, "the topic was made anew", at_once=True)
 
     def _asked(self, held: Held, asking: Future[Resume]) -> None:
         try:
@@ -1158,7 +1186,9 @@ class Member:
             raise KafkaException(error)
         self._client_error(error)
         if held is not None and code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-            # Retention has passed us by, or the topic was made anew: the takeover finds out which.
+            # Retention has passed us by, or the topic was made anew: the takeover finds out which. If it was, other
+            # partitions may have grown beyond our positions already.
+            self._look_after = 0.0
             self._start_fetching(held.partition)
             if held.stage is Stage.LIVE:
                 self._drop(held, error.name(), at_once=True)
