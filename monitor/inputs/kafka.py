@@ -337,6 +337,8 @@ class Member:
         self._reader = Reader(reading, on_error=self._client_error)
         self._questions = Questions(reading)
         self._askers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kafka-questions")
+        # By itself: a takeover shall not wait for a question to a broker that has gone.
+        self._lookers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kafka-topic")
 
     # What others may ask, from any thread.
 
@@ -837,7 +839,7 @@ class Member:
         """
         if self._looking is None:
             if self._events_id and self._held and time.monotonic() >= self._look_after:
-                self._looking = self._askers.submit(self._topic_id, self._topics.events)
+                self._looking = self._lookers.submit(self._topic_id, self._topics.events)
             return
         if not self._looking.done():
             return
@@ -1245,7 +1247,8 @@ class Member:
         self._held.clear()
         if self._snapshots is not None:
             self._snapshots.close()
-        self._askers.shutdown(wait=False, cancel_futures=True)
+        for asking in (self._askers, self._lookers):
+            asking.shutdown(wait=False, cancel_futures=True)
         if not _in_time(self._close, CLOSE_S):
             log.warning("group_not_left_in_time")
 
