@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from confluent_kafka import OFFSET_END, Producer, TopicCollection
+from confluent_kafka import OFFSET_END, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 
@@ -23,6 +23,8 @@ from monitor.core.window import Window
 from tests.broker import RealBroker
 from tests.conftest import BrokerMaker
 from tests.member import WAIT_S, Desk, Running, Stumbling, now_ms, recording_event, recording_sid, until
+from tests.test_kafka_tools import admin as topic_admin
+from tests.test_kafka_tools import names
 from tests.uncollected import uncollected
 
 pytestmark = pytest.mark.broker
@@ -297,11 +299,7 @@ def test_a_topic_made_anew_that_has_grown_beyond_a_position_is_read_from_its_beg
     """No error says so: to whoever asks for the message at that position, there is one."""
     desk = Desk.on(broker, 1)
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
-
-    def topic_id(topic: str) -> str:
-        return str(admin.describe_topics(TopicCollection([topic]))[topic].result(10).topic_id)
-
-    with Running(desk, topic_id=topic_id, tick_every_s=60) as member:
+    with Running(desk, topic_id=topic_admin(broker, names()).topic_id, tick_every_s=60) as member:
         member.ready(1)
         desk.send([recording_event(n) for n in range(2)])
         until(lambda: len(member.verdicts_told()) == 2 and desk.committed().offset >= 2)

@@ -35,17 +35,16 @@ class Frozen(Generic[_Record]):
         return self._size
 
     def __iter__(self) -> Iterator[str]:
-        was, gone = self.was, self._dropped
-        new = [sid for sid in self._now if sid not in was or sid in gone]
-        return chain([sid for sid in was if sid not in gone], new)
+        return chain.from_iterable(self.portions())
 
     def portions(self) -> Iterator[list[str]]:
         """As ``Parted.portions``."""
         was, gone = self.was, self._dropped
-        new = {sid for sid in self._now if sid not in was or sid in gone}
-        yield list(new)  # First: by the next time they may have been thawed into any part.
+        # Looked for at once: by the time it is their turn they may have been thawed into any part.
+        new = dict.fromkeys([sid for sid in self._now if sid not in was or sid in gone])
         for sids in was.portions():
             yield [sid for sid in sids if sid not in gone and sid not in new]
+        yield list(new)
 
     def __contains__(self, sid: str) -> bool:
         return sid in self._now or (sid in self.was and sid not in self._dropped)
