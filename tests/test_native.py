@@ -728,6 +728,32 @@ def test_a_request_is_read_as_it_always_is():
     assert twins.taken > taken + 100
 
 
+def test_a_recording_is_read_as_it_always_is():
+    """However long it is said to be, in whatever status, of a call, of a conference, of both or of neither."""
+    twins, stamp_ms, event = that_know(b"recording.processed", seed=20, recorded=0.5, minutes=5)
+    taken, fed = twins.taken, 0
+    lengths = (*ODD, "81", "081", "-1", -1, "-2", 12, "9999999", "10000000", "999999999", "1000000000", "1_0", "7 ")
+    words = ("in-progress", "completed", "Completed", " completed", "absent", "failed", "stopped-2", "", None, 7, True)
+    of = (*itertools.product((True, False), repeat=2),)
+    for length, status, (of_call, of_conference) in itertools.product(lengths, words, of):
+        changed = json.loads(event)
+        changed["id"] = f"VW{fed:032x}"
+        parameters = changed["data"]["request"]["parameters"]
+        # One that is known, and ever new ones.
+        parameters["RecordingSid"] = parameters["RecordingSid"] if fed % 2 else f"RE{fed:032x}"
+        parameters["RecordingStatus"] = status
+        parameters.pop("RecordingDuration", None)
+        (parameters if fed % 3 else changed["data"])["RecordingDuration" if fed % 3 else "duration"] = length
+        parameters["CallSid"] = f"CA{fed % 7:032x}" if of_call else None
+        parameters["ConferenceSid"] = f"CF{fed % 5:032x}" if of_conference else None
+        if fed % 11 == 0:
+            parameters.pop("Timestamp", None)
+        twins.feed(stamp_ms, json.dumps(changed, ensure_ascii=False).encode())
+        fed += 1
+    twins.compare()
+    assert taken + 0.1 * fed < twins.taken < taken + fed
+
+
 def test_a_message_that_changes_nothing_leaves_nothing_behind():
     """Neither what is declined nor what is taken may hold on to anything: a reference too many is a leak for ever."""
     messages = messages_of(seed=15, recorded=0.1, minutes=5)

@@ -19,7 +19,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 from typing import Any, get_args
 
-from monitor.core.conversation import KIND, STAMP_BYTES, TYPE_CODES, Birth, Conversation, NamedRoom, encode
+from monitor.core.conversation import IN_FOCUS, KIND, STAMP_BYTES, TYPE_CODES, Birth, Conversation, NamedRoom, encode
 from monitor.core.envelope import FAULTS, Envelope
 from monitor.core.events import (
     AnyFact,
@@ -27,6 +27,7 @@ from monitor.core.events import (
     ConferenceFact,
     ExecutionFact,
     ParticipantFact,
+    RecordingFact,
     RequestFact,
     StepFact,
     TaskFact,
@@ -36,6 +37,7 @@ from monitor.core.nailed import ROOM_MAX, Note, Sight, with_one
 from monitor.core.parted import PARTS, Parted
 from monitor.core.readers import (
     BY_ENVELOPE,
+    FOUND_BY_STREAM,
     OFTEN_CHARACTERS_MAX,
     PARTICIPANT,
     is_ignored,
@@ -53,6 +55,7 @@ from monitor.core.values import (
     EXECUTIONS,
     INSTANTS,
     MESSAGE_BYTES_MAX,
+    RECORDINGS,
     TASKS,
     Text,
 )
@@ -98,6 +101,7 @@ BUILT_FROM = BUILT_FROM_  # The CRC-32 of this file, and of what it includes, wh
 cdef enum:
     AGES = 5
 
+cdef int RECORDING_KIND = KIND[RecordingFact]
 cdef int CALL_KIND = KIND[CallFact]
 cdef int TASK_KIND = KIND[TaskFact]
 cdef int PARTICIPANT_KIND = KIND[ParticipantFact]
@@ -105,6 +109,7 @@ cdef int CONFERENCE_KIND = KIND[ConferenceFact]
 cdef int REQUEST_KIND = KIND[RequestFact]
 cdef int STEP_KIND = KIND[StepFact]
 cdef int EXECUTION_KIND = KIND[ExecutionFact]
+cdef int FOCUSED = IN_FOCUS
 cdef int STAMP = STAMP_BYTES
 cdef int64_t AHEAD_MS = AHEAD_MAX_MS
 cdef int64_t[5] AGE_BOUNDS = AGE_BOUNDS_MS
@@ -120,7 +125,8 @@ def is_struct(kind):
 # --------------------------------------------------------------------------- the fold
 
 cdef enum:
-    _CALL = 1
+    _RECORDING = 1
+    _CALL
     _CONFERENCE
     _PARTICIPANT
     _CALL_SUMMARY
@@ -151,7 +157,7 @@ cdef class FastPath:
     cdef dict accounts, of_window, of_nailed
     cdef list oldest, renewed
     cdef int64_t bucket_ms, part
-    cdef Field replayed, messages, entries, ignored, duplicates  # Of the pipeline's counts.
+    cdef Field replayed, messages, entries, ignored, duplicates, late  # Of the pipeline's counts.
     cdef Scan scan
     cdef bint odd  # Something is told in a way that is not read here.
     cdef Out facts  # The facts at hand, each as msgpack.
@@ -165,6 +171,8 @@ cdef class FastPath:
     cdef Told path_name
     cdef bint on  # Insights says that it was recorded.
     cdef int64_t first_ms, end_ms  # When it was seen under it, and when it ended; 0: it has not.
+    cdef object recording  # A recording that is shown,
+    cdef int64_t started_ms  # and when it began.
     cdef object call  # The call that was seen in it;
     cdef Sighting[2] sights  # as often as facts say so.
     cdef int sightings
@@ -182,7 +190,9 @@ cdef class FastPath:
         self.replayed, self.messages, self.entries = (
             field_of(counts, "replayed"), field_of(counts, "messages"), field_of(counts, "entries")
         )
-        self.ignored, self.duplicates = field_of(counts, "ignored"), field_of(counts, "duplicate")
+        self.ignored, self.duplicates, self.late = (
+            field_of(counts, "ignored"), field_of(counts, "duplicate"), field_of(counts, "late")
+        )
         self.met = True  # It is not held: it holds this, and would not go with its last user.
         return 0
 
@@ -263,7 +273,10 @@ cdef class FastPath:
         elif self.duplicate:
             _add_one(counts, &self.duplicates)
         else:
-            self.tally(pipeline, of["tallies"], TYPE_NAMES[place], log_time_ms, now_ms)
+            if self.recording is not None and pipeline.is_late(self.recording, self.started_ms, log_time_ms):
+                _add_one(counts, &self.late)
+            else:
+                self.tally(pipeline, of["tallies"], TYPE_NAMES[place], log_time_ms, now_ms)
             if self.new and self.new & <int> _get(conversation, &RELEVANT):
                 if _get(conversation, &RECORDINGS_) or _get(conversation, &SUSPECTS):
                     return pipeline.tell_of(conversation, offset, log_time_ms, aged=aged)
@@ -293,7 +306,7 @@ cdef class FastPath:
     cdef bint read(self, int family) except -1:
         """Read one event; whether it is told as it usually is."""
         self.facts.size, self.facts.full, self.count, self.kinds, self.odd = 0, False, 0, 0, False
-        self.room = self.call = None
+        self.room = self.call = self.recording = None
         self.sightings = 0
         self.name, self.first_ms, self.end_ms, self.on = NULL, 0, 0, False
         cdef bint shows
@@ -317,6 +330,8 @@ cdef class FastPath:
             shows = self.read_call_request()
         elif family == _CONFERENCE_REQUEST:
             shows = self.read_conference_request()
+        elif family == _RECORDING:
+            shows = self.read_recording()
         else:
             shows = self.read_execution(family == _EXECUTION_ENDED)
         # A property is kept with a stamp behind it.
@@ -351,6 +366,9 @@ cdef class FastPath:
 
     cdef inline object execution_in(self, int at):
         return self.sid(EXECUTIONS, b"FN", at)
+
+    cdef inline object recording_in(self, int at):
+        return self.sid(RECORDINGS, b"RE", at)
 
     cdef inline object task_in(self, int at):
         return self.sid(TASKS, b"WT", at)
@@ -647,6 +665,46 @@ cdef class FastPath:
             _put_sid(&self.facts, call)
         return True
 
+    cdef bint read_recording(self) except -1:
+        cdef Told* status = self.told(P_REC_STATUS)
+        cdef Told* duration = self.told(P_DURATION)
+        cdef int64_t seconds = -1
+        cdef Py_ssize_t place
+        recording, call, conference = self.recording_in(P_RECORDING), self.call_in(P_CALL), self.conference_in(P_CONFERENCE)
+        self.account = self.account_in(P_ACCOUNT)
+        self.started_ms = self.instant(P_STARTED)
+        self.occurred_ms = self.instant(P_TIMESTAMP) or self.instant(D_TIMESTAMP) or self.instant(E_TIME)
+        if self.account is None or recording is None or not self.started_ms or not self.occurred_ms:
+            return False
+        if (call is None and conference is None) or not self.is_text(P_SOURCE) or not self.is_text(P_REC_STATUS):
+            return False
+        for place in range(status.size):
+            if not (0x61 <= status.at[place] <= 0x7A or status.at[place] == 0x2D):
+                return False
+        if duration.kind == NOTHING:
+            duration = self.told(D_DURATION)
+        if duration.kind != NOTHING and not _is(duration, b"-1", 2):  # Twilio's word for one that is not known.
+            seconds = _number(duration)
+            if seconds < 0:
+                return False
+        self.recording = recording
+        self.members = (recording, *self.pair(call, conference)) if call is not None else (recording, conference)
+        self.begin_fact(RECORDING_KIND, 0x9B, 1)
+        _put_sid(&self.facts, recording)
+        _put_sid(&self.facts, call)
+        _put_sid(&self.facts, conference)
+        self.puts_text(P_SOURCE)
+        self.puts_text(P_REC_STATUS)
+        _put_instant(&self.facts, self.started_ms)
+        if 0 <= seconds < 10_000_000:
+            _put_whole(&self.facts, seconds * 1000)
+        else:
+            _put(&self.facts, 0xC0)
+        self.puts_text(Q_URL)
+        _put_sid(&self.facts, FOUND_BY_STREAM)
+        _put(&self.facts, 0xC2)
+        return True
+
     cdef object account_of_request(self):
         """The account of a request to Twilio's API: where no field says it, the address does."""
         cdef Told* url = self.told(Q_URL)
@@ -786,13 +844,15 @@ cdef class FastPath:
             return conversation
         focus = _get(conversation, &FOCUS)
         self.new = self.kinds
-        if focus is not None:
+        if focus is not None and self.kinds & FOCUSED:
             self.new = 0
             for fact in self.as_read():
                 if is_news(account, focus, fact, self.occurred_ms):
                     self.new |= <int> KIND[type(fact)]
         if not timed:
             return conversation
+        if self.recording is not None and not self.has_seen(conversation):
+            self.window._see_recording(conversation, self.recording, arrived_ms, offset, 0)
         _append(conversation, &EVIDENCE, kept.bytes, kept.size)
         _add_one(conversation, &KEPT)
         if _get(conversation, &COLD) is True and PyBytes_GET_SIZE(_get(conversation, &EVIDENCE)) > COLD_TAIL:
@@ -905,6 +965,13 @@ cdef class FastPath:
     cdef object as_read(self):
         """The facts at hand as the structs that they are."""
         return _decode_facts(bytes([0x90 | self.count]) + self.encoded())
+
+    cdef bint has_seen(self, object conversation) except -1:
+        """Whether the recording is known here."""
+        for seen in <tuple> _get(conversation, &RECORDINGS_):
+            if seen.sid == self.recording:
+                return True
+        return False
 
     cdef bint is_suspect(self, object conversation) except -1:
         """Whether it is known that the conference was recorded, as Insights says."""
@@ -1126,6 +1193,7 @@ cdef object _own(object conversation, object sid):
 
 _VOICE = "com.twilio.voice."
 _FAMILIES = (
+    (_VOICE + "status-callback.recording.processed", _RECORDING),
     (_VOICE + "status-callback.call.", _CALL),
     (PARTICIPANT, _PARTICIPANT),
     (_VOICE + "status-callback.conference.updated", _CONFERENCE),
@@ -1172,6 +1240,7 @@ def _know_types():
 _know_types()
 
 cdef int E_ID = told_at("envelope", "id")
+cdef int E_TIME = told_at("envelope", "time")
 cdef int D_TIMESTAMP = told_at("data", "timestamp")
 cdef int D_ACCOUNT = told_at("data", "account_sid")
 cdef int D_CALL = told_at("data", "call_sid")
@@ -1184,6 +1253,7 @@ cdef int D_END_TIME = told_at("data", "end_time")
 cdef int D_RECORDING = told_at("data", "recording_enabled")
 cdef int D_JOIN_TIME = told_at("data", "join_time")
 cdef int D_LEAVE_TIME = told_at("data", "leave_time")
+cdef int D_DURATION = told_at("data", "duration")
 cdef int D_FLOW = told_at("data", "flow_sid")
 cdef int D_EXECUTION = told_at("data", "execution_sid")
 cdef int D_NAME = told_at("data", "name")
@@ -1204,6 +1274,11 @@ cdef int P_TIMESTAMP = told_at("parameters", "timestamp")
 cdef int P_HAPPENED = told_at("parameters", "status_callback_event")
 cdef int P_PARENT_CALL = told_at("parameters", "parent_call_sid")
 cdef int P_CALL_ENDING = told_at("parameters", "call_sid_ending_conference")
+cdef int P_RECORDING = told_at("parameters", "recording_sid")
+cdef int P_SOURCE = told_at("parameters", "recording_source")
+cdef int P_REC_STATUS = told_at("parameters", "recording_status")
+cdef int P_STARTED = told_at("parameters", "recording_start_time")
+cdef int P_DURATION = told_at("parameters", "recording_duration")
 cdef int P_DIAL_CALL = told_at("parameters", "dial_call_sid")
 cdef int R_BODY = told_at("response", "response_body")
 cdef int IN_DIRECTION = told_at("properties", "direction")

@@ -537,6 +537,17 @@ class Pipeline:
                 dirty.setdefault(id(renewed), (renewed, log_time_ms))
         return self._tell_after(begun.told, dirty, begun.before, offset, log_time_ms, aged=aged)
 
+    def is_late(self, recording: str, started_ms: int | None, log_time_ms: int) -> bool:
+        """Whether a recording is settled, or too old to be judged for the first time (None: it never is)."""
+        if self.ledger.is_final(recording):
+            return True
+        too_old_ms = self.tuning.recordings_too_old_ms
+        if too_old_ms is None or started_ms is None or self.ledger.knows(recording):
+            return False
+        too_old = log_time_ms - started_ms > too_old_ms
+        self.counts.too_old += too_old
+        return too_old
+
     def rebuilt_too_old(self, offset: int, log_time_ms: int) -> Sequence[Told]:
         """A message of a rebuild has found a conversation older than may be."""
         drafts = self._cut(offset, log_time_ms)
@@ -729,14 +740,9 @@ class Pipeline:
         """Whether the event names a recording that is settled, or too old to be judged for the first time."""
         for fact in event.facts:
             if isinstance(fact, RecordingFact):
-                if self.ledger.is_final(fact.recording):
+                started_ms = fact.started_ms if fact.started_ms is not None else event.occurred_ms
+                if self.is_late(fact.recording, None if fact.however_old else started_ms, log_time_ms):
                     return True
-                too_old_ms = self.tuning.recordings_too_old_ms
-                if too_old_ms is not None and not fact.however_old and not self.ledger.knows(fact.recording):
-                    started_ms = fact.started_ms if fact.started_ms is not None else event.occurred_ms
-                    if started_ms is not None and log_time_ms - started_ms > too_old_ms:
-                        self.counts.too_old += 1
-                        return True
         return False
 
     def _observe(self, event: Event, told: list[Told] | None) -> bool:
