@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from monitor.core.conversation import (
     Conversation,
     Kept,
     encode,
+    id_as_kept,
     merge_arrivals,
     stamp_of,
 )
@@ -25,7 +27,7 @@ CALLS = tuple(CallFact(f"CA{number}", "inbound", None, None) for number in range
 
 def conversation() -> Conversation:
     """One that keeps a participant event, and that the first two calls were told at bucket 5."""
-    kept = Kept(1_000, 7, "EV1", "a type of its own", (ParticipantFact("CF1", "CA1", "join", None, None),))
+    kept = Kept(1_000, 7, id_as_kept("EV1"), "a type of its own", (ParticipantFact("CF1", "CA1", "join", None, None),))
     properties = b"".join([encode(call) + stamp_of(5) for call in CALLS[:2]])
     return Conversation("AC1", ("CA1",), Birth(7, 1_000, 7, 1_000), 1_000, 0, False, encode(kept), 1, properties, 2)
 
@@ -68,9 +70,22 @@ def test_what_is_told_again_has_its_latest_stamp_whenever_it_was_packed(told: li
     assert known.told_late == b""
 
 
+@pytest.mark.parametrize("prefix", ["EZ", "VW", "NO", "ez", "AC", "EV", ""])
+@pytest.mark.parametrize(
+    "digits", ["0123456789abcdef" * 2, "0" * 32, "0123456789ABCDEF" * 2, "0" * 31, "0" * 33, "\u0660" * 32, ""]
+)
+def test_an_event_id_reads_as_it_was_told_and_takes_half_the_bytes_where_it_is_usual(prefix: str, digits: str):
+    told = prefix + digits
+    kept = encode(Kept(1_000, 7, id_as_kept(told), 3, ()))
+    conversation = Conversation("AC1", (), Birth(7, 1_000, 7, 1_000), 1_000, 0, False, kept, 1)
+    assert [one.event_id for one in conversation.read_evidence()] == [told]
+    usual = prefix in ("EZ", "VW") and re.fullmatch("[0-9a-f]{32}", digits, re.ASCII) is not None
+    assert (len(kept) < len(encode(told))) == usual
+
+
 def test_usual_evidence_packs_to_little_more_than_its_digits():
     facts = (ParticipantFact("CF" + "0123456789abcdef" * 2, "CA" + "fedcba9876543210" * 2, "join", None, None),)
-    evidence = encode(Kept(1_800_000_000_000, 70_000, "VW" + "02468ace13579bdf" * 2, 1, facts))
+    evidence = encode(Kept(1_800_000_000_000, 70_000, id_as_kept("VW" + "02468ace13579bdf" * 2), 1, facts))
     assert len(pack(evidence, ())) < len(zlib.compress(evidence, 9)) - 10
     assert unpack(pack(evidence, ()), ()) == evidence
     members = ("CF" + "0123456789abcdef" * 2, "CA" + "fedcba9876543210" * 2)

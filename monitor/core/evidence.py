@@ -379,11 +379,11 @@ _LEAVE: Final = _PHASE_ORDER["leave"]
 def each_once(own: Iterable[Kept], beside: Iterable[Kept]) -> list[Kept]:
     """A conversation's own evidence, and what is noted of its guests, without what it has itself."""
     entries = list(own)
-    known = {(kept.event_id or kept.offset, fact) for kept in entries for fact in kept.facts}
+    known = {(kept.id or kept.offset, fact) for kept in entries for fact in kept.facts}
     for kept in sorted(beside, key=BY_OFFSET):
-        new = [fact for fact in kept.facts if (kept.event_id or kept.offset, fact) not in known]
+        new = [fact for fact in kept.facts if (kept.id or kept.offset, fact) not in known]
         if new:
-            known.update((kept.event_id or kept.offset, fact) for fact in new)
+            known.update((kept.id or kept.offset, fact) for fact in new)
             entries.append(msgspec.structs.replace(kept, facts=tuple(new)))
     return entries
 

@@ -25,6 +25,7 @@ from monitor.core.conversation import (
     Kept,
     encode,
     holds,
+    id_as_kept,
     stamp_of,
 )
 from monitor.core.emptying import Container
@@ -507,7 +508,7 @@ def moves(index: Parted[Conversation], call: str, conference: str) -> bool:
 
 def _kept_of(event: Event, offset: int, arrived_ms: int) -> Kept:
     occurred_ms = event.occurred_ms if event.occurred_ms is not None else arrived_ms
-    return Kept(occurred_ms, offset, event.id, TYPE_CODES.get(event.type, event.type), event.facts)
+    return Kept(occurred_ms, offset, id_as_kept(event.id), TYPE_CODES.get(event.type, event.type), event.facts)
 
 
 def _sights_in(kept: Kept, bucket: int) -> list[Sight]:

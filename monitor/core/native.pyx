@@ -872,7 +872,7 @@ cdef class FastPath:
         _put(kept, 0x95)
         _put_whole(kept, self.occurred_ms)
         _put_whole(kept, offset)
-        _put_bytes(kept, event_id.at, event_id.size)
+        _put_id(kept, event_id)
         _put_raw(kept, bytes_of(TYPE_BYTES[place]), PyBytes_GET_SIZE(TYPE_BYTES[place]))
         _put(kept, 0x90 | self.count)
         _put_raw(kept, self.facts.bytes, self.facts.size)

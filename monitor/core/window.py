@@ -37,6 +37,7 @@ from monitor.core.conversation import (
     encode,
     has_seen,
     holds,
+    id_as_kept,
     merge_arrivals,
     shows_recording,
     stamp_of,
@@ -823,7 +824,7 @@ class Window:
     def _write(
         self, conversation: Conversation, event: Event, occurred_ms: int, offset: int, facts: Sequence[AnyFact]
     ) -> None:
-        kept = Kept(occurred_ms, offset, event.id, TYPE_CODES.get(event.type, event.type), tuple(facts))
+        kept = Kept(occurred_ms, offset, id_as_kept(event.id), TYPE_CODES.get(event.type, event.type), tuple(facts))
         conversation.evidence += encode(kept)
         conversation.kept += 1
         if conversation.cold and len(conversation.evidence) > COLD_TAIL_BYTES:
