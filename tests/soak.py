@@ -4,14 +4,17 @@ Two members share four partitions. One is never touched, and is watched: memory,
 is stopped at random, in good order or by SIGKILL, and started again, so that partitions come to the first and leave it
 all the time: what a takeover leaks would show there. The window is two minutes and life runs thirty times faster, so
 that after the warm-up as many conversations close as begin; a case is held as much shorter, since the board of alerts
-knows all that are held. What memory a member needs at most is what it needs while it takes over a full window; so in
-the warm-up the other one lives for little more than a window, and four such takeovers lie behind it.
+knows all that are held. What memory a member needs at most is what it needs for its longest takeover, and for eleven
+minutes they become longer: each begins where the oldest open conversation does (four and a half minutes ago), or what
+was open beside one that goes by a name (as long again), and looks back at one window before that. So the warm-up is
+half of the run.
 
 What is kept of a final verdict (some digests, for as long as it may be revised or retained) grows by design; the
 slope is given as measured, among looks at as many partitions, and beside it what the verdicts reached in that time
 explain.
 
     python -m tests.soak                    30 minutes at 2,000 events/s
+    python -m tests.soak --recorded 0.1     the same, of which one call in ten is recorded
     python -m tests.soak --minutes 3 --rate 500
 """
 
@@ -54,7 +57,7 @@ from tests.rig import (
 )
 
 PARTITIONS: Final = 4
-WARM_UP: Final = 1 / 3
+WARM_UP: Final = 1 / 2
 """The share of the run, but at least two windows, after which the slope is taken."""
 WINDOW_S: Final = 120
 TEMPO: Final = 30.0
@@ -64,7 +67,6 @@ UP_S: Final = (60.0, 180.0)
 """How long the other member lives. Ended every forty seconds, the two fell behind: each time both fold two minutes
 again, at a thousand events a second for ten seconds and more."""
 AWAY_S: Final = (1.0, 20.0)
-UP_AT_FIRST_S: Final = (float(WINDOW_S), WINDOW_S + 15.0)
 SLOPE_MUST_MB: Final = 1.0
 
 
@@ -149,7 +151,7 @@ def warm_up_s(minutes: float) -> float:
 
 
 def soak(
-    broker: RealBroker, directory: Path, *, minutes: float, rate: int, seed: int
+    broker: RealBroker, directory: Path, *, minutes: float, rate: int, recorded: float, seed: int
 ) -> tuple[list[Look], list[str], str]:
     """Run it: what was seen of the watched member, when the other was ended how, and whether they kept up."""
     names = create_topics(broker, "soak", PARTITIONS)
@@ -159,7 +161,13 @@ def soak(
     ends: list[str] = []
     chance = random.Random(seed)
     knobs = Knobs(
-        seed=seed, rate=float(rate), tempo=TEMPO, accounts=60, disorder_s=1.0, start_ms=int(time.time() * 1000)
+        seed=seed,
+        rate=float(rate),
+        recorded=recorded,
+        tempo=TEMPO,
+        accounts=60,
+        disorder_s=1.0,
+        start_ms=int(time.time() * 1000),
     )
     labels = itertools.count(1)
 
@@ -189,7 +197,7 @@ def soak(
                 if now >= change_at:
                     if restarted is None:
                         restarted = other()
-                        change_at = now + chance.uniform(*(UP_AT_FIRST_S if now < warm_up_s(minutes) else UP_S))
+                        change_at = now + chance.uniform(*UP_S)
                     else:
                         how = chance.choice((signal.SIGTERM, signal.SIGKILL))
                         restarted.stop(how)
@@ -262,6 +270,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--rate", type=int, default=2_000, help="events a second")
+    parser.add_argument("--recorded", type=float, default=0.35, help="the share of calls that something records")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, default=Path("build/soak.json"))
     asked = parser.parse_args()
@@ -272,7 +281,14 @@ def main() -> int:
         broker = RealBroker(Path(name) / "broker")
         broker.start()
         try:
-            looks, ends, kept_up = soak(broker, Path(name), minutes=asked.minutes, rate=asked.rate, seed=asked.seed)
+            looks, ends, kept_up = soak(
+                broker,
+                Path(name),
+                minutes=asked.minutes,
+                rate=asked.rate,
+                recorded=asked.recorded,
+                seed=asked.seed,
+            )
         finally:
             broker.kill()
     where["date"] = f"{began:%Y-%m-%d %H:%M} UTC"
