@@ -784,7 +784,6 @@ cdef class FastPath:
             return None  # An account without conversations may be forgotten with a new bucket.
         conversation = told = None
         room_left = most
-        cdef bint claimed = False
         _digest(event_id.at, event_id.size, digest)
         for member in self.members:
             found = _found(index, member)
@@ -800,8 +799,6 @@ cdef class FastPath:
             ids = _place(<object> found, &IDS)[0]
             if told is None and _holds(bytes_of(<object> ids), PyBytes_GET_SIZE(<object> ids), digest):
                 told = <object> found
-            if _get(<object> found, &CLAIMS):
-                claimed = True
             room_left -= max(<int64_t> _get(<object> found, &KEPT), <int64_t> _get(<object> found, &PROPERTIES_KEPT))
         guests = _get(account, &GUESTS)
         if guests is not None:
@@ -819,7 +816,7 @@ cdef class FastPath:
             if marks:
                 self.window._mark(offset, arrived_ms)
             return self.tell_again(told, index, offset, arrived_ms, now_ms)
-        if room_left <= 0 or claimed:
+        if room_left <= 0:
             return None
         if timed:
             self.put_kept(&kept, place, offset)
@@ -857,8 +854,10 @@ cdef class FastPath:
         _add_one(conversation, &KEPT)
         if _get(conversation, &COLD) is True and PyBytes_GET_SIZE(_get(conversation, &EVIDENCE)) > COLD_TAIL:
             self.window._warm_up(conversation)
-        if (self.on and not self.is_suspect(conversation)) or (
-            self.name is not NULL and not self.sees_room(account, index, conversation)
+        if (
+            (self.on and not self.is_suspect(conversation))
+            or (self.sightings and _get(conversation, &CLAIMS))  # A call seen in a conference claims none any more.
+            or (self.name is not NULL and not self.sees_room(account, index, conversation))
         ):
             for fact in self.as_read():
                 self.window._bind(account, conversation, fact, self.occurred_ms, arrived_ms, offset, 0)
