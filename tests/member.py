@@ -22,9 +22,10 @@ from monitor.core.pipeline import Checkpoint, Pipeline, Publish, Told, Tuning
 from monitor.core.policy import built_in_policy
 from monitor.core.verdict import Verdict, decode_verdict
 from monitor.inputs.checkpoint import Resume, StartAt
-from monitor.inputs.kafka import Member, Times, Topics
+from monitor.inputs.kafka import Member
 from monitor.inputs.protocols import Fold
 from monitor.inputs.snapshots import Snapshots
+from monitor.inputs.takeover import Times, Topics
 from monitor.outputs.delivery import Delivery, producer_properties
 from monitor.outputs.verdict_topic import VerdictTopic
 from tests.broker import RealBroker, produce, unique_name

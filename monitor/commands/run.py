@@ -54,7 +54,7 @@ from monitor.inputs.checkpoint import Blind, Resume, StartAt
 from monitor.inputs.coverage import Reached
 from monitor.inputs.daily_audit import DailyAudit
 from monitor.inputs.enrichment import Enrichment, Wanted
-from monitor.inputs.kafka import Member, Times, Topics
+from monitor.inputs.kafka import Member
 from monitor.inputs.listing import Listing
 from monitor.inputs.owned_accounts import OwnedAccounts
 from monitor.inputs.places import SAY_EVERY_MS, Places
@@ -64,6 +64,7 @@ from monitor.inputs.relay import Relay
 from monitor.inputs.rest_work import WRITE_S, Job, RestWork
 from monitor.inputs.rest_work import Topics as RestTopics
 from monitor.inputs.snapshots import Snapshots
+from monitor.inputs.takeover import Times, Topics
 from monitor.inputs.topics import Names, TopicAdmin
 from monitor.log import configure, flush_verdicts, log_verdict
 from monitor.outputs.alerts import Pace

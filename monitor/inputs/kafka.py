@@ -1,4 +1,4 @@
-"""The events topic, and the life of a partition: taken over, rebuilt, judged, committed, given up.
+"""The events topic, and the life of a partition: assigned, taken over (`takeover`), judged, committed, given up.
 
 One thread runs it all. The group's consumer reads only what is judged at once; whatever has to be read again (a
 replay, the verdicts published, the account settings) comes through a second consumer in slices between two batches, so
@@ -15,13 +15,13 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 import structlog
@@ -34,43 +34,33 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from monitor import clock
-from monitor.core.ledger import Ledger, NotReadBack
-from monitor.core.parted import PARTS
-from monitor.core.pipeline import Checkpoint, NotJudged, Publish, SetAside, Stands, Told
-from monitor.core.snapshot import Unusable
-from monitor.core.verdict import Verdict, decode_verdict, encode_verdict
+from monitor.core.ledger import Ledger
+from monitor.core.pipeline import Checkpoint
 from monitor.errors import OutOfReach, OutputUnavailable
-from monitor.inputs.checkpoint import (
-    Committed,
-    Resume,
-    StartAt,
-    encode_metadata,
-    fingerprint_of,
-    resume,
-)
+from monitor.inputs.checkpoint import encode_metadata
+from monitor.inputs.effects import Effects
 from monitor.inputs.held import Held, Stage
 from monitor.inputs.protocols import Fold, Outputs, Watch
 from monitor.inputs.reader import (
-    BEGINNING,
-    AskedLog,
     Questions,
     Reader,
     SignIn,
     headers_of,
-    key_of,
+    kind_of,
     logger,
     reader_properties,
     shared_properties,
 )
-from monitor.inputs.snapshots import Partition, Restoring, Snapshots
+from monitor.inputs.settings_reader import SettingsReader
+from monitor.inputs.snapshots import Snapshots
+from monitor.inputs.sometimes import Sometimes
+from monitor.inputs.takeover import Takeovers, Times, Topics
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
 TICK_TYPE: Final = "dev.recording-monitor.tick"
-BY_HEADER: Final = "by"
 
 BATCH_MESSAGES_MAX: Final = 2000
 SLICE_MESSAGES_MAX: Final = 2000
@@ -83,7 +73,6 @@ SWEEP_OUTSTANDING_MAX: Final = 5_000  # With more than that on its way, what is 
 COMMIT_EVERY_S: Final = 1.0
 TICK_EVERY_S: Final = 10.0
 REPORT_EVERY_S: Final = 1.0
-TOPIC_LOOK_EVERY_S: Final = 5.0
 WAKE_EVERY_S: Final = 0.05
 WAKE_TIMEOUT_S: Final = 0.05
 IDLE_POLL_S: Final = 0.2
@@ -93,7 +82,6 @@ CLOSE_S: Final = 2.0
 RETRY_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 # A commit may be refused once because a rebalance was under way, and the partition still be ours when it is over.
 REFUSALS_MAX: Final = 2
-SAID_MAX: Final = 10  # Of recordings in a log line.
 
 _NO_END: Final = 1 << 62
 
@@ -163,109 +151,6 @@ def render_tick(partition: int, *, by: str, sent_at: datetime) -> bytes:
     )
 
 
-class VerdictUnavailable(OutputUnavailable, NotReadBack):
-    """A verdict can't be read back from its topic now: the state that needs it is dropped, and built anew."""
-
-
-class Topics(msgspec.Struct, frozen=True, kw_only=True):
-    """The names of the topics the reading touches."""
-
-    events: str
-    verdicts: str
-    account_settings: str
-
-
-class Times(msgspec.Struct, frozen=True, kw_only=True):
-    """What a takeover has to know of the tuning."""
-
-    window_ms: int
-    age_max_ms: int
-    start_at: StartAt
-
-
-class _Replay:
-    """Feeds [R, C), or what a snapshot left of it, into a fold with the gate shut."""
-
-    def __init__(self, member: Member, held: Held, begin: int, end: int) -> None:
-        self._member = member
-        self._held = held
-        self._from = begin
-        self._end = end
-
-    def messages(self, run: list[Message]) -> None:
-        if self._held.replayed or self._held.dropped:
-            return
-        held = self._held
-        assert held.fold is not None
-        while run and _offset(run[0]) < self._from:
-            held.fold.prime(run.pop(0).timestamp()[1])
-        if run:
-            self._member._feed(held, iter(run), self._from, self._end)
-            if not held.dropped and _offset(run[-1]) >= self._end - 1:
-                self._member._replayed(held)
-
-    def ended(self) -> None:
-        if not self._held.replayed and not self._held.dropped:
-            self._member._replayed(self._held)
-
-    def failed(self, error: KafkaError) -> None:
-        self._member._drop(self._held, f"replay: {error.name()}")
-
-
-class _Verdicts:
-    """Keeps the ledger of one partition in step with the verdict topic, to its end and onwards."""
-
-    def __init__(self, member: Member, held: Held) -> None:
-        self._member = member
-        self._held = held
-        self._own = [(BY_HEADER, held.by.encode())]
-
-    def messages(self, run: list[Message]) -> None:
-        own = self._own
-        for message in run:
-            if message.headers() != own:  # Else it is ours, and its acknowledgement places it.
-                self._message(message)
-        self._held.verdicts_to = _offset(run[-1]) + 1
-
-    def _message(self, message: Message) -> None:
-        text = key_of(message)
-        if text is None:
-            return
-        value = message.value()
-        try:
-            verdict = None if value is None else decode_verdict(value)
-        except (ValueError, UnicodeDecodeError):
-            self._member._watch.verdict_not_read(self._held.partition)
-            return
-        self._member._take_in(self._held, text, verdict, _offset(message))
-
-    def ended(self) -> None:
-        self._held.verdicts_read = True
-
-    def failed(self, error: KafkaError) -> None:
-        self._member._drop(self._held, f"verdicts: {error.name()}")
-
-
-class _Settings:
-    """Follows one partition of the account settings."""
-
-    def __init__(self, member: Member, partition: int) -> None:
-        self._member = member
-        self._partition = partition
-
-    def messages(self, run: list[Message]) -> None:
-        for message in run:
-            key = key_of(message)
-            if key is not None:
-                self._member._setting(key, message.value())
-
-    def ended(self) -> None:
-        self._member._settings_ended(self._partition)
-
-    def failed(self, error: KafkaError) -> None:
-        self._member._settings_failed(error)
-
-
 class Member:
     """A member of the consumer group, and the owner of the partitions it is given.
 
@@ -299,10 +184,6 @@ class Member:
         properties = member_properties(client, group_id)
         self._incremental = hands_over_incrementally(properties)
         self._topics = topics
-        self._times = times
-        self._topic_id = topic_id
-        self._build = build
-        self._ledger = ledger
         self._take_setting = take_setting
         self._outputs = outputs
         self._watch = watch
@@ -317,18 +198,8 @@ class Member:
         self._held: dict[int, Held] = {}
         self._leaving: deque[Iterator[None]] = deque()  # What was held of partitions, to be freed.
         self._joined = False
-        self._restoring_until = 0.0
-        self._fingerprint: str | None = None
-        self._events_id = self._verdicts_id = ""  # Known with the fingerprint.
-        self._looking: Future[str] | None = None
-        self._look_after = 0.0
-        self.partitions: int | None = None
-        """How many the events topic has; None before the first takeover."""
-        self._settings_left: set[int] | None = None
-        self._settings_asking: Future[tuple[str | None, list[int]]] | None = None
-        self._settings_after = 0.0
         self._report_after = 0.0
-        self._said: dict[str, float] = {}
+        self._sometimes = Sometimes()
         self._consumer = Consumer(
             {**properties, "error_cb": self._client_error, "on_commit": self._commit_ended}, logger=logger
         )
@@ -337,8 +208,29 @@ class Member:
         self._reader = Reader(reading, on_error=self._client_error)
         self._questions = Questions(reading)
         self._askers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kafka-questions")
-        # By itself: a takeover shall not wait for a question to a broker that has gone.
-        self._lookers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kafka-topic")
+        self._effects = Effects(outputs, watch, self._sometimes, self.drop)
+        self._takeovers = Takeovers(
+            self,
+            self._reader,
+            self._questions,
+            self._askers,
+            topics=topics,
+            times=times,
+            topic_id=topic_id,
+            build=build,
+            ledger=ledger,
+            snapshots=snapshots,
+            effects=self._effects,
+            watch=watch,
+        )
+        self._settings = SettingsReader(
+            self._reader,
+            self._questions,
+            self._askers,
+            topic=topics.account_settings,
+            take=self._take_in_setting,
+            sometimes=self._sometimes,
+        )
 
     # What others may ask, from any thread.
 
@@ -368,7 +260,12 @@ class Member:
     @property
     def settings_read(self) -> bool:
         """Whether the account settings were read to their end."""
-        return self._settings_left is not None and not self._settings_left
+        return self._settings.read
+
+    @property
+    def partitions(self) -> int | None:
+        """How many the events topic has; None before the first takeover."""
+        return self._takeovers.partitions
 
     def restoring(self) -> str | None:
         """Why the assignment, possibly empty, is not restored yet; None once it is."""
@@ -408,9 +305,8 @@ class Member:
             if held.stage is Stage.REBUILDING and held.fold is not None:
                 self._watch.folded(held.partition, held.fold, replayed=True)
         self._outputs.poll()
-        self._follow_settings()
-        self._look_at_topic()
-        self._restoring_until = time.monotonic() + SLICE_S
+        self._settings.turn()
+        self._takeovers.turn(self._held.values())
         for held in list(self._held.values()):
             self._advance(held)
         swept = self._sweep()
@@ -441,9 +337,9 @@ class Member:
         assert fold is not None
         try:
             told = fold.sweep(SWEEP_CONVERSATIONS)
-            self._emit(held, held.next_offset - 1, told, fold.log_time_ms, swept=True)
+            self._effects.emit(held, held.next_offset - 1, told, fold.log_time_ms, swept=True)
         except OutputUnavailable as why:
-            self._drop(held, str(why))
+            self.drop(held, str(why))
             return False
         except Exception as bug:  # No message is at fault: a rebuild would sweep, and raise, again.
             self._say_raised(held, held.next_offset - 1, bug)
@@ -496,7 +392,7 @@ class Member:
         fed = False
         while (held := self._live(partition)) is not None:
             before = held.next_offset
-            error = self._feed(held, run, before)
+            error = self.feed(held, run, before)
             if held.next_offset != before:
                 held.heard = fed = True
                 held.at_end = False
@@ -515,7 +411,7 @@ class Member:
         held = self._held.get(partition) if partition is not None else None
         return held if held is not None and held.stage is Stage.LIVE else None
 
-    def _feed(self, held: Held, run: Iterator[Message], offset: int, end: int = _NO_END) -> KafkaError | None:
+    def feed(self, held: Held, run: Iterator[Message], offset: int, end: int = _NO_END) -> KafkaError | None:
         """Feed messages of one partition from ``offset`` to before ``end``, live or replayed; send what they tell.
 
         Stops at an error among them and returns it; stops where the state had to be dropped. All that the process does
@@ -535,11 +431,11 @@ class Member:
             try:
                 told = feed(here, message.timestamp()[1], message.value(), headers)
                 if told:
-                    self._emit(held, here, told, fold.log_time_ms)
+                    self._effects.emit(held, here, told, fold.log_time_ms)
                 if skip and here in skip and here >= held.committed_offset and here not in held.aside:
-                    self._quarantine(held, message)
+                    self._effects.quarantine(held, message)
             except OutputUnavailable as why:
-                self._drop(held, str(why))
+                self.drop(held, str(why))
                 return None
             except Exception as bug:
                 self._raised(held, here, bug)
@@ -551,7 +447,7 @@ class Member:
         """The core raised: a bug of ours. The message is left out, and the state, which may be broken, is rebuilt."""
         self._say_raised(held, offset, error)
         held.raised += 1
-        self._drop(held, "core_raised", skip=held.skip | {offset}, at_once=True)
+        self.drop(held, "core_raised", skip=held.skip | {offset}, at_once=True)
 
     @staticmethod
     def _say_raised(held: Held, offset: int, error: Exception) -> None:
@@ -564,121 +460,6 @@ class Member:
             where=f"{Path(where.filename).name}:{where.lineno}",
             below_checkpoint=offset < held.committed_offset,
         )
-
-    def _emit(
-        self, held: Held, offset: int, told: Sequence[Told], log_time_ms: int | None, *, swept: bool = False
-    ) -> None:
-        outputs, partition = self._outputs, held.partition
-        for each in told:
-            if isinstance(each, NotJudged):
-                self._say_sometimes(
-                    "conversation_not_judged",
-                    partition=partition,
-                    kind=each.error,
-                    where=each.where,
-                    account_sid=each.account,
-                    recordings=each.recordings[:SAID_MAX],
-                )
-                continue
-            if isinstance(each, Stands):
-                self._watch.verdict_read(partition, each.key, each.verdict)
-                continue
-            if isinstance(each, Publish):
-                each = outputs.as_written(each, log_time_ms=log_time_ms or 0)
-            fence = held.pending.begin()
-            done = partial(self._emitted, held, fence, each, swept or offset <= held.gate)
-            try:
-                if isinstance(each, Publish):
-                    outputs.publish(partition, each, by=held.by, done=done)
-                elif isinstance(each, SetAside):
-                    outputs.set_aside(partition, offset, each, done=done)
-                else:
-                    outputs.setting(partition, offset, each, done=done)
-            except OutputUnavailable:
-                held.pending.end(fence)
-                raise
-
-    def _emitted(self, held: Held, fence: int, told: Told, left: bool, place: int | None) -> None:  # noqa: FBT001
-        """What was told is safe at ``place`` of its topic; None: it was not delivered."""
-        held.pending.end(fence)
-        if place is None:
-            held.failed = held.failed or "not_delivered"
-        elif isinstance(told, Publish):
-            if held.ledger is not None and told.verdict is not None and not held.dropped:
-                back = held.ledger.placed(told.key, told.verdict.at, place)
-                if back is not None:
-                    held.write_back[told.key] = back
-                elif held.ledger.stands_in_front(told.key, told.verdict.at, place):
-                    held.come_round.append((told.key, encode_verdict(told.verdict), place))
-            self._watch.published(held.partition, told, replay_left=left)
-        elif isinstance(told, SetAside):
-            self._watch.quarantined(held.partition, told.reason)
-
-    def _quarantine(self, held: Held, message: Message) -> None:
-        """A message the core cannot fold, as a whole."""
-        offset = _offset(message)
-        fence = held.pending.begin()
-
-        def done(place: int | None) -> None:
-            held.pending.end(fence)
-            if place is None:
-                held.failed = held.failed or "not_delivered"
-            else:
-                held.aside.add(offset)
-                self._watch.quarantined(held.partition, "core-error")
-
-        try:
-            self._outputs.quarantine(held.partition, offset, "core-error", "", None, message.value() or b"", done=done)
-        except OutputUnavailable:
-            held.pending.end(fence)
-            raise
-
-    def _take_in(self, held: Held, key: str, verdict: Verdict | None, place: int) -> None:
-        """Weigh what stands at a place of the verdict topic; what is to be put over it is written in this turn."""
-        if held.dropped:
-            return
-        assert held.ledger is not None
-        try:
-            back = held.ledger.take_in(key, verdict, place)
-        except OutputUnavailable as error:
-            self._drop(held, str(error))
-            return
-        if back is None:
-            self._watch.verdict_read(held.partition, key, verdict)
-            held.write_back.pop(key, None)
-        else:
-            held.write_back[key] = back
-
-    def _write_back(self, held: Held) -> None:
-        """Put what holds over what a former owner wrote late.
-
-        What was put there is weighed where it lies: meanwhile something greater may have been read in front of it.
-        """
-        come_round, held.come_round = held.come_round, []
-        for key, value, place in come_round:
-            self._take_in(held, key, decode_verdict(value), place)
-        if held.dropped:
-            return
-        # What is acknowledged while these are sent may add to those to come.
-        writes, held.write_back = held.write_back, {}
-        for key, value in writes.items():
-            fence = held.pending.begin()
-
-            def done(place: int | None, fence: int = fence, key: str = key, value: bytes = value) -> None:
-                held.pending.end(fence)
-                if place is None:
-                    held.failed = held.failed or "not_delivered"
-                else:
-                    held.come_round.append((key, value, place))
-
-            try:
-                self._outputs.write_back(held.partition, key, value, by=held.by, done=done)
-            except OutputUnavailable as error:
-                held.pending.end(fence)
-                self._drop(held, str(error))
-                return
-        if writes:
-            log.info("verdicts_written_back", partition=held.partition, verdicts=len(writes))
 
     # The life of a partition.
 
@@ -755,10 +536,10 @@ class Member:
             held.snapshots.close()
         self._reader.leave(self._topics.events, held.partition)
         self._reader.leave(self._topics.verdicts, held.partition)
-        self._free(held.fold)
-        self._free(held.ledger)
+        self.free(held.fold)
+        self.free(held.ledger)
 
-    def _free(self, state: Fold | Ledger | None) -> None:
+    def free(self, state: Fold | Ledger | None) -> None:
         """Nothing is asked of it any more: it is freed by and by."""
         if state is not None:
             self._leaving.append(state.dismantle())
@@ -770,7 +551,7 @@ class Member:
             if next(self._leaving[0], _DONE) is _DONE:
                 self._leaving.popleft()
 
-    def _drop(self, held: Held, why: str, *, skip: frozenset[int] | None = None, at_once: bool = False) -> None:
+    def drop(self, held: Held, why: str, *, skip: frozenset[int] | None = None, at_once: bool = False) -> None:
         """Forget the state of a partition that is still ours, and take it over anew."""
         if held.dropped or self._held.get(held.partition) is not held:
             return
@@ -791,200 +572,16 @@ class Member:
     def _advance(self, held: Held) -> None:
         """Do what is next in the life of a partition, if it is time."""
         if held.failed is not None and not held.dropped:
-            self._drop(held, held.failed)
-        elif held.stage is Stage.WAITING:
-            if time.monotonic() >= held.not_before and not self._stopping.is_set():
-                held.asking = self._askers.submit(self._ask, held.partition)
-                held.stage = Stage.ASKING
-        elif held.stage is Stage.ASKING:
-            assert held.asking is not None
-            if held.asking.done():
-                self._asked(held, held.asking)
-        elif held.stage is Stage.REBUILDING:
-            self._rebuild(held)
-        else:
+            self.drop(held, held.failed)
+        elif held.stage is Stage.LIVE:
             self._attend(held)
+        elif self._takeovers.advance(held) and self._settings.read:
+            self._open(held)
 
-    def _ask(self, partition: int) -> Resume:
-        """Find out how to take over a partition; on the asking thread, because each question is a round trip."""
-        events = self._topics.events
-        if self._fingerprint is None:
-            self._fingerprint = self._ask_fingerprint()
-        found = self._questions.committed(events, partition)
-        return resume(
-            Committed(*found) if found is not None else None,
-            AskedLog(self._questions, events, partition),
-            fingerprint=self._fingerprint,
-            start_at=self._times.start_at,
-            window_ms=self._times.window_ms,
-            age_max_ms=self._times.age_max_ms,
-            now_ms=clock.now_ms(),
-        )
-
-    def _ask_fingerprint(self) -> str:
-        cluster_id, partitions = self._questions.describe(self._topics.events)
-        _, verdicts = self._questions.describe(self._topics.verdicts)
-        if len(verdicts) < len(partitions):
-            raise OutOfReach(f"{self._topics.verdicts} has fewer partitions than {self._topics.events}")
-        self.partitions = len(partitions)
-        self._verdicts_id = self._topic_id(self._topics.verdicts)
-        self._events_id = self._topic_id(self._topics.events)
-        return fingerprint_of(cluster_id, self._events_id, len(partitions))
-
-    def _look_at_topic(self) -> None:
-        """Now and then, whether the events topic is still the one that what is held was read from.
-
-        One that was made anew may have grown beyond our positions before they are asked for again. Then no error says
-        so, and what lies before them in the new one would never be read.
-        """
-        if self._looking is None:
-            if self._events_id and self._held and time.monotonic() >= self._look_after:
-                self._looking = self._lookers.submit(self._topic_id, self._topics.events)
-            return
-        if not self._looking.done():
-            return
-        looking, self._looking = self._looking, None
-        self._look_after = time.monotonic() + TOPIC_LOOK_EVERY_S
-        try:
-            found = looking.result()
-        except (KafkaException, OutOfReach):
-            return  # The broker is away, or the topic is being made.
-        if self._events_id and found != self._events_id:
-            self._fingerprint, self._events_id = None, ""  # Whoever takes over asks again.
-            for held in list(self._held.values()):
-                self._drop(held, "the topic was made anew", at_once=True)
-
-    def _asked(self, held: Held, asking: Future[Resume]) -> None:
-        try:
-            resumed = asking.result()
-        except (KafkaException, OutOfReach) as error:
-            self._drop(held, _kind(error))
-            return
-        held.resumed = resumed
-        held.stage = Stage.REBUILDING
-        self._watch.taken_over(held.partition, resumed)
-        _say_takeover(held.partition, resumed)
-        held.ledger = self._new_ledger(held.partition)
-        # Where a takeover has failed, the ledger may have been at fault: something it knew of was compacted away.
-        if self._snapshots is not None and not held.attempt:
-            held.ledger_restoring = self._snapshots.begin_ledger(held.ledger, self._snapshots_of(held.partition))
-        if held.ledger_restoring is None:
-            self._follow_verdicts(held, BEGINNING)
-
-    def _new_ledger(self, partition: int) -> Ledger:
-        return self._ledger(lambda key, place: self._fetch_verdict(partition, key, place))
-
-    def _snapshots_of(self, partition: int) -> Partition:
-        assert self._fingerprint is not None
-        return Partition(self._fingerprint, self._verdicts_id, partition)
-
-    def _follow_verdicts(self, held: Held, offset: int) -> None:
-        self._reader.follow(self._topics.verdicts, held.partition, offset, _Verdicts(self, held))
-
-    def _restore_ledger(self, held: Held, restoring: Restoring) -> None:
-        """Read on in the snapshot of a ledger; once it is all there, read what came after it."""
-        assert held.ledger is not None
-        try:
-            if held.saying is None:
-                if not self._read_on(restoring):
-                    return
-                held.saying = self._say_going_on(held.partition, held.ledger)
-            for _ in held.saying:
-                if time.monotonic() >= self._restoring_until:
-                    return
-        except (Unusable, OSError) as error:
-            log.warning("snapshot_not_used", partition=held.partition, why=str(error))
-            restoring.close()
-            self._free(held.ledger)
-            held.ledger = self._new_ledger(held.partition)
-            self._follow_verdicts(held, BEGINNING)
-        else:
-            held.verdicts_to = held.ledger_from = restoring.offset
-            self._follow_verdicts(held, restoring.offset)
-        held.ledger_restoring = held.saying = None
-
-    def _say_going_on(self, partition: int, ledger: Ledger) -> Iterator[None]:
-        """Tell of the verdicts that nobody has read, a part of them with each step."""
-        for part in range(PARTS):
-            for key, account, outcome in ledger.going_on(part):
-                self._watch.verdict_going_on(partition, key, account, outcome)
-            yield
-
-    def _fetch_verdict(self, partition: int, key: str, place: int) -> bytes:
-        try:
-            message = self._questions.at_or_after(self._topics.verdicts, partition, place)
-        except OutOfReach as error:
-            raise VerdictUnavailable(str(error)) from error
-        found = message is not None and message.offset() == place and key_of(message) == key
-        value = message.value() if message is not None and found else None
-        if value is None:
-            # Compacted away since: then the ledger has been told of what replaced it, or will be in a moment. Or the
-            # topic's end was lost with its leader, and another verdict stands there: then all of it is read anew.
-            raise VerdictUnavailable(f"the verdict at {partition}:{place} is no longer there")
-        return value
-
-    def _rebuild(self, held: Held) -> None:
-        if held.ledger_restoring is not None:
-            self._restore_ledger(held, held.ledger_restoring)
-        resumed, ledger = held.resumed, held.ledger
-        assert resumed is not None
-        assert ledger is not None
-        if held.fold is None:
-            if resumed.raise_generation and not held.verdicts_read:
-                return  # The generation to begin in is not known before.
-            self._begin_replay(held, resumed.in_generation(ledger.greatest_generation()), resumed.read_from)
-        if held.restoring is not None:
-            self._restore(held, held.restoring)
-        if held.replayed and held.verdicts_read and self.settings_read:
-            self._open(held, ledger)
-
-    def _begin_replay(self, held: Held, checkpoint: Checkpoint, read_from: int) -> None:
-        held.committed_offset = held.next_offset = checkpoint.offset
-        held.fold = self._build(held.partition, checkpoint, held.skip)
-        # Where the core raises again, what it went on with may be at fault: each time would cost one more message.
-        held.without_snapshot = held.without_snapshot or held.raised > 1
-        if held.without_snapshot:
-            held.raised = 0
-        elif self._snapshots is not None:
-            held.restoring = self._snapshots.begin(held.fold, checkpoint, self._snapshots_of(held.partition))
-            if held.restoring is not None:
-                return
-        self._replay(held, read_from, checkpoint.replay_from)
-
-    def _read_on(self, restoring: Restoring) -> bool:
-        """Read on in a snapshot, in the slice of this turn that all of them share: whoever is live waits for it."""
-        left_s = self._restoring_until - time.monotonic()
-        return left_s > 0.0 and restoring.read(left_s)
-
-    def _restore(self, held: Held, restoring: Restoring) -> None:
-        """Read on in a snapshot; once it is all there, fold what came after it."""
-        try:
-            if not self._read_on(restoring):
-                return
-        except (Unusable, OSError) as error:
-            log.warning("snapshot_not_used", partition=held.partition, why=str(error))
-            self._free(held.fold)
-            held.without_snapshot, held.fold = True, None  # Half a state is none: from R, as ever.
-        restoring.close()
-        held.restoring = None
-        if held.fold is not None:
-            self._replay(held, restoring.offset, restoring.offset)
-
-    def _replay(self, held: Held, read_from: int, begin: int) -> None:
-        if read_from >= held.committed_offset:
-            held.replayed = True
-            return
-        replay = _Replay(self, held, begin, held.committed_offset)
-        self._reader.follow(self._topics.events, held.partition, read_from, replay)
-
-    def _replayed(self, held: Held) -> None:
-        held.replayed = True
-        held.next_offset = held.committed_offset
-        self._reader.leave(self._topics.events, held.partition)
-
-    def _open(self, held: Held, ledger: Ledger) -> None:
-        fold = held.fold
+    def _open(self, held: Held) -> None:
+        fold, ledger = held.fold, held.ledger
         assert fold is not None
+        assert ledger is not None
         at = TopicPartition(self._topics.events, held.partition, held.committed_offset)
         try:
             self._consumer.seek(at)
@@ -992,19 +589,19 @@ class Member:
             self._consumer.resume([at])
         except KafkaException as failure:
             # Straight after an assignment the client may not be there yet.
-            self._say_sometimes("seek_refused", partition=held.partition, kind=_kind(failure))
+            self._sometimes.warn("seek_refused", partition=held.partition, kind=kind_of(failure))
             return
         except OutputUnavailable as error:
-            self._drop(held, str(error))
+            self.drop(held, str(error))
             return
         held.stage = Stage.LIVE
         held.attempt = 0
         if self._snapshots is not None:
-            held.snapshots = self._snapshots.keep(self._snapshots_of(held.partition), held.ledger_from)
+            held.snapshots = self._snapshots.keep(self._takeovers.snapshots_of(held.partition), held.ledger_from)
         # A generation that was raised is committed at once: or the next takeover would raise it again.
         settled = held.resumed is None or not held.resumed.raise_generation
         held.commit_after = time.monotonic() + (self._commit_every_s if settled else 0.0)
-        self._write_back(held)
+        self._effects.write_back(held)
         if held.dropped:
             return
         self._tick(held)
@@ -1016,7 +613,7 @@ class Member:
         """See to a live partition: its tick, its snapshot; and right after the resumption, that it is read from."""
         now = time.monotonic()
         if held.write_back or held.come_round:
-            self._write_back(held)
+            self._effects.write_back(held)
             if held.dropped:
                 return
         if now >= held.tick_after:
@@ -1049,7 +646,7 @@ class Member:
             value = render_tick(held.partition, by=self._name, sent_at=now)
             self._outputs.tick(self._topics.events, held.partition, value, done=done)
         except OutputUnavailable as error:
-            self._say_sometimes("tick_not_sent", partition=held.partition, why=str(error))
+            self._sometimes.warn("tick_not_sent", partition=held.partition, why=str(error))
 
     # Commits.
 
@@ -1081,8 +678,7 @@ class Member:
             self._commit_result(held, failure.args[0])
 
     def _offset_of(self, held: Held, checkpoint: Checkpoint) -> TopicPartition:
-        assert self._fingerprint is not None
-        metadata = encode_metadata(checkpoint, self._fingerprint)
+        metadata = encode_metadata(checkpoint, self._takeovers.fingerprint)
         return TopicPartition(self._topics.events, held.partition, checkpoint.offset, metadata)
 
     def _commit_ended(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
@@ -1101,12 +697,12 @@ class Member:
             return
         refused = error.code() in _REFUSED
         self._watch.committed("refused" if refused else "failed")
-        self._say_sometimes("commit_not_taken", partition=held.partition, kind=error.name())
+        self._sometimes.warn("commit_not_taken", partition=held.partition, kind=error.name())
         # A rebalance under way says nothing of whose the partition is: its end does, however long it takes.
         if refused and error.code() != KafkaError.REBALANCE_IN_PROGRESS:
             held.refusals += 1
             if held.refusals >= REFUSALS_MAX:
-                self._drop(held, f"commit refused: {error.name()}")
+                self.drop(held, f"commit refused: {error.name()}")
 
     def _commit_and_wait(self, offsets: list[TopicPartition]) -> None:
         self._consumer.commit(offsets=offsets, asynchronous=False)
@@ -1135,45 +731,13 @@ class Member:
         except (KafkaException, OutOfReach) as error:
             # Normal for a process that has lost them: whoever has them now begins at the commit before.
             self._watch.committed("refused")
-            log.info("last_commit_not_taken", kind=_kind(error))
+            log.info("last_commit_not_taken", kind=kind_of(error))
 
-    # Account settings.
-
-    def _follow_settings(self) -> None:
-        if self._settings_left is not None:
-            return
-        topic = self._topics.account_settings
-        if self._settings_asking is None:
-            if time.monotonic() >= self._settings_after:
-                self._settings_asking = self._askers.submit(self._questions.describe, topic)
-            return
-        if not self._settings_asking.done():
-            return
-        asking, self._settings_asking = self._settings_asking, None
-        try:
-            _, numbers = asking.result()
-        except (KafkaException, OutOfReach) as error:
-            self._settings_after = time.monotonic() + 1.0
-            self._say_sometimes("account_settings_not_readable", topic=topic, kind=_kind(error))
-            return
-        self._settings_left = set(numbers)
-        for number in numbers:
-            self._reader.follow(topic, number, BEGINNING, _Settings(self, number))
-
-    def _setting(self, key: str, value: bytes | None) -> None:
+    def _take_in_setting(self, key: str, value: bytes | None) -> None:
         for account in self._take_setting(key, value):
             for held in self._held.values():
                 if held.fold is not None:
                     held.fold.change_settings(account)
-
-    def _settings_ended(self, partition: int) -> None:
-        if self._settings_left is not None:
-            self._settings_left.discard(partition)
-
-    def _settings_failed(self, error: KafkaError) -> None:
-        self._say_sometimes("account_settings_not_readable", kind=error.name())
-        self._settings_left = None
-        self._settings_after = time.monotonic() + 1.0
 
     # Saying how it goes.
 
@@ -1188,12 +752,11 @@ class Member:
             raise KafkaException(error)
         self._client_error(error)
         if held is not None and code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-            # Retention has passed us by, or the topic was made anew: the takeover finds out which. If it was, other
-            # partitions may have grown beyond our positions already.
-            self._look_after = 0.0
+            # Retention has passed us by, or the topic was made anew: the takeover finds out which.
+            self._takeovers.look_soon()
             self._start_fetching(held.partition)
             if held.stage is Stage.LIVE:
-                self._drop(held, error.name(), at_once=True)
+                self.drop(held, error.name(), at_once=True)
 
     def _client_error(self, error: KafkaError) -> None:
         """From any of our clients, on this thread: the broker is away, refuses us, or misses a topic.
@@ -1201,17 +764,7 @@ class Member:
         It is tried again for as long as it takes.
         """
         self._watch.kafka_error(error.name().lower().lstrip("_"))
-        self._say_sometimes("kafka_trouble", kind=error.name())
-
-    def _say_sometimes(self, event: str, **said: Any) -> None:
-        """A line a minute of each kind: trouble repeats itself a hundred times a second."""
-        key = f"{event}:{said.get('kind')}:{said.get('partition')}"
-        now = time.monotonic()
-        if now - self._said.get(key, -60.0) >= 60.0:
-            if len(self._said) > 1000:
-                self._said.clear()
-            self._said[key] = now
-            log.warning(event, **said)
+        self._sometimes.warn("kafka_trouble", kind=error.name())
 
     def _report(self) -> None:
         now = time.monotonic()
@@ -1247,8 +800,8 @@ class Member:
         self._held.clear()
         if self._snapshots is not None:
             self._snapshots.close()
-        for asking in (self._askers, self._lookers):
-            asking.shutdown(wait=False, cancel_futures=True)
+        self._askers.shutdown(wait=False, cancel_futures=True)
+        self._takeovers.close()
         if not _in_time(self._close, CLOSE_S):
             log.warning("group_not_left_in_time")
 
@@ -1295,39 +848,3 @@ def _in_time(work: Callable[[], None], for_s: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def _say_takeover(partition: int, resumed: Resume) -> None:
-    checkpoint = resumed.checkpoint
-    said = {"partition": partition, "offset": checkpoint.offset, "replay_from": checkpoint.replay_from}
-    if resumed.foreign is not None:
-        log.warning("foreign_checkpoint_found", why=resumed.foreign, **said)
-    elif resumed.fresh:
-        log.info("partition_begun", **said)
-    else:
-        log.info("partition_taken_over", **said)
-    if resumed.blind is not None:
-        blind = resumed.blind
-        log.error(
-            "blind_interval_found",
-            partition=partition,
-            first=blind.first,
-            end=blind.end,
-            unjudged=blind.unjudged,
-            since_ms=blind.since_ms,
-            until_ms=blind.until_ms,
-        )
-
-
-def _offset(message: Message) -> int:
-    offset = message.offset()
-    assert offset is not None
-    return offset
-
-
-def _kind(error: KafkaException | OutOfReach) -> str:
-    first = error.args[0] if error.args else error
-    return first.name() if isinstance(first, KafkaError) else str(first)
-
-
-__all__ = ["Member", "Times", "Topics", "render_tick"]

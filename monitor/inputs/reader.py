@@ -135,6 +135,19 @@ def headers_of(message: Message) -> list[tuple[str, bytes]] | None:
     return [(name, value) for name, value in pairs if isinstance(value, bytes)]
 
 
+def offset_of(message: Message) -> int:
+    """Where a message stands."""
+    offset = message.offset()
+    assert offset is not None
+    return offset
+
+
+def kind_of(error: KafkaException | OutOfReach) -> str:
+    """What to call it in a log line: librdkafka's name where it has one."""
+    first = error.args[0] if error.args else error
+    return first.name() if isinstance(first, KafkaError) else str(first)
+
+
 class SignIn:
     """A password that changes under the clients of one thread, which hands it to them between two of its own calls.
 
