@@ -39,7 +39,7 @@ help: ## Say what there is to do (this text).
 setup: $(STAMP) ## Build .venv with recording-monitor in it; at once when it is up to date.
 	@:
 
-$(STAMP): requirements.lock pyproject.toml monitor/__init__.py monitor/core/native.pyx monitor/core/scanner.pxi monitor/core/values.pxi deploy/native.py
+$(STAMP): requirements.lock pyproject.toml monitor/__init__.py $(wildcard monitor/core/*.pyx monitor/core/*.pxi) deploy/native.py
 	@python=; for candidate in $(PYTHONS); do \
 	    if "$$candidate" -c '$(NEW_ENOUGH)' >/dev/null 2>&1; then python=$$candidate; break; fi; \
 	done; \

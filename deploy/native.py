@@ -1,4 +1,4 @@
-"""Builds the compiled fast path (``monitor/core/native.pyx``) while the package is built, where that can be done.
+"""Builds the compiled modules of the core while the package is built, where that can be done.
 
 Wanted are Cython, a C compiler and Python's headers. Without them the package is pure Python and does the same, slower;
 ``RECORDING_MONITOR_PURE=1`` asks for that.
@@ -19,8 +19,11 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path("monitor/core/native.pyx")
-INCLUDED = (Path("monitor/core/scanner.pxi"), Path("monitor/core/values.pxi"))
+CORE = Path("monitor/core")
+MODULES = {  # What each is built from; the first of its files includes the others.
+    "native": ("native.pyx", "scanner.pxi", "values.pxi"),
+    "shortener": ("shortener.pyx",),
+}
 
 
 class CannotBuild(Exception):
@@ -28,7 +31,7 @@ class CannotBuild(Exception):
 
 
 class NativeHook(BuildHookInterface):
-    """Puts the compiled module beside its source; the wheel takes it along, and is of one platform then."""
+    """Puts each compiled module beside its source; the wheel takes them along, and is of one platform then."""
 
     PLUGIN_NAME = "custom"
 
@@ -38,32 +41,37 @@ class NativeHook(BuildHookInterface):
         try:
             built = build(Path(self.root))
         except CannotBuild as missing:
-            self.app.display_warning(f"Without the compiled fast path: {missing}")
+            self.app.display_warning(f"Without what is compiled: {missing}")
             return
-        build_data["artifacts"].append(str(built))
+        build_data["artifacts"] += map(str, built)
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
 
 
-def build(root: Path) -> Path:
-    """Compile the module in place; its path below ``root``. Raises CannotBuild."""
-    target = SOURCE.with_name(f"native{sysconfig.get_config_var('EXT_SUFFIX')}")
-    (root / target).unlink(missing_ok=True)
+def build(root: Path) -> list[Path]:
+    """Compile the modules in place; their paths below ``root``. Raises CannotBuild."""
+    targets = {name: CORE / f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}" for name in MODULES}
+    for target in targets.values():
+        (root / target).unlink(missing_ok=True)
     if os.environ.get("RECORDING_MONITOR_PURE"):
         raise CannotBuild("RECORDING_MONITOR_PURE is set")
     if find_spec("Cython") is None:
         raise CannotBuild("Cython is not installed")
+    for name, target in targets.items():
+        _compile(root, [CORE / source for source in MODULES[name]], target)
+    return list(targets.values())
+
+
+def _compile(root: Path, sources: list[Path], target: Path) -> None:
     with tempfile.TemporaryDirectory() as directory:
-        c_file = Path(directory) / "native.c"
-        _run(root, [sys.executable, "-m", "cython", "-3", str(SOURCE), "-o", str(c_file)])
+        c_file = Path(directory) / "module.c"
+        _run(root, [sys.executable, "-m", "cython", "-3", str(sources[0]), "-o", str(c_file)])
         headers = f"-I{sysconfig.get_paths()['include']}"
         compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
         # What it was built from: beside another version of its sources it is not used.
-        sources = b"".join([(root / source).read_bytes() for source in (SOURCE, *INCLUDED)])
-        built_from = f"-DBUILT_FROM={zlib.crc32(sources)}u"
-        options = ["-shared", "-fPIC", "-O2", "-fno-strict-overflow", "-w", built_from, headers]
+        built_from = zlib.crc32(b"".join([(root / source).read_bytes() for source in sources]))
+        options = ["-shared", "-fPIC", "-O2", "-fno-strict-overflow", "-w", f"-DBUILT_FROM={built_from}u", headers]
         _run(root, [*compiler, *options, str(c_file), "-o", str(target)])
-    return target
 
 
 def _run(root: Path, command: list[str]) -> None:

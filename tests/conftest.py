@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 import pytest
 from hypothesis import HealthCheck, settings
 
-from monitor.core.fast_path import COMPILED
+from monitor.core import fast_path, shortening
 from tests.alerting import Alerting, missing_programs
 from tests.broker import BrokerUnavailableError, RealBroker, SecureBroker, jars, java
 from tests.browser import Browser, missing_browser
@@ -85,7 +85,8 @@ def _kustomize() -> str | None:
 
 
 def _missing_compiled() -> str | None:
-    return None if COMPILED else "no compiled fast path (a C compiler and Python's headers are wanted for `make setup`)"
+    compiled = fast_path.COMPILED and shortening.COMPILED
+    return None if compiled else "nothing is compiled (a C compiler and Python's headers are wanted for `make setup`)"
 
 
 @functools.cache

@@ -28,6 +28,9 @@ CORE_ORDER: Final = (
     "parted",
     "frozen",
     "nailed",
+    "compiled",
+    "shortener",
+    "shortening",
     "packing",
     "conversation",
     "births",
@@ -84,7 +87,7 @@ PURE: Final[dict[str, frozenset[str] | None]] = {
 }
 PURE_IN_ONE: Final[dict[str, dict[str, frozenset[str] | None]]] = {
     "twiml": {"xml.parsers": frozenset({"expat"}), "xml.parsers.expat": None},  # Hardened there, and only there.
-    "fast_path": {"importlib.resources": frozenset({"files"})},  # Its own source, as it is imported.
+    "compiled": {"importlib.resources": frozenset({"files"})},  # The core's own sources, as they are imported.
 }
 # Built-in functions that reach the world, or code that nobody can read beforehand.
 IMPURE_CALLS: Final = frozenset({"open", "print", "input", "exec", "eval", "compile", "breakpoint", "__import__"})

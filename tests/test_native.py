@@ -783,13 +783,13 @@ def test_a_message_that_changes_nothing_leaves_nothing_behind():
 def test_what_was_built_from_another_version_of_its_source_is_not_used(tmp_path: Path):
     """As after `git pull` without `make setup`."""
     shutil.copytree(ROOT / "monitor", tmp_path / "monitor", ignore=shutil.ignore_patterns("__pycache__"))
-    script = "from monitor.core.fast_path import COMPILED, fast_path; print(COMPILED, fast_path(None))"
-    assert printed(script.replace("fast_path(None)", "0"), tmp_path) == "True 0"
-    for name in SOURCES:
+    script = "from monitor.core import fast_path, shortening; print(fast_path.COMPILED, shortening.COMPILED)"
+    assert printed(script, tmp_path) == "True True"
+    for name, used in (*((name, "False True") for name in SOURCES), ("shortener.pyx", "True False")):
         source = tmp_path / "monitor" / "core" / name
         as_built = source.read_text()
         source.write_text(as_built + "# Another version.\n")
-        assert printed(script, tmp_path) == "False None"
+        assert printed(script, tmp_path) == used
         source.write_text(as_built)
 
 

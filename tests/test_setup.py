@@ -20,7 +20,11 @@ def checkout(tmp_path):
     place = tmp_path / "checkout"
     for name in (
         *("Makefile", "pyproject.toml", "requirements.lock", "monitor/__init__.py", "deploy/native.py"),
-        *("monitor/core/native.pyx", "monitor/core/scanner.pxi", "monitor/core/values.pxi"),
+        *(
+            str(path.relative_to(ROOT))
+            for pattern in ("*.pyx", "*.pxi")
+            for path in ROOT.glob(f"monitor/core/{pattern}")
+        ),
     ):
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, place / name)

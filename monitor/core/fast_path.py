@@ -6,10 +6,9 @@ of its sources, every message goes the ordinary way, and ends in the same state.
 
 from __future__ import annotations
 
-import zlib
-from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
+from monitor.core.compiled import is_current
 from monitor.core.window import Window
 
 if TYPE_CHECKING:
@@ -22,8 +21,7 @@ try:
 except ImportError:
     COMPILED = False
 else:
-    _read = [files("monitor.core").joinpath(name).read_bytes() for name in SOURCES]
-    COMPILED = zlib.crc32(b"".join(_read)) == native.BUILT_FROM
+    COMPILED = is_current(native.BUILT_FROM, *SOURCES)
 
 
 def fast_path(window: Window) -> FastPath | None:
