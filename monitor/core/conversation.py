@@ -33,7 +33,6 @@ from monitor.core.readers import EVENT_TYPES
 
 DIGEST_BYTES: Final = 6  # Of two events that are none of each other's repeats, one pair in 10**14 looks like it.
 AGAIN_MAX: Final = 64  # So many repeated arrivals of one event, the last ones, are remembered.
-TYPE_CODES: Final = {name: code for code, name in enumerate(EVENT_TYPES)}
 
 # One bit a kind of fact; what may change a conclusion is a set of kinds.
 KIND: Final[dict[type, int]] = {

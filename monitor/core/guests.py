@@ -19,7 +19,6 @@ from monitor.core.conversation import (
     KIND,
     PLACES,
     PROPERTIES,
-    TYPE_CODES,
     Birth,
     Conversation,
     Kept,
@@ -54,6 +53,7 @@ from monitor.core.nailed import (
     with_one,
 )
 from monitor.core.parted import Parted
+from monitor.core.readers import TYPE_CODES
 
 STEPS: Final = 400
 """Of forgetting, with each bucket: some milliseconds. A quarter of an hour is enough for 36,000 calls and places; to

@@ -19,7 +19,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 from typing import Any, get_args
 
-from monitor.core.conversation import IN_FOCUS, KIND, STAMP_BYTES, TYPE_CODES, Birth, Conversation, NamedRoom, encode
+from monitor.core.conversation import IN_FOCUS, KIND, STAMP_BYTES, Birth, Conversation, NamedRoom, encode
 from monitor.core.envelope import FAULTS, Envelope
 from monitor.core.events import (
     AnyFact,
@@ -40,6 +40,7 @@ from monitor.core.readers import (
     FOUND_BY_STREAM,
     OFTEN_CHARACTERS_MAX,
     PARTICIPANT,
+    TYPE_CODES,
     is_ignored,
     linked,
     often_linked,

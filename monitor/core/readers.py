@@ -770,3 +770,4 @@ BY_ENVELOPE: Final[dict[type[Envelope], tuple[str, Reader]]] = {
 }
 decode_envelope: Final = decoder_of(tuple(BY_ENVELOPE))
 EVENT_TYPES: Final = tuple(sorted(_BY_NAME))
+TYPE_CODES: Final = {name: code for code, name in enumerate(EVENT_TYPES)}

@@ -25,7 +25,6 @@ from monitor.core.conversation import (
     IN_FOCUS,
     KIND,
     PROPERTIES,
-    TYPE_CODES,
     Birth,
     Conversation,
     Focus,
@@ -58,6 +57,7 @@ from monitor.core.events import (
 from monitor.core.guests import Guests, Nailed
 from monitor.core.nailed import Known
 from monitor.core.parted import Parted
+from monitor.core.readers import TYPE_CODES
 
 BUCKET_MS: Final = 10_000
 CLAIM_REACH_MS: Final = (
