@@ -361,6 +361,12 @@ class Member:
                 if held.fold is not None:
                     change(held.fold)
 
+    def _take_in_setting(self, key: str, value: bytes | None) -> None:
+        for account in self._take_setting(key, value):
+            for held in self._held.values():
+                if held.fold is not None:
+                    held.fold.change_settings(account)
+
     def _answer(self) -> None:
         while True:
             try:
@@ -732,12 +738,6 @@ class Member:
             # Normal for a process that has lost them: whoever has them now begins at the commit before.
             self._watch.committed("refused")
             log.info("last_commit_not_taken", kind=kind_of(error))
-
-    def _take_in_setting(self, key: str, value: bytes | None) -> None:
-        for account in self._take_setting(key, value):
-            for held in self._held.values():
-                if held.fold is not None:
-                    held.fold.change_settings(account)
 
     # Saying how it goes.
 
