@@ -42,6 +42,7 @@ from monitor.simulator.traffic import Knobs
 from tests.broker import RealBroker, stop_is_an_interrupt
 from tests.rig import (
     BenchError,
+    Cores,
     Entry,
     MonitorProcess,
     Names,
@@ -151,11 +152,10 @@ def warm_up_s(minutes: float) -> float:
 
 
 def soak(
-    broker: RealBroker, directory: Path, *, minutes: float, rate: int, recorded: float, seed: int
+    broker: RealBroker, directory: Path, cores: Cores, *, minutes: float, rate: int, recorded: float, seed: int
 ) -> tuple[list[Look], list[str], str]:
     """Run it: what was seen of the watched member, when the other was ended how, and whether they kept up."""
     names = create_topics(broker, "soak", PARTITIONS)
-    cores = divide_cores()
     settings: dict[str, object] = {"window": f"{WINDOW_S}s", "grace": "10s", "cases": {"hold": f"{HOLD_S:g}s"}}
     looks: list[Look] = []
     ends: list[str] = []
@@ -276,7 +276,8 @@ def main() -> int:
     asked = parser.parse_args()
     stop_is_an_interrupt()
     where, began = environment(), datetime.now(UTC)
-    os.sched_setaffinity(0, divide_cores().rest)
+    cores = divide_cores()
+    os.sched_setaffinity(0, cores.rest)
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
         broker = RealBroker(Path(name) / "broker")
         broker.start()
@@ -284,6 +285,7 @@ def main() -> int:
             looks, ends, kept_up = soak(
                 broker,
                 Path(name),
+                cores,
                 minutes=asked.minutes,
                 rate=asked.rate,
                 recorded=asked.recorded,
