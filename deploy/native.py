@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -57,21 +58,24 @@ def build(root: Path) -> list[Path]:
         raise CannotBuild("RECORDING_MONITOR_PURE is set")
     if find_spec("Cython") is None:
         raise CannotBuild("Cython is not installed")
-    for name, target in targets.items():
-        _compile(root, [CORE / source for source in MODULES[name]], target)
+    with tempfile.TemporaryDirectory() as directory:
+        built = [(_compiled(root, name, Path(directory)), target) for name, target in targets.items()]
+        for module, target in built:  # All of them or none.
+            shutil.copy(module, root / target)
     return list(targets.values())
 
 
-def _compile(root: Path, sources: list[Path], target: Path) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        c_file = Path(directory) / "module.c"
-        _run(root, [sys.executable, "-m", "cython", "-3", str(sources[0]), "-o", str(c_file)])
-        headers = f"-I{sysconfig.get_paths()['include']}"
-        compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
-        # What it was built from: beside another version of its sources it is not used.
-        built_from = zlib.crc32(b"".join([(root / source).read_bytes() for source in sources]))
-        options = ["-shared", "-fPIC", "-O2", "-fno-strict-overflow", "-w", f"-DBUILT_FROM={built_from}u", headers]
-        _run(root, [*compiler, *options, str(c_file), "-o", str(target)])
+def _compiled(root: Path, name: str, directory: Path) -> Path:
+    sources = [CORE / source for source in MODULES[name]]
+    c_file, module = directory / f"{name}.c", directory / f"{name}.so"
+    _run(root, [sys.executable, "-m", "cython", "-3", str(sources[0]), "-o", str(c_file)])
+    headers = f"-I{sysconfig.get_paths()['include']}"
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    # What it was built from: beside another version of its sources it is not used.
+    built_from = zlib.crc32(b"".join([(root / source).read_bytes() for source in sources]))
+    options = ["-shared", "-fPIC", "-O2", "-fno-strict-overflow", "-w", f"-DBUILT_FROM={built_from}u", headers]
+    _run(root, [*compiler, *options, str(c_file), "-o", str(module)])
+    return module
 
 
 def _run(root: Path, command: list[str]) -> None:

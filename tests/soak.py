@@ -59,7 +59,7 @@ from tests.rig import (
 
 PARTITIONS: Final = 4
 WARM_UP: Final = 1 / 2
-"""The share of the run, but at least two windows, after which the slope is taken."""
+"""The share of the run after which the slope is taken."""
 WINDOW_S: Final = 120
 TEMPO: Final = 30.0
 HOLD_S: Final = 900 / TEMPO
@@ -146,11 +146,6 @@ def look(monitor: MonitorProcess, names: Names, began: float) -> Look:
     )
 
 
-def warm_up_s(minutes: float) -> float:
-    """After how long the slope is taken."""
-    return max(WARM_UP * minutes * 60, min(2 * WINDOW_S, minutes * 30))
-
-
 def soak(
     broker: RealBroker, directory: Path, cores: Cores, *, minutes: float, rate: int, recorded: float, seed: int
 ) -> tuple[list[Look], list[str], str]:
@@ -222,7 +217,7 @@ def soak(
 
 def render(looks: list[Look], ends: list[str], kept_up: str, minutes: float) -> str:
     """The findings in Markdown."""
-    warm = warm_up_s(minutes)
+    warm = WARM_UP * minutes * 60
     after = [seen for seen in looks if seen.at_s >= warm]
     if len(after) < 3:
         raise BenchError("too short: nothing is left after the warm-up")
@@ -236,7 +231,6 @@ def render(looks: list[Look], ends: list[str], kept_up: str, minutes: float) -> 
         "| what | measured |",
         "|---|---|",
         f"| RSS slope after {warm / 60:.1f} min | {slope:+.1f} MB/h (must {SLOPE_MUST_MB:g}: {reached}) |",
-        f"| RSS slope of the second half | {_rss_slope(looks[len(looks) // 2 :]):+.1f} MB/h |",
         f"| verdicts of the watched member | {verdicts:,.0f}/h, so {of_each:,.0f} B of slope for each |",
         f"| RSS, least to most after warm-up | {_range([s.rss / 2**20 for s in after])} MB |",
         f"| file descriptors, least to most | {_range([s.descriptors for s in after])} |",

@@ -581,6 +581,8 @@ class Member:
             self.drop(held, held.failed)
         elif held.stage is Stage.LIVE:
             self._attend(held)
+        elif held.stage is Stage.WAITING and self._stopping.is_set():
+            return  # Nothing is asked any more: whoever stops would wait for the answer.
         elif self._takeovers.advance(held) and self._settings.read:
             self._open(held)
 
