@@ -1500,7 +1500,13 @@ _SENSE = (
 
 
 def order_plays_no_part(history: History, rules: Rules) -> str | None:
-    """The order in which events arrive within a window changes no final verdict."""
+    """The order in which events arrive within a window changes no final verdict.
+
+    But where a conference's name is given to another one while nobody has said that the first is over: whether TwiML
+    means the first depends on whether the other was heard of before, and a conversation is joined for good.
+    """
+    if _passes_a_name_on(history.messages):
+        return None
     together = history._replace(messages=tuple((0, entries) for _, entries in history.messages))
     chance = random.Random(repr(history.messages))
     whole = final_sense(Straight(together, rules).topic)
@@ -1511,6 +1517,25 @@ def order_plays_no_part(history: History, rules: Rules) -> str | None:
         if other != whole:
             return f"as {' | '.join(entries for _, entries in shuffled)}: {_first_difference(whole, other)}"
     return None
+
+
+def _passes_a_name_on(messages: Iterable[tuple[int, str]]) -> bool:
+    """Whether two conferences go by one name, of which not both are known to have ended."""
+    named: dict[str, set[str]] = {}
+    ended: set[str] = set()
+    for _, entries in messages:
+        for short in entries.split():
+            account, _, told = short.rpartition(":")
+            what, _, inside = told.partition("@")[0].partition("#")[0].rstrip(")").partition("(")
+            names = inside.split(",")
+            if what in ("name", "end") or (what == "join" and len(names) == 3):
+                named.setdefault(f"{account}:{names[-1]}", set()).add(names[-2])
+            if what == "end":
+                ended.add(f"{account}:{names[-2]}")
+    return any(
+        len(rooms) > 1 and not {f"{name.rpartition(':')[0]}:{room}" for room in rooms} <= ended
+        for name, rooms in named.items()
+    )
 
 
 def _first_difference(one: dict[str, Said], other: dict[str, Said]) -> str:
