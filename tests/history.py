@@ -1193,7 +1193,9 @@ class Interrupted:
         self._arrive(-1, None)
         owner.follow()
         finals = frozenset(key for key, verdict in readers_map(broker.topic, rules).items() if verdict.final)
-        self.takeovers.append(Takeover(checkpoint.offset, pipeline.log_time_ms, state_of(pipeline), finals, known))
+        # Where nothing is left to read it is that of R, which is further back if more is known of what was before.
+        log_time_ms = pipeline.log_time_ms if broker.low < checkpoint.offset else None
+        self.takeovers.append(Takeover(checkpoint.offset, log_time_ms, state_of(pipeline), finals, known))
         pipeline.open(ledger)
         owner.write_back()
         return owner
