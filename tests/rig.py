@@ -382,7 +382,7 @@ class Watching:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
-        scrape_after, conversations, pid = 0.0, 0, self._monitor.pid
+        scrape_after, conversations, rss, pid = 0.0, 0, 0, self._monitor.pid
         try:
             while not self._end.wait(0.1):
                 self._monitor.check()
@@ -390,9 +390,10 @@ class Watching:
                 if self.samples and position == self.samples[-1].position:
                     continue
                 if at >= scrape_after:
-                    conversations = self._monitor.conversations()
+                    # Of one moment: fifteen seconds later there may be a tenth more open.
+                    conversations, rss = self._monitor.conversations(), rss_bytes(pid)
                     scrape_after = time.perf_counter() + self._scrape_s
-                self.samples.append(Sample(at, cpu, rss_bytes(pid), position, conversations))
+                self.samples.append(Sample(at, cpu, rss, position, conversations))
         except Exception as error:
             self.error = error
 
