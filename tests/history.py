@@ -478,6 +478,13 @@ def generate(feature: Feature, chance: random.Random) -> History:
     )
 
 
+def _read_entry(short: str) -> tuple[str, str, list[str]]:
+    """Of which account an entry is, what happens, and whom it names."""
+    account, _, told = short.rpartition(":")
+    what, _, inside = told.partition("@")[0].partition("#")[0].rstrip(")").partition("(")
+    return account, what, inside.split(",")
+
+
 def _agreeing(messages: list[tuple[int, str]]) -> list[tuple[int, str]]:
     """The messages without the entries that contradict earlier ones: each recording is of one thing, by one source.
 
@@ -488,9 +495,7 @@ def _agreeing(messages: list[tuple[int, str]]) -> list[tuple[int, str]]:
     for stamp, entries in messages:
         agreeing = []
         for short in entries.split():
-            account = short.rpartition(":")[0]
-            what, _, inside = short.rpartition(":")[2].partition("@")[0].partition("#")[0].rstrip(")").partition("(")
-            names = inside.split(",")
+            account, what, names = _read_entry(short)
             if what in ("rec", "done", "listed"):
                 key, value = names[0], ",".join(names[1:])
             elif what == "step":
@@ -1527,9 +1532,7 @@ def _passes_a_name_on(messages: Iterable[tuple[int, str]]) -> bool:
     ended: set[str] = set()
     for _, entries in messages:
         for short in entries.split():
-            account, _, told = short.rpartition(":")
-            what, _, inside = told.partition("@")[0].partition("#")[0].rstrip(")").partition("(")
-            names = inside.split(",")
+            account, what, names = _read_entry(short)
             if what in ("name", "end") or (what == "join" and len(names) == 3):
                 named.setdefault(f"{account}:{names[-1]}", set()).add(names[-2])
             if what == "end":

@@ -442,6 +442,16 @@ def test_a_restart_reads_only_what_was_published_since_its_ledger_was_written(br
         until(lambda: any(v.recording_sid == recording_sid(number) for v in running.verdicts_told()))
         return next(v for v in running.verdicts_told() if v.recording_sid == recording_sid(number))
 
+    beside = Snapshots(directory, every_s=0.1, kept_s=3600.0, version="1")
+    beside.submit(lambda: None).result(20)  # By then it has tidied up: what it finds half written it would remove.
+
+    def ledger_offset() -> int:
+        of = Partition(ledger.name.partition("-")[0], desk.topics.verdicts, 0)
+        restoring = beside.begin_ledger(Ledger(), of)
+        assert restoring is not None
+        restoring.close()
+        return restoring.offset
+
     with Running(desk, snapshots=directory, tuning=tuning) as first:
         first.ready(1)
         desk.send([recording_event(number) for number in range(count)])
@@ -452,14 +462,15 @@ def test_a_restart_reads_only_what_was_published_since_its_ledger_was_written(br
         until(lambda: any(path.stat().st_mtime > settled for path in directory.glob("*-ledger.snapshot")))
         [ledger] = directory.glob("*-ledger.snapshot")
         until(lambda: finals(first) >= count + more)
+        until(lambda: len(desk.read(desk.topics.verdicts)) - ledger_offset() <= (count + more) // 4)
     with Running(desk, snapshots=directory, tuning=tuning) as second:
         second.ready(1)
-        read_on = len(second.heard.read)
+        assert len(second.heard.read) <= (count + more) // 4
         for number in (7, count + more - 1):  # As the file says, and as was read after it, unless that says it too.
             told = late(second, number)
             assert (told.final, told.revision, told.recording_status) == (True, 3, "completed")
     ledger.write_bytes(ledger.read_bytes()[:-20])
     with Running(desk, snapshots=directory, tuning=tuning) as third:
         third.ready(1)
-        assert len(third.heard.read) - read_on > count
+        assert len(third.heard.read) > count
         assert late(third, 8).revision == 3

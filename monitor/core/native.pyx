@@ -19,7 +19,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 from typing import Any, get_args
 
-from monitor.core.conversation import IN_FOCUS, KIND, STAMP_BYTES, Birth, Conversation, NamedRoom, encode
+from monitor.core.conversation import IN_FOCUS, KIND, STAMP_BYTES, Birth, Conversation, NamedRoom, encode, has_seen
 from monitor.core.envelope import FAULTS, Envelope
 from monitor.core.events import (
     AnyFact,
@@ -849,14 +849,14 @@ cdef class FastPath:
                     self.new |= <int> KIND[type(fact)]
         if not timed:
             return conversation
-        if self.recording is not None and not self.has_seen(conversation):
+        if self.recording is not None and not has_seen(_get(conversation, &RECORDINGS_), self.recording):
             self.window._see_recording(conversation, self.recording, arrived_ms, offset, 0)
         _append(conversation, &EVIDENCE, kept.bytes, kept.size)
         _add_one(conversation, &KEPT)
         if _get(conversation, &COLD) is True and PyBytes_GET_SIZE(_get(conversation, &EVIDENCE)) > COLD_TAIL:
             self.window._warm_up(conversation)
         if (
-            (self.on and not self.is_suspect(conversation))
+            (self.on and not has_seen(_get(conversation, &SUSPECTS), self.room))
             or (self.sightings and _get(conversation, &CLAIMS))  # A call seen in a conference claims none any more.
             or (self.name is not NULL and not self.sees_room(account, index, conversation))
         ):
@@ -965,20 +965,6 @@ cdef class FastPath:
     cdef object as_read(self):
         """The facts at hand as the structs that they are."""
         return _decode_facts(bytes([0x90 | self.count]) + self.encoded())
-
-    cdef bint has_seen(self, object conversation) except -1:
-        """Whether the recording is known here."""
-        for seen in <tuple> _get(conversation, &RECORDINGS_):
-            if seen.sid == self.recording:
-                return True
-        return False
-
-    cdef bint is_suspect(self, object conversation) except -1:
-        """Whether it is known that the conference was recorded, as Insights says."""
-        for seen in <tuple> _get(conversation, &SUSPECTS):
-            if seen.sid == self.room:
-                return True
-        return False
 
     cdef bint sees_room(self, object account, list index, object conversation) except -1:
         """Bind what goes by a name, where nothing else has gone by it; whether that is done."""

@@ -114,9 +114,9 @@ def _usual() -> Iterator[bytes]:
 
 def _kept(name: str, *facts: AnyFact) -> bytes:
     """An event of a type as it is kept (``conversation.Kept``), its id as zeros."""
-    ours = name.startswith(("studio.", "taskrouter."))
-    type_ = f"com.twilio.{name}" if ours else f"com.twilio.voice.{name}"
-    return _encode((_MS, 1 << 20, (b"E" if ours else b"V") + bytes(DIGITS), TYPE_CODES.get(type_, type_), facts))
+    voice = not name.startswith(("studio.", "taskrouter."))
+    type_ = f"com.twilio.voice.{name}" if voice else f"com.twilio.{name}"
+    return _encode((_MS, 1 << 20, (b"V" if voice else b"E") + bytes(DIGITS), TYPE_CODES.get(type_, type_), facts))
 
 
 _MS: Final = 1_800_000_000_000

@@ -2,7 +2,6 @@
 """``shortening``, compiled: byte for byte what ``plainly_shorten`` and ``plainly_restore`` do."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.object cimport PyObject
 from libc.string cimport memcmp, memcpy
 
 cdef extern from "Python.h":

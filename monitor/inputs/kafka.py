@@ -54,7 +54,7 @@ from monitor.inputs.reader import (
 from monitor.inputs.settings_reader import SettingsReader
 from monitor.inputs.snapshots import Snapshots
 from monitor.inputs.sometimes import Sometimes
-from monitor.inputs.takeover import Takeovers, Times, Topics
+from monitor.inputs.takeover import SLICE_S, Takeovers, Times, Topics
 
 log = structlog.get_logger(__name__)
 
@@ -64,7 +64,6 @@ TICK_TYPE: Final = "dev.recording-monitor.tick"
 
 BATCH_MESSAGES_MAX: Final = 2000
 SLICE_MESSAGES_MAX: Final = 2000
-SLICE_S: Final = 0.025
 SWEEP_CONVERSATIONS: Final = 4  # Judged in a go: a millisecond.
 SWEEP_S: Final = 0.02  # In each turn of the loop, for all partitions.
 LET_GO_S: Final = 0.005  # The same.

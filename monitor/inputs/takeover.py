@@ -34,7 +34,7 @@ from monitor.inputs.snapshots import Partition, Restoring, Snapshots
 log = structlog.get_logger(__name__)
 
 BY_HEADER: Final = "by"
-SLICE_S: Final = 0.025  # What reading snapshots may take of a turn.
+SLICE_S: Final = 0.025  # What may be read again in a turn: of topics, and as much of snapshots.
 TOPIC_LOOK_EVERY_S: Final = 5.0
 
 
