@@ -223,8 +223,14 @@ def message_at(client: Consumer, at: TopicPartition, timeout_s: float) -> Messag
                 return None
             raise KafkaException(error)
     finally:
-        client.unassign()
+        _let_go(client)
     raise OutOfReach(f"{at.topic}[{at.partition}] could not be read at {at.offset} within {timeout_s:g} s")
+
+
+def _let_go(client: Consumer) -> None:
+    """Read nothing more. What was fetched ahead, some 8 MB, the client would keep until it is polled again."""
+    client.unassign()
+    client.poll(0)
 
 
 def _place(message: Message) -> tuple[str, int, bool]:
@@ -374,7 +380,7 @@ class Questions:
                     at = at if offset is None else offset + (error is None)
                     if error is None and at <= end:
                         found.append(message)
-            consumer.unassign()
+            _let_go(consumer)
             return found, at >= end
 
     @contextlib.contextmanager
