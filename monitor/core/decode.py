@@ -24,10 +24,9 @@ from monitor.core.envelope import (
     loosen,
     straighten,
 )
-from monitor.core.events import Entry, Event, Ignored, Malformed
+from monitor.core.events import Entry, Event, Malformed
 from monitor.core.readers import (
     BY_ENVELOPE,
-    IGNORED,
     MEMBERLESS,
     TICK,
     Reader,
@@ -35,6 +34,7 @@ from monitor.core.readers import (
     decode_envelope,
     reader_of,
     shape_of,
+    unread,
 )
 from monitor.core.twiml import TwimlRefusedError
 from monitor.core.values import MESSAGE_BYTES_MAX, Text, sid_of
@@ -225,7 +225,7 @@ def _lacking(event: Event, read: Reader) -> str | None:
 def _look_again(raw: bytes, spelled: Text) -> Entry:
     """Read an entry whatever its spelling and its nesting; ``spelled`` is its type as far as it is known."""
     if isinstance(spelled, str) and spelled and reader_of(spelled) is None:
-        return _ignored(spelled)
+        return unread(spelled)
     try:
         return _straightened(raw)
     except _UNREADABLE as fault:
@@ -241,7 +241,7 @@ def _straightened(raw: bytes) -> Entry:
         raise UnreadableError("no-type")
     found = reader_of(loose.type)
     if found is None:
-        return _ignored(loose.type)
+        return unread(loose.type)
     kind, read = found
     envelope = straighten(loose, shape_of(read))
     if envelope is None:
@@ -252,10 +252,6 @@ def _straightened(raw: bytes) -> Entry:
     if lacking is not None:
         raise UnreadableError(lacking)
     return entry
-
-
-def _ignored(spelled: str) -> Ignored:
-    return Ignored(spelled, known=spelled.lower().startswith(IGNORED))
 
 
 _UNREADABLE: Final = (UnreadableError, *FAULTS)  # TwimlRefusedError is a ValueError, and so among the faults.

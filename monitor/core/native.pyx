@@ -20,7 +20,7 @@ from libc.string cimport memcmp, memcpy, memset
 from typing import Any, get_args
 
 from monitor.core.conversation import IN_FOCUS, KIND, STAMP_BYTES, Birth, Conversation, NamedRoom, encode, has_seen
-from monitor.core.envelope import FAULTS, Envelope
+from monitor.core.envelope import FAULTS, Envelope, Ignorable
 from monitor.core.events import (
     AnyFact,
     CallFact,
@@ -44,20 +44,16 @@ from monitor.core.readers import (
     is_ignored,
     linked,
     often_linked,
+    reader_of,
     shape_of,
+    unread,
 )
 from monitor.core.twiml import recorded_conferences
 from monitor.core.values import (
-    ACCOUNTS,
     AGE_BOUNDS_MS,
     AHEAD_MAX_MS,
-    CALLS,
-    CONFERENCES,
-    EXECUTIONS,
     INSTANTS,
     MESSAGE_BYTES_MAX,
-    RECORDINGS,
-    TASKS,
     Text,
 )
 from monitor.core.window import COLD_TAIL_BYTES, LOOK_EVERY, Account, is_news
@@ -101,6 +97,10 @@ BUILT_FROM = BUILT_FROM_  # The CRC-32 of this file, and of what it includes, wh
 
 cdef enum:
     AGES = 5
+    UNREAD_TYPES = 256  # So many of them are known by name, each of
+    UNREAD_BYTES = 128  # at most as many bytes.
+
+cdef dict _UNREAD_TYPES = {}  # What an entry of such a type is, or None: somebody reads it.
 
 cdef int RECORDING_KIND = KIND[RecordingFact]
 cdef int CALL_KIND = KIND[CallFact]
@@ -140,7 +140,11 @@ cdef enum:
     _EXECUTION_ENDED
     _CALL_REQUEST
     _CONFERENCE_REQUEST
+    _DIAL
+    _REMOVAL
+    _WORKER  # From here on no conversation is concerned.
     _ERROR
+    _UNREAD
     _IGNORED
 
 
@@ -230,25 +234,32 @@ cdef class FastPath:
         cdef int place = scan_entry(&self.scan, bytes_of(value), PyBytes_GET_SIZE(value))
         if place < 0:
             return None
-        conversation = None
+        conversation = unread = None
         self.new, self.duplicate = 0, False
-        if FAMILY[place] == _ERROR:
-            if not self.is_other_error():
-                return None
-        elif FAMILY[place] != _IGNORED:
-            if not self.read(FAMILY[place]):
+        cdef int family = FAMILY[place]
+        if family < _ERROR:
+            if not self.read(family):
                 return None
             if looking_back:
-                if not self.look_back(place, offset, now_ms):
+                if family == _WORKER or not self.look_back(place, offset, now_ms):
                     return None
+        elif family == _ERROR:
+            if not self.is_other_error():
+                return None
+        elif family == _UNREAD:
+            unread = self.of_unread_type()
+            if unread is None:
+                return None
         cdef bint due = not looking_back and now_ms >= <int64_t> self.of_window["due_ms"]
         if due:
             _arrive(of, timestamp_ms, log_time_ms, at)
             pipeline.begin(offset, log_time_ms, telling=telling)
-        if not looking_back and FAMILY[place] < _ERROR:
+        if family < _WORKER and not looking_back:
             conversation = self.fold(place, offset, log_time_ms, now_ms)
             if conversation is None:
                 return None
+        elif family == _WORKER and now_ms >= <int64_t> self.of_nailed["due_ms"]:
+            self.window._mark(offset, log_time_ms)
         if not due:
             _arrive(of, timestamp_ms, log_time_ms, at)
         if looking_back:
@@ -269,7 +280,12 @@ cdef class FastPath:
         _add_one(counts, &self.messages)
         _add_one(counts, &self.entries)
         if conversation is None:
-            _add_one(counts, &self.ignored)
+            if family == _WORKER:
+                self.tally(pipeline, of["tallies"], TYPE_NAMES[place], log_time_ms, now_ms)
+            else:
+                _add_one(counts, &self.ignored)
+                if unread is not None and not unread.known:
+                    counts.see_unknown(unread.type)
             self.renewed.clear()  # That is of the last event folded, and has been looked at.
         elif self.duplicate:
             _add_one(counts, &self.duplicates)
@@ -321,16 +337,18 @@ cdef class FastPath:
             shows = self.read_task()
         elif family == _STEP:
             shows = self.read_step()
-        elif family == _TWIML:
-            shows = self.read_twiml()
+        elif family == _TWIML or family == _DIAL:
+            shows = self.read_twiml(family == _DIAL)
         elif family == _PARTICIPANT_SUMMARY:
             shows = self.read_participant_summary()
         elif family == _CONFERENCE_SUMMARY:
             shows = self.read_conference_summary()
         elif family == _CALL_REQUEST:
             shows = self.read_call_request()
-        elif family == _CONFERENCE_REQUEST:
-            shows = self.read_conference_request()
+        elif family == _CONFERENCE_REQUEST or family == _REMOVAL:
+            shows = self.read_conference_request(family == _REMOVAL)
+        elif family == _WORKER:
+            shows = self.read_worker()
         elif family == _RECORDING:
             shows = self.read_recording()
         else:
@@ -351,28 +369,28 @@ cdef class FastPath:
         cdef Told* told = self.told(at)
         return told.kind == TEXT and told.size > 0
 
-    cdef inline object sid(self, object memory, const char* prefix, int at):
+    cdef inline object sid(self, const char* prefix, int at):
         """The SID that was told, or None."""
         cdef Told* told = self.told(at)
-        return _sid(memory, told.at, told.size, prefix) if told.kind == TEXT and not told.escaped else None
+        return _sid(told.at, told.size, prefix) if told.kind == TEXT and not told.escaped else None
 
     cdef inline object account_in(self, int at):
-        return self.sid(ACCOUNTS, b"AC", at)
+        return self.sid(b"AC", at)
 
     cdef inline object call_in(self, int at):
-        return self.sid(CALLS, b"CA", at)
+        return self.sid(b"CA", at)
 
     cdef inline object conference_in(self, int at):
-        return self.sid(CONFERENCES, b"CF", at)
+        return self.sid(b"CF", at)
 
     cdef inline object execution_in(self, int at):
-        return self.sid(EXECUTIONS, b"FN", at)
+        return self.sid(b"FN", at)
 
     cdef inline object recording_in(self, int at):
-        return self.sid(RECORDINGS, b"RE", at)
+        return self.sid(b"RE", at)
 
     cdef inline object task_in(self, int at):
-        return self.sid(TASKS, b"WT", at)
+        return self.sid(b"WT", at)
 
     cdef inline int64_t instant(self, int at) except -1:
         """The instant that was told; 0: none."""
@@ -405,8 +423,12 @@ cdef class FastPath:
         self.occurred_ms = self.instant(P_TIMESTAMP)
         return self.show_parameters()
 
-    cdef bint read_twiml(self) except -1:
-        if self.told(P_DIAL_CALL).kind != NOTHING or self.told(P_CONFERENCE).kind != NOTHING:
+    cdef bint read_twiml(self, bint dial) except -1:
+        if dial and (
+            self.told(P_DIAL_CALL).kind == NOTHING
+            or self.told(P_RECORDING).kind != NOTHING
+            or self.told(P_RECORDING_URL).kind != NOTHING
+        ):
             return False
         if self.told(R_BODY).kind == TEXT and not self.odd:
             try:
@@ -415,7 +437,22 @@ cdef class FastPath:
             except FAULTS:
                 return False
         self.occurred_ms = self.instant(P_TIMESTAMP) or self.instant(D_TIMESTAMP)
-        return self.show_parameters()
+        if not self.show_parameters():
+            return False
+        self.names(self.call_in(P_DIAL_CALL))
+        self.names(self.conference_in(P_CONFERENCE))
+        return True
+
+    cdef inline int names(self, object sid) except -1:
+        """Have one more member, if it is one."""
+        if sid is not None and sid not in self.members:
+            self.members = (*self.members, sid)
+        return 0
+
+    cdef bint read_worker(self) except -1:
+        self.account = self.account_in(D_ACCOUNT) or self.account_in(L_ACCOUNT)
+        self.occurred_ms = self.instant(L_TIMESTAMP_MS) or self.instant(D_TIMESTAMP)
+        return self.account is not None and self.occurred_ms
 
     cdef bint show_parameters(self) except -1:
         """What the parameters of a callback say of its call."""
@@ -599,18 +636,19 @@ cdef class FastPath:
         self.members = (call,)
         return self.show_call(call)
 
-    cdef bint read_conference_request(self) except -1:
+    cdef bint read_conference_request(self, bint removal) except -1:
         cdef Told* url = self.told(Q_URL)
         cdef Told* record = self.told(P_RECORD)
         cdef Told* code = self.told(R_CODE)
         cdef const unsigned char* at
         cdef const unsigned char* end = url.at + url.size
         cdef Py_ssize_t place
-        cdef bint records = False
+        cdef bint records = False, lacks
         if url.kind != TEXT or self.odd or (code.kind != NOTHING and not 0 <= _number(code) < 400):
             return False
-        if not (self.scan.told[P_FROM].kind or record.kind or self.scan.told[P_HOLD].kind
-                or self.scan.told[P_MUTED].kind or self.scan.told[P_STATUS].kind):
+        lacks = not (self.scan.told[P_FROM].kind or record.kind or self.scan.told[P_HOLD].kind
+                     or self.scan.told[P_MUTED].kind or self.scan.told[P_STATUS].kind)
+        if lacks and not removal:
             return False
         if record.kind == TRUE:
             records = True
@@ -634,12 +672,16 @@ cdef class FastPath:
             self.path_name.size = at - self.path_name.at
             if self.path_name.size > 5 and memcmp(at - 5, b".json", 5) == 0:
                 self.path_name.size -= 5
-            named = _sid(CONFERENCES, self.path_name.at, self.path_name.size, b"CF")
+            named = _sid(self.path_name.at, self.path_name.size, b"CF")
+            if lacks and (named is None or at - self.path_name.at != SID or not _names_participant(at, end)):
+                return False
             if named is not None:
                 conference = conference or named
                 self.path_name.size = 0
             elif not _is_plain(self.path_name.at, self.path_name.size):
                 return False
+        elif lacks:
+            return False
         call = self.call_in(P_CALL)
         if call is None:
             if find_bytes(url.at, url.size, <const unsigned char*> b"/Calls/", 7) is not NULL:
@@ -648,7 +690,7 @@ cdef class FastPath:
             if at is NULL:
                 call = self.call_in(D_SID)
             else:
-                call = _sid_in_path(CALLS, at + 14, end, b"CA")
+                call = _sid_in_path(at + 14, end, b"CA")
                 if call is None:
                     return False
         self.account = self.account_of_request()
@@ -714,8 +756,23 @@ cdef class FastPath:
         if account is None and url.kind == TEXT:
             at = find_bytes(url.at, url.size, <const unsigned char*> b"/Accounts/", 10)
             if at is not NULL:
-                account = _sid_in_path(ACCOUNTS, at + 10, url.at + url.size, b"AC")
+                account = _sid_in_path(at + 10, url.at + url.size, b"AC")
         return account
+
+    cdef object of_unread_type(self):
+        """What an entry is that nobody reads; None: somebody might."""
+        cdef Told* kind = self.told(TYPE)
+        cdef PyObject* found
+        if kind.escaped or not 0 < kind.size <= UNREAD_BYTES:
+            return None
+        name = PyUnicode_DecodeUTF8(kind.at, kind.size, NULL)
+        found = PyDict_GetItemWithError(_UNREAD_TYPES, name)
+        if found is not NULL:
+            return <object> found
+        if len(_UNREAD_TYPES) >= UNREAD_TYPES:
+            _UNREAD_TYPES.clear()  # Whoever makes up names must not fill the memory.
+        known = _UNREAD_TYPES[name] = None if reader_of(name) is not None else unread(name)
+        return known
 
     cdef bint is_other_error(self) noexcept:
         """Whether an error is none of our own sink's: their codes begin with 9."""
@@ -1189,13 +1246,17 @@ _FAMILIES = (
     (_VOICE + "insights.conference-summary.", _CONFERENCE_SUMMARY),
     ("com.twilio.taskrouter.task.", _TASK),
     ("com.twilio.taskrouter.reservation.", _TASK),
+    ("com.twilio.taskrouter.worker.activity.update", _WORKER),
     (_VOICE + "api-request.call.", _CALL_REQUEST),
-    (_VOICE + "api-request.conference-participant.", _CONFERENCE_REQUEST),
+    (_VOICE + "api-request.conference-participant.deleted", _REMOVAL),
+    (_VOICE + "api-request.conference-participant.created", _CONFERENCE_REQUEST),
+    (_VOICE + "api-request.conference-participant.modified", _CONFERENCE_REQUEST),
     (_VOICE + "api-request.conference.", _CONFERENCE_REQUEST),
     ("com.twilio.error-logs.error.logged", _ERROR),
     ("com.twilio.studio.flow.step.ended", _STEP),
     ("com.twilio.studio.flow.execution.started", _EXECUTION),
     ("com.twilio.studio.flow.execution.ended", _EXECUTION_ENDED),
+    (_VOICE + "twiml.dial.finished", _DIAL),
     (_VOICE + "twiml.call.requested", _TWIML),
     (_VOICE + "twiml.call.redirected", _TWIML),
     (_VOICE + "twiml.gather.finished", _TWIML),
@@ -1210,8 +1271,9 @@ TYPE_BYTES = []
 
 
 def _know_types():
-    global ENVELOPE, TYPE, DATA
-    ENVELOPE = shape_at(Envelope, "envelope")
+    global ENVELOPE, TYPE, DATA, ANYTHING
+    ENVELOPE, ANYTHING = shape_at(Envelope, "envelope"), shape_at(Ignorable, "data")
+    FAMILY[UNREAD] = _UNREAD
     TYPE, DATA = told_at("envelope", "type"), told_at("envelope", "data")
     add_key(ENVELOPE, "type", TYPE, -1, False)
     for envelope, (kind, read) in BY_ENVELOPE.items():
@@ -1261,6 +1323,7 @@ cdef int P_HAPPENED = told_at("parameters", "status_callback_event")
 cdef int P_PARENT_CALL = told_at("parameters", "parent_call_sid")
 cdef int P_CALL_ENDING = told_at("parameters", "call_sid_ending_conference")
 cdef int P_RECORDING = told_at("parameters", "recording_sid")
+cdef int P_RECORDING_URL = told_at("parameters", "recording_url")
 cdef int P_SOURCE = told_at("parameters", "recording_source")
 cdef int P_REC_STATUS = told_at("parameters", "recording_status")
 cdef int P_STARTED = told_at("parameters", "recording_start_time")

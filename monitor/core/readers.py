@@ -302,6 +302,9 @@ _dial: Final = _verb("DialVerb", usual="dial_call_sid")
 _record: Final = _verb("RecordVerb", usual="recording_url")
 
 _CALL_IN_PATH: Final = re.compile(r"/(?:Calls|Participants)/(CA[0-9A-Za-z]{32})(?![0-9A-Za-z])")
+_PARTICIPANT_IN_PATH: Final = re.compile(
+    r"/Conferences/CF[0-9A-Za-z]{32}/Participants/CA[0-9A-Za-z]{32}(?![0-9A-Za-z])"
+)
 # A SID or a name. A name would match a SID as well, but letter by letter.
 _CONFERENCE_IN_PATH: Final = re.compile(r"/Conferences/(?:(CF[0-9A-Za-z]{32})|([^/?#]+?))(?:\.json)?(?:[/?#]|$)")
 
@@ -325,9 +328,12 @@ def _call_request(kind: str, envelope: Envelope, data: Answered) -> Entry | None
 def _conference_request(kind: str, envelope: Envelope, data: Answered) -> Entry | None:
     """https://www.twilio.com/docs/voice/api/conference-participant-resource: the conference by SID or by name."""
     p = data.request.parameters
-    if p.from_ is p.conference_record is p.hold is p.muted is p.status is None and not envelope.straightened:
-        return None
     url = data.request.url if isinstance(data.request.url, str) else ""
+    lacking = p.from_ is p.conference_record is p.hold is p.muted is p.status is None
+    if lacking and kind.endswith(".deleted"):
+        lacking = _PARTICIPANT_IN_PATH.search(url) is None  # Who takes somebody out asks for nothing else.
+    if lacking and not envelope.straightened:
+        return None
     conference, name = CONFERENCES[p.conference_sid] or CONFERENCES[data.sid], None
     if in_path := _CONFERENCE_IN_PATH.search(url.partition("?")[0]):
         named, spelled = in_path[1], in_path[2]
@@ -705,7 +711,7 @@ _TASK_PREFIXES: Final = (TWILIO + "taskrouter.task.", TWILIO + "taskrouter.reser
 MEMBERLESS: Final[frozenset[Reader]] = frozenset(
     {_worker, _error, _tick, _flex_setting, _flow_setting, _worker_session, _call_request, _conference_request}
 )
-IGNORED: Final = (
+_IGNORED: Final = (
     _VOICE + "status-callback.amd.",
     _VOICE + "status-callback.announcement.",
     _VOICE + "status-callback.gather.",
@@ -749,6 +755,11 @@ def reader_of(spelled: str) -> tuple[str, Reader] | None:
         return found
     # TaskRouter has a dozen task and reservation events, all of one payload; the list grows.
     return (lowered, _task) if lowered.startswith(_TASK_PREFIXES) else None
+
+
+def unread(spelled: str) -> Ignored:
+    """What an entry is whose type nobody reads (``reader_of``)."""
+    return Ignored(spelled, known=spelled.lower().startswith(_IGNORED))
 
 
 def is_ignored(read: Reader) -> bool:

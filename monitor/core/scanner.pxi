@@ -51,6 +51,7 @@ cdef enum:
     KEYS_MAX = 160
     KEY_BYTES_MAX = 40
     TYPES_MAX = 512  # A power of two, and more than twice as many as there are.
+    UNREAD = TYPES_MAX - 1  # The place of all types that are not among them.
     DEPTH_MAX = 8  # Of what is skipped.
 
 cdef enum:  # What a field was told to be.
@@ -99,6 +100,7 @@ cdef Key KEYS[KEYS_MAX]
 cdef Type TYPES[TYPES_MAX]
 cdef int _shapes = 0, _keys = 0, _types = 0
 cdef int ENVELOPE = -1, TYPE = -1, DATA = -1
+cdef int ANYTHING = -1  # The shape of data of which nothing is asked.
 
 
 # --------------------------------------------------------------------------- the tables, from the structs
@@ -371,17 +373,18 @@ cdef inline bint _note(Scan* scan, Told* told) noexcept nogil:
 
 
 cdef inline bint _know_type(Scan* scan, Told* told) noexcept nogil:
-    """Whether an entry is of a type that the fast path knows."""
+    """Take in of which type an entry is; whether it says so."""
     cdef unsigned int at
     if told.kind != TEXT:
         return False
+    scan.place, scan.shape = UNREAD, ANYTHING
     at = _type_place(told.at, told.size)
     while TYPES[at].name is not NULL:
         if TYPES[at].size == told.size and memcmp(TYPES[at].name, told.at, told.size) == 0:
             scan.place, scan.shape = TYPES[at].place, TYPES[at].shape
-            return True
+            break
         at = (at + 1) % TYPES_MAX
-    return False
+    return True
 
 
 cdef bint _scan_object(Scan* scan, int shape) noexcept nogil:

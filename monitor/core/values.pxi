@@ -7,7 +7,8 @@ cdef enum:
     OUT_MAX = 4096  # Of facts that take more, and of what takes more with them, none is kept this way.
     DIGEST = 6
     SID = 34
-    KNOWN_MAX = 8192  # A power of two.
+    KNOWN_BITS = 15
+    KNOWN_MAX = 1 << KNOWN_BITS  # At most 3 MB in all; with fewer, more texts of one stream took each other's place.
 
 
 # --------------------------------------------------------------------------- fields, where they lie
@@ -375,8 +376,11 @@ cdef inline bint _is_letter(unsigned char byte) noexcept nogil:
     return _is_digit(byte) or 0x41 <= byte <= 0x5A or 0x61 <= byte <= 0x7A
 
 
-cdef object _sid(object memory, const unsigned char* text, Py_ssize_t size, const char* prefix):
-    """The SID that a text is, or None: the object that ``memory`` has. ``prefix`` is of two letters."""
+cdef object _sid(const unsigned char* text, Py_ssize_t size, const char* prefix):
+    """The SID that a text is, or None. ``prefix`` is of two letters.
+
+    ``values`` remembers SIDs as well; there each takes twice as much, and would not be found any sooner.
+    """
     cdef uint64_t one, two
     cdef PyObject** place
     cdef PyObject* before
@@ -385,18 +389,13 @@ cdef object _sid(object memory, const unsigned char* text, Py_ssize_t size, cons
         return None
     memcpy(&one, text + SID - 16, 8)
     memcpy(&two, text + SID - 8, 8)
-    place = &_KNOWN[((one ^ (two * 0x9E3779B97F4A7C15u)) * 0x9E3779B97F4A7C15u) >> 51]
+    place = &_KNOWN[((one ^ (two * 0x9E3779B97F4A7C15u)) * 0x9E3779B97F4A7C15u) >> (64 - KNOWN_BITS)]
     if place[0] is not NULL and memcmp(PyUnicode_AsUTF8AndSize(<object> place[0], &known), text, SID) == 0:
         return <object> place[0]
     for at in range(SID):
         if not _is_letter(text[at]):
             return None
     sid = PyUnicode_DecodeUTF8(text, size, NULL)
-    before = PyDict_GetItemWithError(memory, sid)
-    if before is not NULL:
-        sid = <object> before
-    else:
-        memory.remember(sid, sid)
     before = place[0]
     Py_INCREF(sid)
     place[0] = <PyObject*> sid
@@ -413,11 +412,20 @@ cdef inline bint _is_plain(const unsigned char* text, Py_ssize_t size) noexcept 
     return size > 0
 
 
-cdef object _sid_in_path(object memory, const unsigned char* at, const unsigned char* end, const char* prefix):
+cdef object _sid_in_path(const unsigned char* at, const unsigned char* end, const char* prefix):
     """The SID that is the next part of a path, or None."""
     if end - at < SID or (end - at > SID and at[SID] not in (0x2F, 0x2E)):
         return None
-    return _sid(memory, at, SID, prefix)
+    return _sid(at, SID, prefix)
+
+
+cdef bint _names_participant(const unsigned char* at, const unsigned char* end) except -1:
+    """Whether what comes next in a path, behind a conference, is one of its participants."""
+    return (
+        end - at > 14
+        and memcmp(at, b"/Participants/", 14) == 0
+        and _sid_in_path(at + 14, end, b"CA") is not None
+    )
 
 
 cdef inline int _two(const unsigned char* digits) noexcept nogil:

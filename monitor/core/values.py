@@ -95,7 +95,7 @@ class Sids(_Memory[str | None]):
     """The SIDs of one prefix: ``CALLS[value]`` is the SID in ``value``, or None where that is none."""
 
     def __init__(self, prefix: str) -> None:
-        super().__init__(None, size_max=16_384)
+        super().__init__(None, size_max=4_096)
         self._prefix = prefix
 
     def __missing__(self, told: Text) -> str | None:
