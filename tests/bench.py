@@ -50,7 +50,7 @@ from monitor.core.verdict import Verdict, encode_verdict, render_instant
 from monitor.inputs.kafka import BATCH_MESSAGES_MAX, SWEEP_CONVERSATIONS, member_properties
 from monitor.simulator.traffic import Knobs, traffic
 from tests import webhook_load
-from tests.broker import RealBroker, stop_is_an_interrupt
+from tests.broker import PATIENT, RealBroker, stop_is_an_interrupt
 from tests.rig import (
     EVENTS_PER_CALL,
     ROOT,
@@ -1136,7 +1136,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
         if {"kafka", "takeover", "latency", "paging", "pages", "ingest"}.intersection(parts):
-            broker = RealBroker(directory / "broker")
+            broker = RealBroker(directory / "broker", PATIENT)
             broker.start()
             try:
                 if "latency" in parts:

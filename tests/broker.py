@@ -177,6 +177,10 @@ def produce(producer: Producer, topic: str, value: bytes | None, key: str | None
             producer.poll(0.1)
 
 
+PATIENT: Final = {"broker.session.timeout.ms": "9000", "broker.heartbeat.interval.ms": "2000"}
+"""Kafka's own, for who measures: after three seconds without a processor a test's broker is given up."""
+
+
 class RealBroker:
     """One Kafka node with its data in ``directory``; stopped until ``start``.
 

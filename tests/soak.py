@@ -39,7 +39,7 @@ import msgspec
 from confluent_kafka import KafkaError, Producer
 
 from monitor.simulator.traffic import Knobs
-from tests.broker import RealBroker, produce, stop_is_an_interrupt
+from tests.broker import PATIENT, RealBroker, produce, stop_is_an_interrupt
 from tests.rig import (
     BenchError,
     Cores,
@@ -274,7 +274,7 @@ def main() -> int:
     cores = divide_cores()
     os.sched_setaffinity(0, cores.rest)
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
-        broker = RealBroker(Path(name) / "broker")
+        broker = RealBroker(Path(name) / "broker", PATIENT)
         broker.start()
         try:
             looks, ends, kept_up = soak(
