@@ -81,8 +81,8 @@ PARTS: Final = ("kafka", "takeover", "core", "pauses", "latency", "paging", "pag
 
 
 HOLD: Final = "15s"
-"""Hours of events go by in minutes, but a case is held by the wall. Of 100,000 open conversations 7,000 or so are held for
-the default of 15 minutes where every call is recorded; at 17,000 events/s as many are in so many seconds."""
+"""Hours of events go by in minutes, but a case is held by the wall. Where every call is recorded some 7,000 are held in
+life, for 15 minutes each, beside 100,000 open conversations; at 17,000 events/s as many are for so many seconds."""
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True):
