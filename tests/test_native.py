@@ -101,6 +101,10 @@ class Twins:
         self.offset += 1
         return list(told)
 
+    def feed_all(self, messages: Iterable[tuple[int, bytes]]) -> None:
+        for stamp_ms, value in messages:
+            self.feed(stamp_ms, value)
+
     def disturb(self, chance: random.Random, written: list[Publish]) -> None:
         """Let something come between two messages: another policy, a setting, somebody else's verdict, a sweep."""
         what, some = chance.randrange(4), chance.random()
@@ -154,8 +158,7 @@ def that_know(type_: bytes, *, seed: int, recorded: float, minutes: int) -> tupl
     """Twins that some messages were fed to, the stamp of the last one, and the last event of a type."""
     messages = messages_of(seed=seed, recorded=recorded, minutes=minutes)
     twins = Twins(entries_max=10_000)
-    for stamp_ms, value in messages:
-        twins.feed(stamp_ms, value)
+    twins.feed_all(messages)
     return twins, messages[-1][0], next(value for _, value in reversed(messages) if type_ in value)
 
 
@@ -226,8 +229,7 @@ def test_a_rebuild_that_looks_back_knows_the_same_of_calls(changed: float):
 def test_most_of_a_busy_stream_goes_the_fast_way():
     twins = Twins(window=timedelta(hours=4))
     messages = messages_of(seed=13, recorded=0.1)
-    for stamp_ms, value in messages:
-        twins.feed(stamp_ms, value)
+    twins.feed_all(messages)
     assert twins.taken > 0.95 * len(messages)
 
 
@@ -510,12 +512,8 @@ def test_a_sid_of_another_thing_is_none_of_what_is_asked_for():
 
 
 def test_dates_are_read_as_they_always_are():
-    messages = messages_of(seed=18, recorded=0.0, minutes=3)
-    event = next(value for _, value in reversed(messages) if b"conference.participant.updated" in value)
-    twins = Twins(entries_max=10_000)
-    for stamp_ms, value in messages:
-        twins.feed(stamp_ms, value)
-    stamp_ms, taken, fed = messages[-1][0], twins.taken, 0
+    twins, stamp_ms, event = that_know(b"conference.participant.updated", seed=18, recorded=0.0, minutes=3)
+    taken, fed = twins.taken, 0
     for fed, date in enumerate(dates(), 1):
         changed = re.sub(rb'"id":"\w+"', b'"id":"VW%032x"' % fed, event)
         twins.feed(stamp_ms, re.sub(rb'"Timestamp":"[^"]*"', b'"Timestamp":"%s"' % date.encode(), changed))
@@ -812,8 +810,7 @@ def test_what_nobody_reads_is_counted_as_it_always_is(committed: int):
     """Under whatever name, with whatever it says; and what is read is never taken for it."""
     twins = Twins(committed=committed)
     messages = messages_of(seed=20, recorded=0.1, minutes=10)
-    for stamp_ms, value in messages:
-        twins.feed(stamp_ms, value)
+    twins.feed_all(messages)
     taken, stamp_ms = twins.taken, messages[-1][0]
     of_each = {json.loads(value)["type"]: value for _, value in messages}
     names: list[Any] = [
@@ -835,8 +832,7 @@ def test_what_workers_do_is_told_of_as_it_always_is(committed: int):
     """It belongs to no conversation, but may be the first message of a bucket; and an account must be named."""
     twins = Twins(committed=committed)
     messages = messages_of(seed=20, recorded=0.1, minutes=10)
-    for stamp_ms, value in messages:
-        twins.feed(stamp_ms, value)
+    twins.feed_all(messages)
     taken, stamp_ms = twins.taken, messages[-1][0]
     event = next(value for _, value in messages if b"worker.activity.update" in value)
     instants: tuple[Any, ...] = (None, "", 0, stamp_ms, str(stamp_ms), "2026-10-01T10:00:00Z", "soon", {})
@@ -855,8 +851,7 @@ def test_a_message_that_changes_nothing_leaves_nothing_behind():
     """Neither what is declined nor what is taken may hold on to anything: a reference too many is a leak for ever."""
     messages = messages_of(seed=15, recorded=0.1, minutes=5)
     twins = Twins()
-    for stamp_ms, value in messages:
-        twins.feed(stamp_ms, value)
+    twins.feed_all(messages)
     last_ms = messages[-1][0]
     repeats = [value for _, value in messages[-200:]]
 
