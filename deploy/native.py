@@ -22,7 +22,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 CORE = Path("monitor/core")
 MODULES = {  # What each is built from; the first of its files includes the others.
-    "native": ("native.pyx", "scanner.pxi", "values.pxi"),
+    "compact": ("compact.pyx", "compact.pxd"),
+    "native": ("native.pyx", "scanner.pxi", "values.pxi", "compact.pxd"),
     "shortener": ("shortener.pyx",),
 }
 

@@ -521,9 +521,10 @@ def bench_whole(
         ratio = per_s / raw
         note = f"by CPU time {raw_cpu / cpu_us:.3f}"
         table.add(f"whole job, part of raw consume, {share}", ratio, f"{ratio:.3f}", target="ratio", note=note)
-        last = full[-1]
-        per_open = (last.rss - idle) / last.conversations
-        note = f"{last.rss / 2**20:,.0f} MiB, {idle / 2**20:,.0f} MiB when idle; {last.conversations:,} open"
+        # Where fewer are open than a moment before, what they took is not given back at once.
+        fullest = max(full, key=lambda sample: sample.conversations)
+        per_open = (fullest.rss - idle) / fullest.conversations
+        note = f"{fullest.rss / 2**20:,.0f} MiB, {idle / 2**20:,.0f} MiB when idle; {fullest.conversations:,} open"
         name = f"RSS per open conversation, {share}"
         table.add(name, per_open, f"{per_open:,.0f} B", target="rss", note=note)
     if recorded == 1.0:

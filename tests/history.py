@@ -725,7 +725,7 @@ def _open_now(pipeline: Pipeline) -> list[tuple[Any, ...]]:
             conversation.truncated,
             tuple(sorted(map(msgspec.json.encode, conversation.read_evidence()))),
             tuple(sorted(map(msgspec.json.encode, conversation.read_properties()))),
-            tuple(sorted(map(bytes, zip(*[iter(conversation.ids)] * DIGEST_BYTES, strict=True)))),
+            tuple(sorted(map(bytes, zip(*[iter(conversation.all_ids())] * DIGEST_BYTES, strict=True)))),
             tuple(sorted((seen.sid, seen.offset, seen.arrived_ms) for seen in conversation.recordings)),
             tuple(sorted((seen.sid, seen.offset) for seen in conversation.suspects)),
             tuple(sorted(conversation.claims or ())),
@@ -757,7 +757,11 @@ def derived_of(pipeline: Pipeline) -> dict[str, Any]:
         "not filed": len(window.conversations()) - len({id(c) for c in filed if c.open}),
         "due in time": all(c.last_ms + window.window_ms >= min(window.due_ms, log_time_ms + 1) for c in filed),
         "books": {
-            (account, name): (book.callers, [*map(msgspec.structs.astuple, book.rooms)], [*(book.claims or ())])
+            (account, name): (
+                book.callers,
+                [(room.name, room.conference, room.first_ms, room.end_ms) for room in book.rooms],
+                [*(book.claims or ())],
+            )
             for account, known in window.accounts.items()
             for name in known.books
             for book in [book_of(known, name)]

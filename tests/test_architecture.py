@@ -26,9 +26,11 @@ CORE_ORDER: Final = (
     "decode",
     "emptying",
     "parted",
+    "compiled",
+    "compact",
+    "compacted",
     "frozen",
     "nailed",
-    "compiled",
     "shortener",
     "shortening",
     "packing",
@@ -215,7 +217,8 @@ def test_the_compiled_module_imports_what_a_module_in_its_place_may():
     assert ours
     assert ours <= set(before)
     assert {name for name in imported if not name.startswith("monitor")} <= {
-        *("msgspec", "typing", "cpython.bytes", "cpython.object", "cpython.ref", "libc.stdint", "libc.string")
+        *("msgspec", "types", "typing", "cython", "cpython.bytes", "cpython.object", "cpython.ref"),
+        *("libc.stdint", "libc.stdlib", "libc.string"),
     }
 
 

@@ -45,7 +45,7 @@ class FrozenForAWhile(RuleBasedStateMachine):
     @rule(sid=SIDS, bucket=BUCKETS)
     def tell(self, sid: str, bucket: int) -> None:
         for notes in self.both():
-            notes.call(sid).tell_alone(b"id", bucket)
+            notes.call(sid).tell_alone(b"digest", bucket)
             notes.tell(sid, b"fact", bucket)
             notes.note(sid, (), [Note(bucket, bucket, b"kept", None)])
 
@@ -104,7 +104,7 @@ TestFrozenForAWhile = FrozenForAWhile.TestCase
 TestFrozenForAWhile.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
-@pytest.mark.parametrize("record", [Call({"CF1": 1}, ids={b"id": 1}), Room(0, 1, {"name": 1}), Execution(1)], ids=repr)
+@pytest.mark.parametrize("record", [Call({"CF1": 1}, ids=bytes(14)), Room(0, 1, {"name": 1}), Execution(1)], ids=repr)
 def test_what_is_not_there_is_not_found(record: Any):
     records: Parted[Any] = Parted()
     records["CA1"] = record

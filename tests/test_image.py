@@ -116,7 +116,7 @@ def test_nothing_of_the_workshop_is_in_it(root):
     assert {"monitor", "confluent_kafka", "aiohttp"} <= packages
     assert not {"pip", "hatchling", "Cython", "pytest", "mypy"} & packages
     assert not (root / "src").exists()
-    for compiled in ("native", "shortener"):
+    for compiled in ("compact", "native", "shortener"):
         assert len(list(root.glob(f"opt/venv/lib/python3*/site-packages/monitor/core/{compiled}.*.so"))) == 1
     size = sum(path.lstat().st_size for path in root.joinpath("opt").rglob("*") if path.is_file())
     assert size < 250_000_000

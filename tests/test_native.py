@@ -19,6 +19,7 @@ import msgspec
 import pytest
 
 from monitor.core.account_settings import AccountSettings
+from monitor.core.compacted import SOURCES as LAYOUT
 from monitor.core.conversation import Conversation
 from monitor.core.fast_path import SOURCES
 from monitor.core.judging import Tuning
@@ -148,8 +149,9 @@ class Twins:
 def written(conversation: Conversation) -> dict[str, Any]:
     """All that a conversation holds, byte for byte."""
     fields = {name: getattr(conversation, name) for name in conversation.__struct_fields__}
-    fields["birth"] = msgspec.structs.asdict(conversation.birth)
-    fields["rooms"] = [msgspec.structs.astuple(room) for room in conversation.rooms]
+    birth = conversation.birth
+    fields["birth"] = (birth.offset, birth.arrived_ms, birth.beside_offset, birth.beside_ms, birth.open)
+    fields["rooms"] = [(room.name, room.conference, room.first_ms, room.end_ms) for room in conversation.rooms]
     fields["notes"] = conversation.notes is not None
     return fields
 
@@ -193,10 +195,11 @@ def test_what_is_open_of_a_large_account_is_found_in_its_parts():
         twins.feed(stamp_ms, value)
         for account in twins.fast.window.accounts.values():
             for parted in (account.index, account.books):
-                if len(parted.parts) == 1:
+                if parted.parts_count == 1:
                     parted.divide()
     twins.compare()
-    assert any(len(part) > 1 for account in twins.fast.window.accounts.values() for part in account.index.parts)
+    indexes = [account.index for account in twins.fast.window.accounts.values()]
+    assert any(len(index.values_of(part)) > 1 for index in indexes for part in range(index.parts_count))
 
 
 def test_a_rebuild_ends_in_the_same_state_and_tells_the_same_when_its_gate_opens():
@@ -875,9 +878,15 @@ def test_a_message_that_changes_nothing_leaves_nothing_behind():
 def test_what_was_built_from_another_version_of_its_source_is_not_used(tmp_path: Path):
     """As after `git pull` without `make setup`."""
     shutil.copytree(ROOT / "monitor", tmp_path / "monitor", ignore=shutil.ignore_patterns("__pycache__"))
-    script = "from monitor.core import fast_path, shortening; print(fast_path.COMPILED, shortening.COMPILED)"
-    assert printed(script, tmp_path) == "True True"
-    for name, used in (*((name, "False True") for name in SOURCES), ("shortener.pyx", "True False")):
+    names = "compacted.COMPILED, fast_path.COMPILED, shortening.COMPILED"
+    script = f"from monitor.core import compacted, fast_path, shortening; print({names})"
+    assert printed(script, tmp_path) == "True True True"
+    of_native = [(name, "True False True") for name in SOURCES if name not in LAYOUT]
+    for name, used in (
+        *of_native,
+        *((name, "False False True") for name in LAYOUT),
+        ("shortener.pyx", "True True False"),
+    ):
         source = tmp_path / "monitor" / "core" / name
         as_built = source.read_text()
         source.write_text(as_built + "# Another version.\n")

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from binascii import crc32, crc_hqx
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from struct import Struct
 from typing import Final, cast
 
 import msgspec
 
+from monitor.core.compacted import COMPILED, compacted
 from monitor.core.events import (
     AnyFact,
     CallFact,
@@ -28,8 +30,9 @@ from monitor.core.events import (
     TwimlFact,
 )
 from monitor.core.nailed import Notes, View
-from monitor.core.packing import pack, unpack
+from monitor.core.packing import digits_of, pack, unpack
 from monitor.core.readers import EVENT_TYPES
+from monitor.core.shortening import DIGITS
 
 DIGEST_BYTES: Final = 6  # Of two events that are none of each other's repeats, one pair in 10**14 looks like it.
 AGAIN_MAX: Final = 64  # So many repeated arrivals of one event, the last ones, are remembered.
@@ -112,7 +115,10 @@ def stamp_of(bucket: int) -> bytes:
 STAMP_BYTES: Final = len(stamp_of(0))
 _TOLD_LATE: Final = Struct(f">I{STAMP_BYTES}s")  # Where a stamp stands among packed properties, and what it is now.
 _ARRIVAL: Final = Struct(f">{DIGEST_BYTES}sQQ")  # Of which event, at which offset, in which bucket.
-PACKED_HEAD: Final = Struct(">IB")  # How many of the packed bytes are evidence, and under how many members they are.
+# How many of the packed bytes are evidence, under how many members they are, and how many digests come first: those of
+# events of which no id is packed.
+PACKED_HEAD: Final = Struct(">IBH")
+_DIGESTS_BEFORE_MAX: Final = 0xFFFF
 _PACKED_UNDER_MAX: Final = 32  # So many members, about 1 kB: what is further back is seldom referred to.
 
 
@@ -132,6 +138,7 @@ def _array(blob: bytes, count: int) -> bytes:
     return b"\xdd" + count.to_bytes(4, "big") + blob
 
 
+@compacted
 class Birth(msgspec.Struct, gc=False, order=True):
     """Where and when a conversation began, in order of that; it stays true while one that holds it is open.
 
@@ -146,6 +153,7 @@ class Birth(msgspec.Struct, gc=False, order=True):
     open: bool = True
 
 
+@compacted
 class Seen(msgspec.Struct, frozen=True, gc=False):
     """When a recording, or a suspected conference, was first seen: its arrival, and its order of appearance.
 
@@ -162,6 +170,7 @@ class Seen(msgspec.Struct, frozen=True, gc=False):
         return (self.offset, self.index) < (other.offset, other.index)
 
 
+@compacted
 class NamedRoom(msgspec.Struct, array_like=True, gc=False, eq=False):
     """A conference under a name: when it was first seen, and when it ended as far as is known."""
 
@@ -213,8 +222,12 @@ class Focus(msgspec.Struct, frozen=True, gc=False):
     meant: tuple[str, ...] | None = None
 
 
+@compacted
 class Conversation(msgspec.Struct, gc=False, eq=False):
-    """What belongs together. ``members`` are its SIDs; ``ids`` holds ``DIGEST_BYTES`` of each event id seen.
+    """What belongs together. ``members`` are its SIDs.
+
+    ``ids`` holds ``DIGEST_BYTES`` of each event id seen, but of those that came before it was ``packed``, which stand
+    there.
 
     ``properties`` has, behind each, when it was last told. It and ``evidence`` are what has been kept since the rest
     was packed: most conversations of a window are over, and wait for nothing but late events.
@@ -306,6 +319,10 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
         digest = digest_of(event_id)
         return [(offset, bucket) for which, offset, bucket in _ARRIVAL.iter_unpack(self.again) if which == digest]
 
+    def add_member(self, sid: str) -> None:
+        """Have one more member."""
+        self.members += (sid,)
+
     def own(self, sid: str) -> str:
         """The text that it holds already for one of its members: a second one would take 96 B."""
         return next((member for member in self.members if member == sid), sid)
@@ -328,8 +345,11 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
         """
         self.unpack()
         under = self.members[:_PACKED_UNDER_MAX]
-        head = PACKED_HEAD.pack(len(self.evidence), len(under))
-        self.packed = head + pack(self.evidence + self.properties, under)
+        packed = pack(self.evidence + self.properties, under)
+        ids = without(self.ids, digests_of(digits_of(packed)))
+        before, self.ids = ids[: _DIGESTS_BEFORE_MAX * DIGEST_BYTES], ids[_DIGESTS_BEFORE_MAX * DIGEST_BYTES :]
+        head = PACKED_HEAD.pack(len(self.evidence), len(under), len(before) // DIGEST_BYTES)
+        self.packed = head + before + packed
         self.evidence = self.properties = b""
 
     def cool(self) -> None:
@@ -356,12 +376,31 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
             evidence, properties = self._unpacked()
             self.evidence = evidence + self.evidence
             self.properties = properties + self.properties
+            self.ids += self._packed_ids()
             self.packed = self.told_late = b""
+
+    def has_had(self, digest: bytes) -> bool:
+        """Whether an event with this digest has come."""
+        return holds(self.ids, digest) or (self.packed != b"" and holds(self._packed_ids(), digest))
+
+    def all_ids(self) -> bytes:
+        """The digests of all events that have come."""
+        return self.ids + self._packed_ids() if self.packed else self.ids
+
+    def _packed_ids(self) -> bytes:
+        """The digests of the events that came before it was packed."""
+        border = self._packed_from()
+        return self.packed[PACKED_HEAD.size : border] + digests_of(digits_of(memoryview(self.packed)[border:]))
+
+    def _packed_from(self) -> int:
+        """Where, behind the digests, begins what was packed."""
+        before: int = PACKED_HEAD.unpack_from(self.packed)[2]
+        return PACKED_HEAD.size + before * DIGEST_BYTES
 
     def _unpacked(self) -> tuple[bytes, bytes]:
         """What is packed: evidence, and properties with the stamps that they have by now."""
-        border, members = PACKED_HEAD.unpack_from(self.packed)
-        kept = unpack(memoryview(self.packed)[PACKED_HEAD.size :], self.members[:members])
+        border, members, _ = PACKED_HEAD.unpack_from(self.packed)
+        kept = unpack(memoryview(self.packed)[self._packed_from() :], self.members[:members])
         properties = kept[border:]
         for at, stamp in _TOLD_LATE.iter_unpack(self.told_late):
             properties = properties[:at] + stamp + properties[at + STAMP_BYTES :]
@@ -405,12 +444,49 @@ def shows_recording(fact: AnyFact) -> bool:
 def digest_of(event_id: str) -> bytes:
     """A few bytes that stand for an event's id, the same in every process, because snapshots hold them.
 
-    Two checksums over different polynomials: ids that differ in a few letters always differ in them, and they take a
-    fifth of the time of a cryptographic digest. Nobody is kept from making up two ids that collide: whoever can write
-    events can leave them out as well.
+    They are of the id as it is kept, but for the letter in front: so those of what is packed follow from it. Nobody is
+    kept from making up two ids that collide: whoever can write events can leave them out as well.
     """
-    text = event_id.encode(errors="surrogatepass")
-    return _pack_digest(crc32(text), crc_hqx(text, 0))
+    kept = id_as_kept(event_id)
+    assert kept is not None
+    return _checksums(kept[1:])
+
+
+def _checksums(kept: bytes) -> bytes:
+    """Two over different polynomials: what differs in a few bits always differs in them.
+
+    They take a fifth of the time of a cryptographic digest.
+    """
+    return _pack_digest(crc32(kept), crc_hqx(kept, 0))
+
+
+def plainly_digests_of(digits: bytes) -> bytes:
+    """The digests of ids of the usual kind, by the digits of all of them."""
+    return b"".join([_checksums(digits[at : at + DIGITS]) for at in range(0, len(digits), DIGITS)])
+
+
+def plainly_without(ids: bytes, gone: bytes) -> bytes:
+    """Digests less others, each as often as it is among these."""
+    counts = Counter(_each_digest(gone))
+    left = []
+    for digest in _each_digest(ids):
+        if counts[digest]:
+            counts[digest] -= 1
+        else:
+            left.append(digest)
+    return b"".join(left)
+
+
+def _each_digest(ids: bytes) -> Iterator[bytes]:
+    for at in range(0, len(ids), DIGEST_BYTES):
+        yield ids[at : at + DIGEST_BYTES]
+
+
+digests_of, without = plainly_digests_of, plainly_without
+if COMPILED:
+    from monitor.core import compact
+
+    digests_of, without = compact.digests_of, compact.without
 
 
 def holds(ids: bytes, digest: bytes) -> bool:

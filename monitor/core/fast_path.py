@@ -8,20 +8,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from monitor.core import compacted
 from monitor.core.compiled import is_current
 from monitor.core.window import Window
 
 if TYPE_CHECKING:
     from monitor.core.native import FastPath
 
-SOURCES: Final = ("native.pyx", "scanner.pxi", "values.pxi")  # All but the first are included in it.
+SOURCES: Final = ("native.pyx", "scanner.pxi", "values.pxi", "compact.pxd")  # What the first is compiled from.
 
-try:
-    from monitor.core import native
-except ImportError:
-    COMPILED = False
-else:
-    COMPILED = is_current(native.BUILT_FROM, *SOURCES)
+COMPILED = False
+if compacted.COMPILED:  # It was compiled for that layout, and for no other one.
+    try:
+        from monitor.core import native
+    except ImportError:
+        pass
+    else:
+        COMPILED = is_current(native.BUILT_FROM, *SOURCES)
 
 
 def fast_path(window: Window) -> FastPath | None:

@@ -23,7 +23,6 @@ from monitor.core.conversation import (
     Conversation,
     Kept,
     encode,
-    holds,
     id_as_kept,
     stamp_of,
 )
@@ -164,7 +163,7 @@ class Nailed:
                     if not moves(index, fact.call, fact.conference):
                         continue
                     guests = self.open(account, index)
-                guests.see(fact, arrived_ms // self.marks.bucket_ms)
+                guests.see(fact, self.marks.bucket_at(arrived_ms))
         return guests
 
     def tell_again(self, conversation: Conversation, event: Event, offset: int, arrived_ms: int) -> None:
@@ -172,7 +171,7 @@ class Nailed:
 
         Only where a call was, and what is to be noted of it, depends on when it was told.
         """
-        bucket = arrived_ms // self.marks.bucket_ms
+        bucket = self.marks.bucket_at(arrived_ms)
         assert event.id is not None  # Else it would be no duplicate.
         conversation.arrive_again(event.id, offset, bucket, self.entries_max)
         for fact in event.facts:
@@ -255,7 +254,7 @@ class Guests:
         A call that is not nailed up any more joins, and is a guest all the same while its conversation may not hold all
         that is noted.
         """
-        bucket = arrived_ms // self.nailed.marks.bucket_ms
+        bucket = self.nailed.marks.bucket_at(arrived_ms)
         after = bucket - self.window
         most = self.nailed.conferences_max
         left: list[str] = []
@@ -275,7 +274,7 @@ class Guests:
     def leave(self, conversation: Conversation, call: str, offset: int, arrived_ms: int) -> None:
         """A call has become nailed up: its conversation keeps what it has, and has it as a guest."""
         notes, marks = self.notes, self.nailed.marks
-        bucket = arrived_ms // marks.bucket_ms
+        bucket = marks.bucket_at(arrived_ms)
         after = bucket - self.window
         sights: list[Sight] = []
         noted: list[Note] = []
@@ -319,17 +318,15 @@ class Guests:
 
     def note_alone(self, event: Event, digest: bytes, offset: int, arrived_ms: int) -> bool:
         """Note an event that names nailed-up calls only; whether it is a duplicate."""
-        bucket = arrived_ms // self.nailed.marks.bucket_ms
+        bucket = self.nailed.marks.bucket_at(arrived_ms)
         kept = _kept_of(event, offset, arrived_ms)
         known = False
         for member in event.members:
             if digest:
                 call = self.notes.calls[member]
-                known = known or (call.ids or {}).get(digest, NEVER) > bucket - self.window
-                known = known or any(holds(met.ids, digest) for met in self._met(member, call))
-                ids = call.tell_alone(digest, bucket)
-                if len(ids) > self.nailed.entries_max:
-                    del ids[next(iter(ids))]
+                known = known or call.told_alone(digest) > bucket - self.window
+                known = known or any(met.has_had(digest) for met in self._met(member, call))
+                call.tell_alone(digest, bucket, self.nailed.entries_max)
             self._note_of(member, kept, bucket, None)
         self._note_places(kept, bucket, None)
         return known
@@ -338,7 +335,7 @@ class Guests:
         self, conversation: Conversation, event: Event, guests: Collection[str], offset: int, arrived_ms: int
     ) -> None:
         """Let the calls in ``guests`` be guests of a conversation, and note what its event tells of any guest."""
-        notes, bucket = self.notes, arrived_ms // self.nailed.marks.bucket_ms
+        notes, bucket = self.notes, self.nailed.marks.bucket_at(arrived_ms)
         for call in guests:
             self.meet(conversation, call, bucket)
         if event.facts:
@@ -354,7 +351,7 @@ class Guests:
 
         Of those that turn out not to be, nothing that is noted here is ever seen.
         """
-        notes, bucket = self.notes, arrived_ms // self.nailed.marks.bucket_ms
+        notes, bucket = self.notes, self.nailed.marks.bucket_at(arrived_ms)
         for fact in event.facts:
             if isinstance(fact, ParticipantFact):
                 notes.call(fact.call).see(fact.conference, bucket, self.nailed.conferences_max + 1)

@@ -12,6 +12,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from monitor.core.compacted import Table
 from monitor.core.emptying import emptied
 from monitor.core.parted import PARTS, Parted
 from monitor.core.verdict import Published, Verdict, decode_verdict, encode_verdict, goes_on, read_instant, remember
@@ -245,7 +246,7 @@ class Ledger:
     ) -> None:
         self._fetch = fetch
         self.kept_ms = allowed_kept_ms, others_kept_ms  # How long a final verdict is kept: allowed, and any other.
-        self._entries: Parted[bytes] = Parted()  # A head, and of whose account and what else is remembered.
+        self._entries: Parted[bytes] = Table()  # A head, and of whose account and what else is remembered.
         self._entries.divide()
         self._settled = _Settled()  # Final and to be read back: only the head.
         self._whole: dict[str, Verdict | bytes] = {}
@@ -268,7 +269,7 @@ class Ledger:
 
     def dismantle(self) -> Iterator[None]:
         """Let go of all it holds, a little with each step; nothing may be asked of it any more."""
-        return emptied((*self._entries.parts, self._whole, *self._settled.young))
+        return emptied((*self._entries.bulk(), self._whole, *self._settled.young))
 
     def take_in(self, key: str, verdict: Verdict | None, place: int) -> bytes | None:
         """Take in one message of the verdict topic; the bytes to write back where something lesser stands behind them.
@@ -426,8 +427,8 @@ class Ledger:
         What is published meanwhile may be among them or not.
         """
         found: list[str] = []
-        for part in self._entries.parts:
-            found += [key for key, entry in part.items() if not entry[_FLAGS_AT] & _FINAL]
+        for part in range(self._entries.parts_count):
+            found += [key for key, entry in self._entries.items_of(part) if not entry[_FLAGS_AT] & _FINAL]
             if len(found) >= OPEN_KEYS_EACH:
                 yield from sorted(found)
                 found = []
@@ -464,7 +465,7 @@ class Ledger:
 
     def going_on(self, part: int) -> Iterator[tuple[str, str, str]]:
         """Of each open verdict of one of its ``PARTS`` whose recording goes on: key, account and outcome."""
-        for key, entry in self._entries.parts[part].items():
+        for key, entry in self._entries.items_of(part):
             if entry[_FLAGS_AT] & _GOES_ON:
                 rest = _rest(entry)
                 yield key, self._names.known[rest.account], self._words.known[rest.words].outcome
@@ -496,7 +497,7 @@ class Ledger:
         """
         whole = [
             (key, entry[_FINDING.size :])
-            for key, entry in self._entries.parts[number].items()
+            for key, entry in self._entries.items_of(number)
             if _NO_PLACE < _place_of(entry) < below
         ]
         odd = self._settled.odd().items() if number == 0 else ()

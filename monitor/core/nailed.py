@@ -16,10 +16,12 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from operator import attrgetter
+from struct import Struct
 from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
+from monitor.core.compacted import Table
 from monitor.core.emptying import Container
 from monitor.core.events import (
     AnyFact,
@@ -39,22 +41,31 @@ BUCKETS: Final = 1_440  # So many to a window, where it is long enough: one is t
 PARTS: Final = 16  # So coarsely, in parts of a window, goes what need not be looked at with each bucket.
 ROOM_MAX: Final = 64  # Names, and ends, that are kept of one conference that a nailed-up call was in.
 NEVER: Final = -1
+TOLD_ID: Final = Struct(">6sQ")  # A digest as ``conversation`` makes it, and a bucket.
 _Key = TypeVar("_Key", str, bytes)
 
 
 class Marks:
     """Where in the log a bucket of log time begins: one mark a bucket, forgotten once nothing can ask for it."""
 
-    __slots__ = ("_buckets", "_offsets", "_times", "bucket_ms", "due_ms", "part", "window")
+    __slots__ = ("_buckets", "_latest", "_offsets", "_times", "bucket_ms", "due_ms", "part", "window")
 
     def __init__(self, window_ms: int) -> None:
         self.bucket_ms = max(1, window_ms // BUCKETS)
         self.window = window_ms // self.bucket_ms  # In buckets.
         self.part = max(1, self.window // PARTS)
         self.due_ms = NEVER  # A message that arrives at or after this instant begins a bucket.
+        self._latest = NEVER
         self._buckets: list[int] = []
         self._offsets: list[int] = []
         self._times: list[int] = []
+
+    def bucket_at(self, arrived_ms: int) -> int:
+        """The bucket that an instant lies in: one number for all that is told in it."""
+        bucket = arrived_ms // self.bucket_ms
+        if bucket != self._latest:
+            self._latest = bucket
+        return self._latest
 
     def mark(self, offset: int, arrived_ms: int) -> int:
         """Take down the first message of a bucket; the bucket."""
@@ -128,15 +139,14 @@ class Call(msgspec.Struct, eq=False):
     sights: tuple[Sight, ...] = ()
     notes: tuple[Note, ...] = ()
     properties: dict[bytes, int] | None = None
-    ids: dict[bytes, int] | None = None
+    ids: bytes = b""  # Digests, each with the latest bucket in which it was told, in the order of the first ones.
     lost: int = NEVER  # Arrival of the latest of what fell to the bound.
     guests: tuple[str, ...] = ()
 
     def copied(self) -> Self:
         """Another one that says the same, until either is changed."""
         properties = None if self.properties is None else dict(self.properties)
-        ids = None if self.ids is None else dict(self.ids)
-        return type(self)(dict(self.seen), self.sights, self.notes, properties, ids, self.lost, self.guests)
+        return type(self)(dict(self.seen), self.sights, self.notes, properties, self.ids, self.lost, self.guests)
 
     def see(self, conference: str, bucket: int, most: int) -> None:
         """Take in a sight of it; no more of the latest are kept than can say whether there were ``most``."""
@@ -144,12 +154,27 @@ class Call(msgspec.Struct, eq=False):
         if len(self.seen) > most:
             del self.seen[min(self.seen, key=lambda at: (self.seen[at], at))]
 
-    def tell_alone(self, digest: bytes, bucket: int) -> dict[bytes, int]:
-        """Take down the id of an event that names it alone; all such ids."""
-        if self.ids is None:
-            self.ids = {}
-        self.ids[digest] = bucket
-        return self.ids
+    def tell_alone(self, digest: bytes, bucket: int, most: int | None = None) -> None:
+        """Take down the id of an event that names it alone; beyond ``most`` of them the first falls."""
+        told, at = TOLD_ID.pack(digest, bucket), self._place_of(digest)
+        if at >= 0:
+            self.ids = self.ids[:at] + told + self.ids[at + TOLD_ID.size :]
+        else:
+            self.ids += told
+            if most is not None and len(self.ids) > most * TOLD_ID.size:
+                self.ids = self.ids[TOLD_ID.size :]
+
+    def told_alone(self, digest: bytes) -> int:
+        """The latest bucket in which an event with this digest was told."""
+        at = self._place_of(digest)
+        told: int = TOLD_ID.unpack_from(self.ids, at)[1] if at >= 0 else NEVER
+        return told
+
+    def _place_of(self, digest: bytes) -> int:
+        at = self.ids.find(digest)
+        while at >= 0 and at % TOLD_ID.size:
+            at = self.ids.find(digest, at + 1)
+        return at
 
     def conferences(self, after: int) -> int:
         """In how many conferences it has been seen after a bucket."""
@@ -211,12 +236,12 @@ class Notes:
         self.calls: Records[Call] = Parted()
         self.rooms: Records[Room] = Parted()
         self.executions: Records[Execution] = Parted()
-        self.watched: Parted[None] = Parted()
+        self.watched: Parted[None] = Table()
 
     def bulk(self) -> Iterator[Container]:
         """All that is large in it, to be emptied for good."""
         for held in (unfrozen(self.calls), unfrozen(self.rooms), unfrozen(self.executions), self.watched):
-            yield from held.parts
+            yield from held.bulk()
 
     def know(self, more: Known) -> None:
         """Know this as well."""
@@ -350,7 +375,9 @@ class Notes:
             call.sights = call.sights[bisect_right(call.sights, after, key=_BUCKET) :]
             call.notes = call.notes[bisect_right(call.notes, after, key=_BUCKET) :]
             call.properties = _told_after(call.properties or {}, after) or None
-            call.ids = _told_after(call.ids or {}, now - self._window) or None
+            told = [one for one in TOLD_ID.iter_unpack(call.ids) if one[1] > now - self._window]
+            if len(told) * TOLD_ID.size < len(call.ids):
+                call.ids = b"".join([TOLD_ID.pack(*one) for one in told])
             call.seen = _told_after(call.seen, now - self._window)
             known = call.sights or call.notes or call.properties or call.ids or call.seen or call.lost > after
             if not known and not met:

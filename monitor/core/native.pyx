@@ -7,9 +7,9 @@ without an envelope, an ``Event`` and its facts between; or it declines, has cha
 ordinary way. It may decline whatever it likes, and must where it would do otherwise: ``tests/test_native.py`` holds
 both ways against each other, bit by bit, also with bytes that nobody would send.
 
-The bytes are read by ``scanner.pxi``. The fields of structs are read and written where they lie (``Field``), and those
-of the window and of the pipeline in the dict that holds them: to look each of them up by its name took longer than all
-else that is done here.
+The bytes are read by ``scanner.pxi``. What is open is laid out by ``compact.pyx``; the fields of other structs are read
+and written where they lie (``Field``), and those of the window and of the pipeline in the dict that holds them: to look
+each of them up by its name took longer than all else that is done here.
 """
 
 from cpython.bytes cimport PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -19,7 +19,29 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 from typing import Any, get_args
 
-from monitor.core.conversation import IN_FOCUS, KIND, STAMP_BYTES, Birth, Conversation, NamedRoom, encode, has_seen
+from monitor.core.compact cimport (
+    DIGEST_BYTES,
+    DIGITS_BYTES,
+    Birth,
+    Conversation,
+    NamedRoom,
+    Seen,
+    SidKey,
+    Table,
+    add_member,
+    are_same,
+    found_by,
+    found_in,
+    grow,
+    has_had,
+    is_empty,
+    is_same,
+    put_by,
+    read_key,
+    text_of,
+    write_digest,
+)
+from monitor.core.conversation import IN_FOCUS, KIND, STAMP_BYTES, encode
 from monitor.core.envelope import FAULTS, Envelope, Ignorable
 from monitor.core.events import (
     AnyFact,
@@ -33,8 +55,8 @@ from monitor.core.events import (
     TaskFact,
 )
 from monitor.core.guests import Guests
-from monitor.core.nailed import ROOM_MAX, Note, Sight, with_one
-from monitor.core.parted import PARTS, Parted
+from monitor.core.nailed import ROOM_MAX, TOLD_ID, Call, Note, Sight, with_one
+from monitor.core.parted import PARTS
 from monitor.core.readers import (
     BY_ENVELOPE,
     FOUND_BY_STREAM,
@@ -72,13 +94,11 @@ cdef extern from "Python.h":
     PyTypeObject PyMemberDescr_Type
     int T_OBJECT_EX
     PyTypeObject* Py_TYPE(PyObject*)
-    Py_ssize_t Py_REFCNT(PyObject*)
     PyObject* PyDict_GetItemWithError(object, object) except? NULL
     object PyObject_GenericGetDict(object, void*)
     unsigned char* bytes_of "(unsigned char *) PyBytes_AS_STRING" (object)
     const unsigned char* PyUnicode_AsUTF8AndSize(object, Py_ssize_t*) except NULL
     object PyUnicode_DecodeUTF8(const unsigned char*, Py_ssize_t, const char*)
-    int _PyBytes_Resize(PyObject**, Py_ssize_t) except -1
 
 cdef extern from *:
     """
@@ -99,6 +119,8 @@ cdef enum:
     AGES = 5
     UNREAD_TYPES = 256  # So many of them are known by name, each of
     UNREAD_BYTES = 128  # at most as many bytes.
+    TOLD_ID_BYTES = 14  # Of a digest and when it was told: ``nailed.TOLD_ID``.
+    SIDS = 32  # An event that names more goes the ordinary way.
 
 cdef dict _UNREAD_TYPES = {}  # What an entry of such a type is, or None: somebody reads it.
 
@@ -117,6 +139,7 @@ cdef int64_t[5] AGE_BOUNDS = AGE_BOUNDS_MS
 cdef Py_ssize_t BYTES_MAX = MESSAGE_BYTES_MAX, COLD_TAIL = COLD_TAIL_BYTES
 cdef int64_t EVERY = LOOK_EVERY, ROOM_MOST = ROOM_MAX
 cdef Py_ssize_t OFTEN_CHARACTERS = OFTEN_CHARACTERS_MAX
+cdef bytes _FOUND_BY_STREAM = encode(FOUND_BY_STREAM)
 cdef object _decode_facts = msgspec.msgpack.Decoder(tuple[AnyFact, ...]).decode
 
 
@@ -148,8 +171,13 @@ cdef enum:
     _IGNORED
 
 
+cdef struct Sid:
+    SidKey key
+    const unsigned char* text  # Its characters, where they were told.
+
+
 cdef struct Sighting:
-    PyObject* call  # It is among the members.
+    Sid* call  # It is among the members.
     int phase
     int64_t at_ms
 
@@ -157,11 +185,12 @@ cdef struct Sighting:
 cdef class FastPath:
     """The fast path of one partition, into its window. It holds nothing but what it is at with the message at hand."""
 
-    cdef object window, nailed, warm
+    cdef object window, nailed, marks, warm
     cdef bint met
     cdef dict accounts, of_window, of_nailed
     cdef list oldest, renewed
     cdef int64_t bucket_ms, part
+    cdef object stamp  # One number for all that is told in a part of a window.
     cdef Field replayed, messages, entries, ignored, duplicates, late  # Of the pipeline's counts.
     cdef Scan scan
     cdef bint odd  # Something is told in a way that is not read here.
@@ -169,16 +198,20 @@ cdef class FastPath:
     cdef int count  # How many.
     cdef int kinds
     cdef object account
-    cdef tuple members
+    cdef Sid[SIDS] sids  # All that were told,
+    cdef int sids_read
+    cdef object linked  # but for those of a task: the texts that hold them.
+    cdef Sid* members[SIDS]
+    cdef int members_count
     cdef int64_t occurred_ms
-    cdef object room  # A conference that is shown,
+    cdef Sid* room  # A conference that is shown,
     cdef Told* name  # and its name: it goes by one.
     cdef Told path_name
     cdef bint on  # Insights says that it was recorded.
     cdef int64_t first_ms, end_ms  # When it was seen under it, and when it ended; 0: it has not.
-    cdef object recording  # A recording that is shown,
+    cdef Sid* recording  # A recording that is shown,
     cdef int64_t started_ms  # and when it began.
-    cdef object call  # The call that was seen in it;
+    cdef Sid* call  # The call that was seen in it;
     cdef Sighting[2] sights  # as often as facts say so.
     cdef int sightings
     cdef int new  # The kinds of what was new.
@@ -188,7 +221,8 @@ cdef class FastPath:
         self.window, self.nailed, self.accounts = window, window.nailed, window.accounts
         self.oldest, self.warm, self.renewed = window.births.oldest, window._warm, window.renewed
         self.of_window, self.of_nailed = window.__dict__, window.nailed.__dict__
-        self.bucket_ms, self.part = window.nailed.marks.bucket_ms, window.nailed.marks.part
+        self.marks = window.nailed.marks
+        self.bucket_ms, self.part, self.stamp = self.marks.bucket_ms, self.marks.part, 0
 
     cdef int meet(self, object pipeline) except -1:
         counts = type(pipeline.counts)
@@ -234,7 +268,8 @@ cdef class FastPath:
         cdef int place = scan_entry(&self.scan, bytes_of(value), PyBytes_GET_SIZE(value))
         if place < 0:
             return None
-        conversation = unread = None
+        cdef Conversation conversation = None
+        unread = None
         self.new, self.duplicate = 0, False
         cdef int family = FAMILY[place]
         if family < _ERROR:
@@ -269,8 +304,8 @@ cdef class FastPath:
         cdef int64_t too_old_ms
         if conversation is not None:
             too_old_ms = now_ms - <int64_t> self.of_window["age_max_ms"]
-            if not self.oldest or <int64_t> _get(self.oldest[-1], &ARRIVED_MS) < too_old_ms:  # Else none is.
-                aged = <int64_t> _get(_get(conversation, &BIRTH), &ARRIVED_MS) < too_old_ms
+            if not self.oldest or (<Birth> self.oldest[-1]).arrived_ms < too_old_ms:  # Else none is.
+                aged = conversation.birth.arrived_ms < too_old_ms
         counts = of["counts"]
         if not telling:
             _add_one(counts, &self.replayed)
@@ -290,12 +325,14 @@ cdef class FastPath:
         elif self.duplicate:
             _add_one(counts, &self.duplicates)
         else:
-            if self.recording is not None and pipeline.is_late(self.recording, self.started_ms, log_time_ms):
+            if self.recording is not NULL and pipeline.is_late(
+                text_of(&self.recording.key), self.started_ms, log_time_ms
+            ):
                 _add_one(counts, &self.late)
             else:
                 self.tally(pipeline, of["tallies"], TYPE_NAMES[place], log_time_ms, now_ms)
-            if self.new and self.new & <int> _get(conversation, &RELEVANT):
-                if _get(conversation, &RECORDINGS_) or _get(conversation, &SUSPECTS):
+            if self.new and self.new & conversation.relevant:
+                if conversation._recordings is not None or conversation._suspects is not None:
                     return pipeline.tell_of(conversation, offset, log_time_ms, aged=aged)
         if due or aged or self.renewed or not _is_calm(of, at + 1, now_ms):
             return pipeline.tell_of(None, offset, log_time_ms, aged=aged)
@@ -323,8 +360,8 @@ cdef class FastPath:
     cdef bint read(self, int family) except -1:
         """Read one event; whether it is told as it usually is."""
         self.facts.size, self.facts.full, self.count, self.kinds, self.odd = 0, False, 0, 0, False
-        self.room = self.call = self.recording = None
-        self.sightings = 0
+        self.room = self.call = self.recording = NULL
+        self.sids_read = self.members_count = self.sightings = 0
         self.name, self.first_ms, self.end_ms, self.on = NULL, 0, 0, False
         cdef bint shows
         if family == _CALL:
@@ -369,28 +406,55 @@ cdef class FastPath:
         cdef Told* told = self.told(at)
         return told.kind == TEXT and told.size > 0
 
-    cdef inline object sid(self, const char* prefix, int at):
-        """The SID that was told, or None."""
+    cdef inline Sid* sid(self, const char* prefix, int at) noexcept:
+        """The SID that was told, or NULL."""
         cdef Told* told = self.told(at)
-        return _sid(told.at, told.size, prefix) if told.kind == TEXT and not told.escaped else None
+        return self.sid_of(told.at, told.size, prefix) if told.kind == TEXT and not told.escaped else NULL
+
+    cdef Sid* sid_of(self, const unsigned char* text, Py_ssize_t size, const char* prefix) noexcept:
+        """The SID that a text is, or NULL. ``prefix`` is of two letters."""
+        cdef Sid* sid = &self.sids[self.sids_read]
+        if size != SID or memcmp(text, prefix, 2) != 0:
+            return NULL
+        if self.sids_read == SIDS or not read_key(text, &sid.key):
+            if _is_sid(text):
+                self.odd = True  # It is one all the same.
+            return NULL
+        sid.text = text
+        self.sids_read += 1
+        return sid
+
+    cdef Sid* sid_in_path(self, const unsigned char* at, const unsigned char* end, const char* prefix) noexcept:
+        """The SID that is the next part of a path, or NULL."""
+        return self.sid_of(at, SID, prefix) if _ends_sid(at, end) else NULL
 
     cdef inline object account_in(self, int at):
-        return self.sid(b"AC", at)
+        cdef Told* told = self.told(at)
+        return _account(told.at, told.size) if told.kind == TEXT and not told.escaped else None
 
-    cdef inline object call_in(self, int at):
+    cdef inline Sid* call_in(self, int at) noexcept:
         return self.sid(b"CA", at)
 
-    cdef inline object conference_in(self, int at):
+    cdef inline Sid* conference_in(self, int at) noexcept:
         return self.sid(b"CF", at)
 
-    cdef inline object execution_in(self, int at):
+    cdef inline Sid* execution_in(self, int at) noexcept:
         return self.sid(b"FN", at)
 
-    cdef inline object recording_in(self, int at):
+    cdef inline Sid* recording_in(self, int at) noexcept:
         return self.sid(b"RE", at)
 
-    cdef inline object task_in(self, int at):
+    cdef inline Sid* task_in(self, int at) noexcept:
         return self.sid(b"WT", at)
+
+    cdef inline Sid* call_or(self, int one, int other) noexcept:
+        """The call that one field says, or else another one."""
+        cdef Sid* call = self.call_in(one)
+        return call if call is not NULL else self.call_in(other)
+
+    cdef inline Sid* conference_or(self, int one, int other) noexcept:
+        cdef Sid* conference = self.conference_in(one)
+        return conference if conference is not NULL else self.conference_in(other)
 
     cdef inline int64_t instant(self, int at) except -1:
         """The instant that was told; 0: none."""
@@ -443,11 +507,21 @@ cdef class FastPath:
         self.names(self.conference_in(P_CONFERENCE))
         return True
 
-    cdef inline int names(self, object sid) except -1:
+    cdef inline void names(self, Sid* sid) noexcept:
         """Have one more member, if it is one."""
-        if sid is not None and sid not in self.members:
-            self.members = (*self.members, sid)
-        return 0
+        cdef int at
+        if sid is NULL:
+            return
+        for at in range(self.members_count):
+            if are_same(&self.members[at].key, &sid.key):
+                return
+        self.members[self.members_count] = sid  # There are no more of them than were read.
+        self.members_count += 1
+
+    cdef tuple texts(self):
+        """The members as texts."""
+        cdef int at
+        return tuple([text_of(&self.members[at].key) for at in range(self.members_count)])
 
     cdef bint read_worker(self) except -1:
         self.account = self.account_in(D_ACCOUNT) or self.account_in(L_ACCOUNT)
@@ -457,19 +531,19 @@ cdef class FastPath:
     cdef bint show_parameters(self) except -1:
         """What the parameters of a callback say of its call."""
         self.account = self.account_in(P_ACCOUNT)
-        call = self.call_in(P_CALL)
-        if self.account is None or call is None or not self.occurred_ms or not self.is_text(P_DIRECTION):
+        cdef Sid* call = self.call_in(P_CALL)
+        if self.account is None or call is NULL or not self.occurred_ms or not self.is_text(P_DIRECTION):
             return False
-        self.members = self.pair(call, self.call_in(P_PARENT_CALL))
+        self.pair(call, self.call_in(P_PARENT_CALL))
         return self.show_call(call)
 
     cdef bint read_call_summary(self) except -1:
         self.account = self.account_in(D_ACCOUNT)
-        call = self.call_in(D_CALL)
+        cdef Sid* call = self.call_in(D_CALL)
         self.occurred_ms = self.instant(D_TIMESTAMP) or self.instant(D_END_TIME) or self.instant(D_START_TIME)
-        if self.account is None or call is None or not self.occurred_ms or not self.is_text(IN_DIRECTION):
+        if self.account is None or call is NULL or not self.occurred_ms or not self.is_text(IN_DIRECTION):
             return False
-        self.members = self.pair(call, self.call_in(D_PARENT_CALL))
+        self.pair(call, self.call_in(D_PARENT_CALL))
         self.begin_fact(CALL_KIND, 0x95, 9)
         _put_sid(&self.facts, call)
         self.puts_text(IN_DIRECTION)
@@ -479,35 +553,52 @@ cdef class FastPath:
 
     cdef bint read_task(self) except -1:
         cdef Told* attributes = &self.scan.told[L_ATTRIBUTES]
-        cdef tuple calls
+        cdef tuple calls = ()
+        cdef Sid* task
+        cdef Sid* conference = NULL
+        cdef Sid* linked_call
         self.account = self.account_in(D_ACCOUNT)
         if self.account is None:
             self.account = self.account_in(L_ACCOUNT)
         task = self.task_in(L_TASK)
         self.occurred_ms = self.instant(L_TIMESTAMP_MS) or self.instant(D_TIMESTAMP)
-        if self.account is None or task is None or not self.occurred_ms:
+        if self.account is None or task is NULL or not self.occurred_ms:
             return False
         if attributes.kind != TEXT and attributes.kind != NOTHING:
             return False
-        if attributes.kind == NOTHING:
-            conference, calls = None, ()
-        else:
+        self.names(task)
+        if attributes.kind == TEXT:
             told = self.text(L_ATTRIBUTES)
-            conference, calls = (often_linked if len(<str> told) <= OFTEN_CHARACTERS else linked)(told)
+            self.linked = linked_ = (often_linked if len(<str> told) <= OFTEN_CHARACTERS else linked)(told)
+            named, calls = linked_
+            if named is not None:
+                conference = self.linked_sid(named)
+                self.names(conference)
         if len(calls) > 15:
             return False
-        self.members = (task, *calls) if conference is None else (task, conference, *calls)
         self.begin_fact(TASK_KIND, 0x96, 6)
         _put_sid(&self.facts, task)
         _put_sid(&self.facts, conference)
         _put(&self.facts, 0x90 | len(calls))
         for call in calls:
-            _put_sid(&self.facts, call)
+            linked_call = self.linked_sid(call)
+            if linked_call is NULL:
+                return False
+            self.names(linked_call)
+            _put_sid(&self.facts, linked_call)
         self.put_said(L_QUEUE, L_QUEUE_NAME)
         self.put_said(L_WORKER, L_WORKER_NAME)
-        if conference is not None:
-            self.room = conference  # It shows a Flex conference: worth its position.
+        self.room = conference  # It shows a Flex conference: worth its position.
         return True
+
+    cdef Sid* linked_sid(self, object text) except? NULL:
+        """A SID that the attributes of a task hold; NULL: it is not spelled as usual."""
+        cdef Py_ssize_t size
+        cdef const unsigned char* at = PyUnicode_AsUTF8AndSize(text, &size)
+        cdef Sid* sid = self.sid_of(at, size, <const char*> at)
+        if sid is NULL:
+            self.odd = True
+        return sid
 
     cdef int put_said(self, int sid, int name) except -1:
         """What is told of a queue or a worker, as ``said`` has it."""
@@ -520,47 +611,49 @@ cdef class FastPath:
 
     cdef bint read_conference(self, bint participant) except -1:
         self.account = self.account_in(P_ACCOUNT)
-        conference = self.conference_in(P_CONFERENCE)
+        cdef Sid* conference = self.conference_in(P_CONFERENCE)
         self.occurred_ms = self.instant(P_TIMESTAMP)
-        if self.account is None or conference is None or not self.occurred_ms or not self.is_text(P_NAME):
+        if self.account is None or conference is NULL or not self.occurred_ms or not self.is_text(P_NAME):
             return False
         cdef int phase = _phase(self.told(P_HAPPENED))
         if phase < 0:
             return False
-        call, ending = self.call_in(P_CALL), self.call_in(P_CALL_ENDING)
-        if call is None and (participant or self.told(P_CALL).kind != NOTHING):
+        cdef Sid* call = self.call_in(P_CALL)
+        cdef Sid* ending = self.call_in(P_CALL_ENDING)
+        if call is NULL and (participant or self.told(P_CALL).kind != NOTHING):
             return False
         cdef Told* name = self.told(P_NAME)
         self.room, self.name, self.first_ms = conference, name, self.occurred_ms
         self.call = call
-        if call is not None:
-            self.members = (conference, call)
+        self.pair(conference, call)
+        if call is not NULL:
             self.show_participant(conference, call, phase if phase == JOIN or phase == LEAVE else INSIDE, name, 0)
         else:
-            self.members = (conference,)
             if phase == END:
                 self.end_ms = self.occurred_ms
             self.show_conference(conference, name, phase if phase == START or phase == END else SEEN, 0, NOTHING)
-        if ending is not None and ending != call:
-            if call is not None:
+        if ending is not NULL and (call is NULL or not are_same(&ending.key, &call.key)):
+            if call is not NULL:
                 return False
             self.call = ending
-            self.members = (*self.members, ending)
+            self.names(ending)
             self.show_participant(conference, ending, LEAVE, name, 0)
         return True
 
     cdef bint read_participant_summary(self) except -1:
         self.account = self.account_in(D_ACCOUNT)
-        conference, call = self.conference_in(D_CONFERENCE), self.call_in(D_CALL)
+        cdef Sid* conference = self.conference_in(D_CONFERENCE)
+        cdef Sid* call = self.call_in(D_CALL)
         cdef int64_t joined_ms = self.instant(D_JOIN_TIME), left_ms = self.instant(D_LEAVE_TIME)
         cdef int on = self.told(IN_RECORDING).kind
         self.occurred_ms = self.instant(D_TIMESTAMP) or left_ms or joined_ms
-        if self.account is None or conference is None or call is None or not self.occurred_ms:
+        if self.account is None or conference is NULL or call is NULL or not self.occurred_ms:
             return False
         if on != NOTHING and on != FALSE and on != TRUE:
             return False
         self.on = on == TRUE
-        self.members, self.room, self.call = (conference, call), conference, call
+        self.pair(conference, call)
+        self.room, self.call = conference, call
         self.show_participant(conference, call, JOIN if joined_ms else INSIDE, NULL, joined_ms)
         if left_ms:
             self.show_participant(conference, call, LEAVE, NULL, left_ms)
@@ -568,18 +661,18 @@ cdef class FastPath:
 
     cdef bint read_conference_summary(self) except -1:
         self.account = self.account_in(D_ACCOUNT)
-        conference = self.conference_in(D_CONFERENCE)
+        cdef Sid* conference = self.conference_in(D_CONFERENCE)
         cdef int64_t start_ms = self.instant(D_START_TIME) or self.instant(D_CREATE_TIME)
         cdef int64_t end_ms = self.instant(D_END_TIME)
         cdef int on = self.told(D_RECORDING).kind
         self.occurred_ms = self.instant(D_TIMESTAMP) or end_ms or start_ms
-        if self.account is None or conference is None or not self.occurred_ms or not start_ms:
+        if self.account is None or conference is NULL or not self.occurred_ms or not start_ms:
             return False
         if not self.is_text(D_NAME_OF) or (on != NOTHING and on != FALSE and on != TRUE):
             return False
         self.on = on == TRUE
         cdef Told* name = self.told(D_NAME_OF)
-        self.members = (conference,)
+        self.names(conference)
         self.room, self.name, self.first_ms, self.end_ms = conference, name, start_ms, end_ms
         self.show_conference(conference, name, START, start_ms, on)
         if end_ms:
@@ -588,11 +681,11 @@ cdef class FastPath:
 
     cdef bint read_step(self) except -1:
         self.account = self.account_in(D_ACCOUNT)
-        execution = self.execution_in(D_EXECUTION)
+        cdef Sid* execution = self.execution_in(D_EXECUTION)
         self.occurred_ms = self.instant(D_TIMESTAMP) or self.instant(D_CREATED)
-        if self.account is None or execution is None or not self.occurred_ms:
+        if self.account is None or execution is NULL or not self.occurred_ms:
             return False
-        self.members = (execution,)
+        self.names(execution)
         self.begin_fact(STEP_KIND, 0x95, 8)
         _put_sid(&self.facts, execution)
         self.puts_text(D_LEAVES)
@@ -602,7 +695,8 @@ cdef class FastPath:
 
     cdef bint read_execution(self, bint ended) except -1:
         self.account = self.account_in(D_ACCOUNT)
-        execution, call = self.execution_in(D_EXECUTION), self.call_in(D_STARTED_BY)
+        cdef Sid* execution = self.execution_in(D_EXECUTION)
+        cdef Sid* call = self.call_or(D_STARTED_BY, D_CALL)
         cdef int64_t revision = _number(self.told(D_REVISION))
         cdef int own_date = D_UPDATED if ended and self.told(D_UPDATED).kind != NOTHING else D_CREATED
         self.occurred_ms = self.instant(D_TIMESTAMP)
@@ -610,13 +704,11 @@ cdef class FastPath:
             if own_date == D_UPDATED and not self.is_text(D_UPDATED):
                 return False
             self.occurred_ms = self.instant(own_date)
-        if call is None:
-            call = self.call_in(D_CALL)
-        if self.account is None or execution is None or not self.occurred_ms or not self.is_text(D_FLOW):
+        if self.account is None or execution is NULL or not self.occurred_ms or not self.is_text(D_FLOW):
             return False
         if revision < 0:
             return False
-        self.members = self.pair(execution, call)
+        self.pair(execution, call)
         self.begin_fact(EXECUTION_KIND, 0x96, 7)
         _put_sid(&self.facts, execution)
         _put_sid(&self.facts, call)
@@ -628,12 +720,12 @@ cdef class FastPath:
     cdef bint read_call_request(self) except -1:
         if not self.is_text(P_FROM) or self.scan.told[P_TWIML].kind != NOTHING:
             return False
-        call = self.call_in(P_CALL) or self.call_in(D_SID)
+        cdef Sid* call = self.call_or(P_CALL, D_SID)
         self.account = self.account_of_request()
         self.occurred_ms = self.instant(D_TIMESTAMP)
-        if self.account is None or call is None or not self.occurred_ms:
+        if self.account is None or call is NULL or not self.occurred_ms:
             return False
-        self.members = (call,)
+        self.names(call)
         return self.show_call(call)
 
     cdef bint read_conference_request(self, bint removal) except -1:
@@ -662,7 +754,8 @@ cdef class FastPath:
             if url.at[place] in (0x23, 0x25, 0x3F) or url.at[place] >= 0x80:  # What stands behind ? or # is no path.
                 return False
         self.path_name.size = 0
-        conference = self.conference_in(P_CONFERENCE) or self.conference_in(D_SID)
+        cdef Sid* conference = self.conference_or(P_CONFERENCE, D_SID)
+        cdef Sid* named
         at = find_bytes(url.at, url.size, <const unsigned char*> b"/Conferences/", 13)
         if at is not NULL:
             at += 13
@@ -672,33 +765,33 @@ cdef class FastPath:
             self.path_name.size = at - self.path_name.at
             if self.path_name.size > 5 and memcmp(at - 5, b".json", 5) == 0:
                 self.path_name.size -= 5
-            named = _sid(self.path_name.at, self.path_name.size, b"CF")
-            if lacks and (named is None or at - self.path_name.at != SID or not _names_participant(at, end)):
+            named = self.sid_of(self.path_name.at, self.path_name.size, b"CF")
+            if lacks and (named is NULL or at - self.path_name.at != SID or not _names_participant(at, end)):
                 return False
-            if named is not None:
-                conference = conference or named
+            if named is not NULL:
+                conference = conference if conference is not NULL else named
                 self.path_name.size = 0
             elif not _is_plain(self.path_name.at, self.path_name.size):
                 return False
         elif lacks:
             return False
-        call = self.call_in(P_CALL)
-        if call is None:
+        cdef Sid* call = self.call_in(P_CALL)
+        if call is NULL:
             if find_bytes(url.at, url.size, <const unsigned char*> b"/Calls/", 7) is not NULL:
                 return False
             at = find_bytes(url.at, url.size, <const unsigned char*> b"/Participants/", 14)
             if at is NULL:
                 call = self.call_in(D_SID)
             else:
-                call = _sid_in_path(at + 14, end, b"CA")
-                if call is None:
+                call = self.sid_in_path(at + 14, end, b"CA")
+                if call is NULL:
                     return False
         self.account = self.account_of_request()
         self.occurred_ms = self.instant(D_TIMESTAMP)
-        if self.account is None or conference is None or not self.occurred_ms:
+        if self.account is None or conference is NULL or not self.occurred_ms:
             return False
         cdef Told* name = &self.path_name if self.path_name.size else NULL
-        self.members = self.pair(conference, call)
+        self.pair(conference, call)
         self.room, self.name, self.first_ms = conference, name, self.occurred_ms
         self.show_conference(conference, name, SEEN, 0, NOTHING)
         if records:
@@ -713,13 +806,15 @@ cdef class FastPath:
         cdef Told* duration = self.told(P_DURATION)
         cdef int64_t seconds = -1
         cdef Py_ssize_t place
-        recording, call, conference = self.recording_in(P_RECORDING), self.call_in(P_CALL), self.conference_in(P_CONFERENCE)
+        cdef Sid* recording = self.recording_in(P_RECORDING)
+        cdef Sid* call = self.call_in(P_CALL)
+        cdef Sid* conference = self.conference_in(P_CONFERENCE)
         self.account = self.account_in(P_ACCOUNT)
         self.started_ms = self.instant(P_STARTED)
         self.occurred_ms = self.instant(P_TIMESTAMP) or self.instant(D_TIMESTAMP) or self.instant(E_TIME)
-        if self.account is None or recording is None or not self.started_ms or not self.occurred_ms:
+        if self.account is None or recording is NULL or not self.started_ms or not self.occurred_ms:
             return False
-        if (call is None and conference is None) or not self.is_text(P_SOURCE) or not self.is_text(P_REC_STATUS):
+        if (call is NULL and conference is NULL) or not self.is_text(P_SOURCE) or not self.is_text(P_REC_STATUS):
             return False
         for place in range(status.size):
             if not (0x61 <= status.at[place] <= 0x7A or status.at[place] == 0x2D):
@@ -731,7 +826,9 @@ cdef class FastPath:
             if seconds < 0:
                 return False
         self.recording = recording
-        self.members = (recording, *self.pair(call, conference)) if call is not None else (recording, conference)
+        self.names(recording)
+        self.names(call)
+        self.names(conference)
         self.begin_fact(RECORDING_KIND, 0x9B, 1)
         _put_sid(&self.facts, recording)
         _put_sid(&self.facts, call)
@@ -744,7 +841,7 @@ cdef class FastPath:
         else:
             _put(&self.facts, 0xC0)
         self.puts_text(Q_URL)
-        _put_sid(&self.facts, FOUND_BY_STREAM)
+        _put_raw(&self.facts, bytes_of(_FOUND_BY_STREAM), PyBytes_GET_SIZE(_FOUND_BY_STREAM))
         _put(&self.facts, 0xC2)
         return True
 
@@ -756,7 +853,8 @@ cdef class FastPath:
         if account is None and url.kind == TEXT:
             at = find_bytes(url.at, url.size, <const unsigned char*> b"/Accounts/", 10)
             if at is not NULL:
-                account = _sid_in_path(at + 10, url.at + url.size, b"AC")
+                at += 10
+                account = _account(at, SID) if _ends_sid(at, url.at + url.size) else None
         return account
 
     cdef object of_unread_type(self):
@@ -779,8 +877,9 @@ cdef class FastPath:
         cdef Told* code = self.told(D_ERROR)
         return code.kind == TEXT and not code.escaped and code.size > 0 and code.at[0] != 0x39
 
-    cdef inline tuple pair(self, object one, object other):
-        return (one,) if other is None or other == one else (one, other)
+    cdef inline void pair(self, Sid* one, Sid* other) noexcept:
+        self.names(one)
+        self.names(other)
 
     cdef inline int begin_fact(self, int kind, int array, int tag) except -1:
         _put(&self.facts, array)
@@ -789,7 +888,7 @@ cdef class FastPath:
         self.kinds |= kind
         return 0
 
-    cdef bint show_call(self, object call) except -1:
+    cdef bint show_call(self, Sid* call) except -1:
         """What the parameters say of a call."""
         self.begin_fact(CALL_KIND, 0x95, 9)
         _put_sid(&self.facts, call)
@@ -798,8 +897,8 @@ cdef class FastPath:
         self.puts_text(P_TO)
         return True
 
-    cdef bint show_participant(self, object conference, object call, int phase, Told* name, int64_t at_ms) except -1:
-        self.sights[self.sightings] = Sighting(<PyObject*> call, phase, at_ms)
+    cdef bint show_participant(self, Sid* conference, Sid* call, int phase, Told* name, int64_t at_ms) except -1:
+        self.sights[self.sightings] = Sighting(call, phase, at_ms)
         self.sightings += 1
         self.begin_fact(PARTICIPANT_KIND, 0x96, 2)
         _put_sid(&self.facts, conference)
@@ -809,7 +908,7 @@ cdef class FastPath:
         _put_instant(&self.facts, at_ms)
         return True
 
-    cdef bint show_conference(self, object conference, Told* name, int phase, int64_t at_ms, int on) except -1:
+    cdef bint show_conference(self, Sid* conference, Told* name, int phase, int64_t at_ms, int on) except -1:
         self.begin_fact(CONFERENCE_KIND, 0x96, 3)
         _put_sid(&self.facts, conference)
         _put_name(&self.facts, name)
@@ -820,7 +919,7 @@ cdef class FastPath:
 
     # ----------------------------------------------------------------- into the window
 
-    cdef object fold(self, int place, object offset, object arrived_ms, int64_t now_ms):
+    cdef Conversation fold(self, int place, object offset, object arrived_ms, int64_t now_ms):
         """``Window.fold`` of the event at hand: the conversation it went to. None: declined.
 
         Offset and log time are those of the message.
@@ -829,43 +928,44 @@ cdef class FastPath:
         cdef PyObject* found = PyDict_GetItemWithError(self.accounts, self.account)
         cdef bint complete = True, joined = True
         cdef bint timeless = self.kinds & (CALL_KIND | TASK_KIND)
-        cdef bint timed = not timeless or self.room is not None
+        cdef bint timed = not timeless or self.room is not NULL
         cdef Out kept
-        cdef unsigned char digest[DIGEST]
-        cdef PyObject* ids
+        cdef unsigned char digest[DIGEST_BYTES]
         cdef int64_t room_left, most = self.of_window["entries_max"]
         if found is NULL or self.odd or event_id.kind != TEXT or event_id.size == 0:
             return None
         account = <object> found
-        cdef list index = _get(_get(account, &INDEX), &PARTS_OF)
-        if _is_empty(index) or <int64_t> self.of_window["cold_after_ms"] <= 0:
+        cdef Table index = _get(account, &INDEX)
+        cdef Conversation conversation = None, told = None, other
+        cdef Table watched
+        cdef int at
+        if is_empty(index) or <int64_t> self.of_window["cold_after_ms"] <= 0:
             return None  # An account without conversations may be forgotten with a new bucket.
-        conversation = told = None
         room_left = most
-        _digest(event_id.at, event_id.size, digest)
-        for member in self.members:
-            found = _found(index, member)
+        _digest(event_id, digest)
+        for at in range(self.members_count):
+            found = found_by(index, &self.members[at].key)
             if found is NULL:
                 complete = False
                 continue
-            if <object> found is conversation:
+            other = <Conversation> found
+            if other is conversation:
                 continue
             if conversation is None:
-                conversation = <object> found
+                conversation = other
             else:
                 joined = False
-            ids = _place(<object> found, &IDS)[0]
-            if told is None and _holds(bytes_of(<object> ids), PyBytes_GET_SIZE(<object> ids), digest):
-                told = <object> found
-            room_left -= max(<int64_t> _get(<object> found, &KEPT), <int64_t> _get(<object> found, &PROPERTIES_KEPT))
+            if told is None and has_had(other, digest):
+                told = other
+            room_left -= max(other.kept, other.properties_kept)
         guests = _get(account, &GUESTS)
         if guests is not None:
-            watched = guests.notes.watched.parts
-            for member in self.members:
-                if _found(watched, member) is not NULL:
+            watched = guests.notes.watched
+            for at in range(self.members_count):
+                if found_by(watched, &self.members[at].key) is not NULL:
                     return None
-        if self.call is not None and conversation is not None:
-            if not joined or <int64_t> _get(conversation, &CONFERENCES_) > complete:
+        if self.call is not NULL and conversation is not None:
+            if not joined or conversation.conferences > <int> complete:
                 # A call may have been seen in a second conference (``Nailed.see``).
                 if self.moves(index):
                     return None
@@ -888,16 +988,16 @@ cdef class FastPath:
         if conversation is None:
             conversation = self.window._begin(account.sid, offset, arrived_ms)
         elif not joined:
-            conversation = self.window._gather(account, self.members)
+            conversation = self.window._gather(account, self.texts())
         if not complete:
-            self.add_members(account, conversation)
-        _append(conversation, &IDS, digest, DIGEST)
-        _set(conversation, &LAST_MS, arrived_ms)
+            self.add_members(index, conversation)
+        grow(&conversation._ids, digest, DIGEST_BYTES)
+        conversation.last_ms = now_ms
         if <int64_t> offset % EVERY == 0:
             self.look_for_cold(arrived_ms, now_ms)
         if timeless and self.keeps_already(conversation):
             return conversation
-        focus = _get(conversation, &FOCUS)
+        focus = conversation.focus
         self.new = self.kinds
         if focus is not None and self.kinds & FOCUSED:
             self.new = 0
@@ -906,20 +1006,20 @@ cdef class FastPath:
                     self.new |= <int> KIND[type(fact)]
         if not timed:
             return conversation
-        if self.recording is not None and not has_seen(_get(conversation, &RECORDINGS_), self.recording):
-            self.window._see_recording(conversation, self.recording, arrived_ms, offset, 0)
-        _append(conversation, &EVIDENCE, kept.bytes, kept.size)
-        _add_one(conversation, &KEPT)
-        if _get(conversation, &COLD) is True and PyBytes_GET_SIZE(_get(conversation, &EVIDENCE)) > COLD_TAIL:
+        if self.recording is not NULL and not _has_seen(conversation._recordings, self.recording):
+            self.window._see_recording(conversation, text_of(&self.recording.key), arrived_ms, offset, 0)
+        grow(&conversation._evidence, kept.bytes, kept.size)
+        conversation.kept += 1
+        if conversation._cold and PyBytes_GET_SIZE(<object> conversation._evidence) > COLD_TAIL:
             self.window._warm_up(conversation)
         if (
-            (self.on and not has_seen(_get(conversation, &SUSPECTS), self.room))
-            or (self.sightings and _get(conversation, &CLAIMS))  # A call seen in a conference claims none any more.
-            or (self.name is not NULL and not self.sees_room(account, index, conversation))
+            (self.on and not _has_seen(conversation._suspects, self.room))
+            or (self.sightings and _claims(conversation))  # A call seen in a conference claims none any more.
+            or (self.name is not NULL and not self.sees_room(account, conversation))
         ):
             for fact in self.as_read():
                 self.window._bind(account, conversation, fact, self.occurred_ms, arrived_ms, offset, 0)
-                conversation = account.index[self.members[0]]  # A binding may have poured it into another one.
+                conversation = index[text_of(&self.members[0].key)]  # A binding may have poured it into another one.
         return conversation
 
     cdef int put_kept(self, Out* kept, int place, object offset) except -1:
@@ -935,84 +1035,89 @@ cdef class FastPath:
         _put_raw(kept, self.facts.bytes, self.facts.size)
         return 0
 
-    cdef int announce(self, list index) except -1:
+    cdef int announce(self, Table index) except -1:
         """As the window begins with each event."""
         saver = self.of_window["_saver"]
         cdef PyObject* found
+        cdef int at
         if saver is not None:
-            for member in self.members:
-                found = _found(index, member)
+            for at in range(self.members_count):
+                found = found_by(index, &self.members[at].key)
                 if found is not NULL:
                     saver.before(<object> found)
         if self.renewed:
             self.renewed.clear()
         return 0
 
-    cdef int add_members(self, object account, object conversation) except -1:
+    cdef int add_members(self, Table index, Conversation conversation) except -1:
         """``Window._add_members``."""
-        index = _get(account, &INDEX)
-        for member in self.members:
-            if _found(_get(index, &PARTS_OF), member) is NULL:
-                index[member] = conversation
-                _set(conversation, &MEMBERS, <tuple> _get(conversation, &MEMBERS) + (member,))
-                if (<str> member).startswith("CF"):
-                    _add_one(conversation, &CONFERENCES_)
+        cdef int at
+        cdef Sid* member
+        for at in range(self.members_count):
+            member = self.members[at]
+            if found_by(index, &member.key) is NULL:
+                put_by(index, &member.key, conversation)
+                add_member(conversation, &member.key)
+                if memcmp(member.text, b"CF", 2) == 0:
+                    conversation.conferences += 1
         return 0
 
-    cdef object tell_again(self, object conversation, list index, object offset, object arrived_ms, int64_t now_ms):
+    cdef Conversation tell_again(
+        self, Conversation conversation, Table index, object offset, object arrived_ms, int64_t now_ms
+    ):
         """It is a duplicate, of what this conversation holds."""
         cdef object event_id = self.text(E_ID)
         self.announce(index)
         self.duplicate = True
-        _set(conversation, &LAST_MS, arrived_ms)
+        conversation.last_ms = now_ms
         conversation.arrive_again(event_id, offset, now_ms // self.bucket_ms, self.of_window["entries_max"])
         if self.kinds & (CALL_KIND | TASK_KIND):
             conversation.tell_again(self.encoded(), self.of_nailed["stamp"])
         return conversation
 
-    cdef bint moves(self, list index) except -1:
+    cdef bint moves(self, Table index) except -1:
         """``guests.moves``, of the call that was seen."""
-        cdef PyObject* here = _found(index, self.call)
-        cdef int64_t conferences
+        cdef PyObject* here = found_by(index, &self.call.key)
         if here is NULL:
             return False
-        conferences = _get(<object> here, &CONFERENCES_)
-        return conferences > 1 or (conferences == 1 and _found(index, self.room) is not here)
+        cdef int conferences = (<Conversation> here).conferences
+        return conferences > 1 or (conferences == 1 and found_by(index, &self.room.key) is not here)
 
     cdef int look_for_cold(self, object arrived_ms, int64_t now_ms) except -1:
         """``Window.look_for_cold``, where the next one in turn is not cold."""
         cdef int64_t cold_ms = now_ms - <int64_t> self.of_window["cold_after_ms"]
+        cdef Conversation first
         if self.warm:
             first = self.warm[0]
-            if _get(first, &OPEN) is True and <int64_t> _get(first, &LAST_MS) > cold_ms:
+            if first._open and first.last_ms > cold_ms:
                 self.warm.rotate(-1)
             else:
                 self.window.look_for_cold(arrived_ms)
         return 0
 
-    cdef bint keeps_already(self, object conversation) except -1:
+    cdef bint keeps_already(self, Conversation conversation) except -1:
         """Keep the one fact at hand among the properties; whether it was there."""
         cdef bytes stamp = self.of_nailed["stamp"]
         cdef const unsigned char* at
         cdef bytes properties
         cdef Py_ssize_t place
-        if _get(conversation, &PACKED):
+        if conversation.packed:
             if conversation.tell_again(self.encoded(), stamp):
                 return True
         else:
-            properties = _get(conversation, &PROPERTIES_)
+            properties = <bytes> <object> conversation._properties
             at = find_bytes(bytes_of(properties), PyBytes_GET_SIZE(properties),
                             self.facts.bytes, self.facts.size)
             if at is not NULL:
                 place = at - bytes_of(properties) + self.facts.size
                 if memcmp(bytes_of(properties) + place, bytes_of(stamp), STAMP):
-                    _set(conversation, &PROPERTIES_, properties[:place] + stamp + properties[place + STAMP :])
+                    conversation.properties = properties[:place] + stamp + properties[place + STAMP :]
                 return True
             properties = None
         _put_raw(&self.facts, bytes_of(stamp), STAMP)
-        _append(conversation, &PROPERTIES_, self.facts.bytes, self.facts.size)
+        grow(&conversation._properties, self.facts.bytes, self.facts.size)
         self.facts.size -= STAMP
-        _add_one(conversation, &PROPERTIES_KEPT)
+        conversation.properties_kept += 1
         return False
 
     cdef bytes encoded(self):
@@ -1023,47 +1128,47 @@ cdef class FastPath:
         """The facts at hand as the structs that they are."""
         return _decode_facts(bytes([0x90 | self.count]) + self.encoded())
 
-    cdef bint sees_room(self, object account, list index, object conversation) except -1:
+    cdef bint sees_room(self, object account, Conversation conversation) except -1:
         """Bind what goes by a name, where nothing else has gone by it; whether that is done."""
-        cdef Py_ssize_t size
-        cdef const unsigned char* text
-        for room in <tuple> _get(conversation, &ROOMS):
-            text = PyUnicode_AsUTF8AndSize(_get(room, &ROOM_NAME), &size)
-            if size == self.name.size and memcmp(text, self.name.at, size) == 0:
-                if _get(room, &ROOM_CONFERENCE) == self.room:
-                    if self.end_ms == 0 and self.first_ms >= <int64_t> _get(room, &ROOM_FIRST_MS):
-                        return True  # From most sights of a room nothing follows.
-                    books = _get(account, &BOOKS)
-                    if _found(_get(books, &PARTS_OF), _get(room, &ROOM_NAME)) is not <PyObject*> room:
-                        return False
-                    self.see(room)
-                    return True
-        books = _get(account, &BOOKS)
-        name = PyUnicode_DecodeUTF8(self.name.at, self.name.size, NULL)
-        if _found(_get(books, &PARTS_OF), name) is not NULL:
+        cdef NamedRoom room
+        cdef Table books = _get(account, &BOOKS)
+        cdef SidKey name
+        cdef bint is_task = self.name.size == SID and read_key(self.name.at, &name)  # As most are.
+        cdef PyObject* found
+        cdef bint named
+        text = None if is_task else PyUnicode_DecodeUTF8(self.name.at, self.name.size, NULL)
+        held = conversation._rooms
+        for each in () if held is None else <tuple> held if type(held) is tuple else (held,):
+            room = each
+            named = are_same(&room._name, &name) if is_task else is_same(&room._name, text)
+            if named and are_same(&room._conference, &self.room.key):
+                if self.end_ms == 0 and self.first_ms >= room.first_ms:
+                    return True  # From most sights of a room nothing follows.
+                found = found_by(books, &name) if is_task else found_in(books, text)
+                if found is not <PyObject*> room:
+                    return False
+                self.see(room)
+                return True
+        if (found_by(books, &name) if is_task else found_in(books, text)) is not NULL:
             return False
-        # One text for a room and for the members that it goes by.
-        cdef PyObject* task = _found(index, name)
-        if task is not NULL:
-            name = _own(<object> task, name)
-        room = NamedRoom(name, _own(conversation, self.room), self.first_ms, None)
-        books[name] = room
-        _set(conversation, &ROOMS, <tuple> _get(conversation, &ROOMS) + (room,))
+        if is_task:
+            text = text_of(&name)
+        room = NamedRoom(text, text_of(&self.room.key), self.first_ms, None)
+        books[text] = room
+        conversation.rooms = (*conversation.rooms, room)
         self.see(room)
         return True
 
-    cdef int see(self, object room) except -1:
+    cdef int see(self, NamedRoom room) except -1:
         """``NamedRoom.see``, of the sights at hand."""
-        if self.first_ms < <int64_t> _get(room, &ROOM_FIRST_MS):
-            _set(room, &ROOM_FIRST_MS, self.first_ms)
+        if self.first_ms < room.first_ms:
+            room.first_ms = self.first_ms
         if self.end_ms:
-            if self.end_ms < <int64_t> _get(room, &ROOM_FIRST_MS):
-                _set(room, &ROOM_FIRST_MS, self.end_ms)
-            known = _get(room, &ROOM_END_MS)
-            if known is None or self.end_ms > <int64_t> known:
-                _set(room, &ROOM_END_MS, self.end_ms)
+            if self.end_ms < room.first_ms:
+                room.first_ms = self.end_ms
+            if self.end_ms > room._end_ms:
+                room._end_ms = self.end_ms
         return 0
-
 
     # ----------------------------------------------------------------- before the window
 
@@ -1075,7 +1180,7 @@ cdef class FastPath:
         cdef Told* event_id = self.told(E_ID)
         cdef PyObject* found = PyDict_GetItemWithError(self.accounts, self.account)
         cdef Out kept
-        cdef unsigned char digest_[DIGEST]
+        cdef unsigned char digest_[DIGEST_BYTES]
         cdef int64_t number = now_ms // self.bucket_ms, bound = self.of_nailed["entries_max"]
         if found is NULL or self.odd or event_id.kind != TEXT or event_id.size == 0:
             return False
@@ -1091,39 +1196,40 @@ cdef class FastPath:
         # From here on it is noted.
         if now_ms >= <int64_t> self.of_nailed["due_ms"]:
             self.nailed.begin_bucket(offset, now_ms)
-        notes, bucket = guests.notes, number
+        notes, bucket = guests.notes, self.marks.bucket_at(now_ms)
         cdef list calls = notes.calls.parts
         cdef int at
-        room = execution = None
+        cdef tuple members = tuple([_remembered(self.members[at].text) for at in range(self.members_count)])
+        room = execution = conference = None
         if self.kinds & (PARTICIPANT_KIND | CONFERENCE_KIND):
+            conference = _remembered(self.room.text)
             for at in range(self.sightings):
-                self.see_call(notes, <object> self.sights[at].call, bucket)
-            room = notes.rooms.get(self.room)
+                self.see_call(notes, _remembered(self.sights[at].call.text), conference, bucket)
+            room = notes.rooms.get(conference)
             if room is None:
-                room = notes.watch_room(self.room, offset, bucket)
+                room = notes.watch_room(conference, offset, bucket)
         elif self.kinds & (STEP_KIND | EXECUTION_KIND):
             told = PyBytes_FromStringAndSize(<const char*> kept.bytes, kept.size)
-            execution = notes.executions.get(self.members[0])
+            execution = notes.executions.get(members[0])
             if execution is None:
-                execution = notes.watch_execution(self.members[0], bucket)
-        _digest(event_id.at, event_id.size, digest_)
-        digest = PyBytes_FromStringAndSize(<const char*> digest_, DIGEST)
-        for member in self.members:
-            if not (<str> member).startswith("CA"):
+                execution = notes.watch_execution(members[0], bucket)
+        _digest(event_id, digest_)
+        for at in range(self.members_count):
+            if memcmp(self.members[at].text, b"CA", 2) != 0:
                 continue
+            member = members[at]
             found = _found(calls, member)
             record = <object> found if found is not NULL else notes.call(member)
-            if self.kinds & TASK_KIND or (self.kinds & CALL_KIND and member is self.members[0]):
-                self.tell(notes, record, member, number - number % self.part, bound)
+            if self.kinds & TASK_KIND or (self.kinds & CALL_KIND and at == 0):
+                if <int64_t> self.stamp != number - number % self.part:
+                    self.stamp = number - number % self.part
+                self.tell(notes, record, member, self.stamp, bound)
             elif self.sightings:
-                self.note_sights(notes, record, member, room, offset, bucket, bound)
+                self.note_sights(notes, record, self.members[at], member, conference, room, offset, bucket, bound)
             elif execution is not None:
-                notes.note(member, (), (Note(bucket, offset, told, self.members[0]),))
+                notes.note(member, (), (Note(bucket, offset, told, members[0]),))
                 execution.touched, execution.calls = bucket, with_one(execution.calls, member)
-            ids = record.ids
-            if ids is None:
-                ids = record.ids = {}
-            (<dict> ids)[digest] = bucket
+            _tell_alone(record, digest_, number)
         if execution is not None:
             notes.step(execution, Note(bucket, offset, told, None))
         elif room is not None:
@@ -1131,13 +1237,13 @@ cdef class FastPath:
         self.of_nailed["noted"] = bucket
         return True
 
-    cdef int see_call(self, object notes, object call, object bucket) except -1:
+    cdef int see_call(self, object notes, object call, object conference, object bucket) except -1:
         """Take in that a call is in the conference at hand."""
         cdef PyObject* found = _found(notes.calls.parts, call)
         cdef int64_t most = <int64_t> self.of_nailed["conferences_max"] + 1
         record = <object> found if found is not NULL else notes.call(call)
-        if not _tell_latest(record.seen, self.room, bucket, most):
-            record.see(self.room, bucket, most)
+        if not _tell_latest(record.seen, conference, bucket, most):
+            record.see(conference, bucket, most)
         return 0
 
     cdef int tell(self, object notes, object record, object call, object bucket, int64_t bound) except -1:
@@ -1173,15 +1279,16 @@ cdef class FastPath:
         return 0
 
     cdef int note_sights(
-        self, object notes, object record, object call, object room, object offset, object bucket, int64_t bound
+        self, object notes, object record, Sid* member, object call, object conference, object room, object offset,
+        object bucket, int64_t bound,
     ) except -1:
         """Note where a call was seen, if it was."""
         cdef int at
         cdef list sights = []
         for at in range(self.sightings):
-            if <object> self.sights[at].call == call:
+            if are_same(&self.sights[at].call.key, &member.key):
                 at_ms = self.sights[at].at_ms or self.occurred_ms
-                sights.append(Sight(bucket, offset, at_ms, PHASES[self.sights[at].phase], self.room))
+                sights.append(Sight(bucket, offset, at_ms, PHASES[self.sights[at].phase], conference))
         if not sights:
             return 0
         cdef tuple before = record.sights
@@ -1212,6 +1319,24 @@ cdef bint _is_calm(dict of, int64_t next_offset, int64_t now_ms) except -1:
     )
 
 
+cdef int _tell_alone(object record, const unsigned char* digest, int64_t bucket) except -1:
+    """``Call.tell_alone``, without a bound."""
+    cdef PyObject** ids = _place(record, &CALL_IDS)
+    cdef Py_ssize_t at, size = PyBytes_GET_SIZE(<object> ids[0])
+    cdef unsigned char told[TOLD_ID_BYTES]
+    cdef int byte
+    memcpy(told, digest, DIGEST_BYTES)
+    for byte in range(8):
+        told[DIGEST_BYTES + byte] = (bucket >> (56 - 8 * byte)) & 0xFF
+    for at in range(0, size, TOLD_ID_BYTES):
+        if memcmp(bytes_of(<object> ids[0]) + at, digest, DIGEST_BYTES) == 0:
+            if memcmp(bytes_of(<object> ids[0]) + at, told, TOLD_ID_BYTES) != 0:
+                before = <bytes> <object> ids[0]
+                record.ids = before[:at] + told[:TOLD_ID_BYTES] + before[at + TOLD_ID_BYTES :]
+            return 0
+    return grow(ids, told, TOLD_ID_BYTES)
+
+
 cdef bint _tell_latest(dict told, object what, object bucket, int64_t most) except -1:
     """Take down the latest bucket in which something was told; whether that is done: there is room for so many."""
     cdef PyObject* before = PyDict_GetItemWithError(told, what)
@@ -1224,12 +1349,28 @@ cdef bint _tell_latest(dict told, object what, object bucket, int64_t most) exce
     return True
 
 
-cdef object _own(object conversation, object sid):
-    """``Conversation.own``."""
-    for member in <tuple> _get(conversation, &MEMBERS):
-        if member == sid:
-            return member
-    return sid
+cdef inline bint _claims(Conversation conversation) except -1:
+    return conversation._seldom is not None and bool(conversation._seldom.claims)
+
+
+cdef bint _has_seen(object held, Sid* sid) except -1:
+    """``has_seen``, among what a conversation holds: none, one, or several."""
+    if held is None:
+        return False
+    if type(held) is Seen:
+        return are_same(&(<Seen> held)._sid, &sid.key)
+    for seen in <tuple> held:
+        if are_same(&(<Seen> seen)._sid, &sid.key):
+            return True
+    return False
+
+
+cdef void _put_sid(Out* out, Sid* sid) noexcept:
+    """A SID, or nil."""
+    if sid is NULL:
+        _put(out, 0xC0)
+    else:
+        _put_bytes(out, sid.text, SID)
 
 
 # --------------------------------------------------------------------------- the families, and their fields

@@ -56,6 +56,12 @@ def unpack(packed: bytes | memoryview, members: tuple[str, ...]) -> bytes:
     return restore(short, bytes(packed[_IDS.size : border]), members)
 
 
+def digits_of(packed: bytes | memoryview) -> bytes:
+    """The digits of the usual ids in what was packed, ``DIGITS`` bytes each: they stand there as they are."""
+    (ids,) = _IDS.unpack_from(packed)
+    return bytes(packed[_IDS.size : _IDS.size + ids * DIGITS])
+
+
 def _usual() -> Iterator[bytes]:
     """What conversations are told most, as they keep it; the last ones most of all."""
     call, execution, task, agent, conference, recording = _MEMBERS

@@ -7,8 +7,10 @@ A dictionary that is full is copied as a whole. With the million and a half memb
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, islice
 from typing import Final, Generic, TypeVar
+
+from monitor.core.emptying import Container
 
 V = TypeVar("V")
 
@@ -79,6 +81,27 @@ class Parted(Generic[V]):
         """Put the same under several keys."""
         for key in keys:
             self[key] = value
+
+    @property
+    def parts_count(self) -> int:
+        """In how many parts it lies."""
+        return len(self.parts)
+
+    def values_of(self, part: int) -> list[V]:
+        """What is in one part, in the order in which it came."""
+        return list(self.parts[part].values())
+
+    def items_of(self, part: int) -> list[tuple[str, V]]:
+        """The same with its keys."""
+        return list(self.parts[part].items())
+
+    def newest_of(self, part: int, most: int) -> list[V]:
+        """The last that came into one part, at most so many, the newest first."""
+        return list(islice(reversed(self.parts[part].values()), most))
+
+    def bulk(self) -> Iterable[Container]:
+        """What of it is to be emptied for good."""
+        return self.parts
 
     def divide(self) -> None:
         """Go on with ``PARTS`` parts, of which each grows in a moment."""

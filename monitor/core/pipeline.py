@@ -19,7 +19,7 @@ import msgspec
 
 from monitor.core.account_settings import AccountSettings
 from monitor.core.attribution import OVER
-from monitor.core.conversation import KIND, Conversation, digest_of, has_seen, holds
+from monitor.core.conversation import KIND, Conversation, digest_of, has_seen
 from monitor.core.decode import decode
 from monitor.core.emptying import emptied
 from monitor.core.events import (
@@ -396,7 +396,7 @@ class Pipeline:
         return {
             event_id
             for event_id, member in event_ids.items()
-            if (conversation := found.index.get(member)) is not None and holds(conversation.ids, digest_of(event_id))
+            if (conversation := found.index.get(member)) is not None and conversation.has_had(digest_of(event_id))
         }
 
     def company(self, account: str, member: str) -> list[str]:

@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from monitor.core.conversation import KIND, PACKED_HEAD, Birth, Conversation, Kept, NamedRoom, Seen
+from monitor.core.conversation import KIND, PACKED_HEAD, Birth, Conversation, Kept, NamedRoom, Seen, digest_of
 from monitor.core.guests import Times
 from monitor.core.nailed import Call, Execution, Known, Note, Room, Sight
 from monitor.core.packing import USUAL, WINDOW_BITS
@@ -56,10 +56,10 @@ class State(msgspec.Struct, array_like=True, gc=False):
     properties_kept: int
     packed: bytes
     ids: bytes
-    recordings: tuple[Seen, ...]
-    suspects: tuple[Seen, ...]
+    recordings: list[tuple[str, int, int, int]]
+    suspects: list[tuple[str, int, int, int]]
     claims: list[tuple[str, int, str]] | None
-    rooms: tuple[NamedRoom, ...]
+    rooms: list[tuple[str, str, int, int | None]]
     called: list[str] | None
     by_name: bool
     told_late: bytes
@@ -105,8 +105,8 @@ _OF_CALLS: Final = (Call, Sight, Note, Room, Execution, Times, _Noted, _End)
 
 def _layout() -> str:
     """What the bytes mean, by the types they are read into and what is packed by: with others they are not read."""
-    kinds = [(kind.__name__, kind.__annotations__) for kind in (*KIND, Kept, Seen, NamedRoom, State, *_OF_CALLS)]
-    packed = (USUAL, WINDOW_BITS, PACKED_HEAD.format)
+    kinds = [(kind.__name__, kind.__annotations__) for kind in (*KIND, Kept, State, *_OF_CALLS)]
+    packed = (USUAL, WINDOW_BITS, PACKED_HEAD.format, digest_of("EZ" + 32 * "0"), digest_of("0"))
     return hashlib.sha256(repr((EVENT_TYPES, kinds, packed)).encode()).hexdigest()[:16]
 
 
@@ -236,7 +236,10 @@ class Loading:
         read = read_by(_decode, chunk)
         if isinstance(read, _Some) and not self.done:
             for state in read.states:
-                self._add(state)
+                try:
+                    self._add(state)
+                except OverflowError:
+                    raise Unusable("a number is too large") from None
             self._loaded += len(read.states)
         elif isinstance(read, _Calls) and not self._has_times:
             self._has_times = True
@@ -267,10 +270,10 @@ class Loading:
             packed=state.packed,
             cold=bool(state.packed),
             ids=state.ids,
-            recordings=state.recordings,
-            suspects=state.suspects,
+            recordings=tuple([Seen(*seen) for seen in state.recordings]),
+            suspects=tuple([Seen(*seen) for seen in state.suspects]),
             claims=state.claims,
-            rooms=state.rooms,
+            rooms=tuple([NamedRoom(*room) for room in state.rooms]),
             called=state.called,
             told_late=state.told_late,
             again=state.again,
@@ -283,7 +286,7 @@ class Loading:
         if conversation.guests is not None:
             self._met.append(conversation)
         window.restore(account, conversation, self._log_time_ms, by_name=state.by_name)
-        for seen in state.recordings:
+        for seen in conversation.recordings:
             # Those that ended before were seen to; but for what the very last message brought.
             if seen.arrived_ms + window.grace_ms > self._log_time_ms or seen.offset == self._offset - 1:
                 due_ms = seen.arrived_ms + window.grace_ms
@@ -351,10 +354,10 @@ def _state_of(conversation: Conversation) -> State:
         properties_kept=conversation.properties_kept,
         packed=conversation.packed,
         ids=conversation.ids,
-        recordings=conversation.recordings,
-        suspects=conversation.suspects,
+        recordings=[(seen.sid, seen.arrived_ms, seen.offset, seen.index) for seen in conversation.recordings],
+        suspects=[(seen.sid, seen.arrived_ms, seen.offset, seen.index) for seen in conversation.suspects],
         claims=conversation.claims,
-        rooms=conversation.rooms,
+        rooms=[(room.name, room.conference, room.first_ms, room.end_ms) for room in conversation.rooms],
         called=conversation.called,
         by_name=conversation.by_name,
         told_late=conversation.told_late,

@@ -6,15 +6,18 @@ changes is judged at once, and is not swept any more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice, zip_longest
+from collections.abc import Iterable, Mapping
+from itertools import zip_longest
 from typing import Final
 
+from monitor.core.compacted import Table
 from monitor.core.conversation import Conversation
+from monitor.core.parted import Parted
 from monitor.core.window import Account
 
 LOOKED_AT: Final = 64  # For each that may be taken: to pass over one of which there is nothing to do costs little.
 NEWEST: Final = 64  # Of each part of a large account, so many come before all else.
+_NOTHING: Final[Parted[Conversation]] = Table()
 
 
 class Sweep:
@@ -26,7 +29,8 @@ class Sweep:
     def __init__(self) -> None:
         self._change = 0
         self._accounts: dict[str, int] = {}  # Those to come, each with the last change that concerns it.
-        self._parts: list[dict[str, Conversation]] = []  # Of the account at hand.
+        self._index = _NOTHING  # Of the account at hand, of which
+        self._parts = 0  # so many parts are left.
         self._left: list[Conversation] = []  # At hand: each as often as it has members there.
         self._left_change = 0  # To be judged again are those that were not since this one.
         self._by_policy = 0  # The last change that was one of the policy, while that is swept.
@@ -65,14 +69,18 @@ class Sweep:
         """
         while not self._left:
             if self._parts:
-                self._left = list(self._parts.pop().values())
+                self._parts -= 1
+                self._left = self._index.values_of(self._parts)
+                if not self._parts:
+                    self._index = _NOTHING  # It is not kept from going with its account.
             elif self._accounts:
                 sid = next(iter(self._accounts))
                 self._left_change = self._accounts.pop(sid)
-                parts = accounts[sid].index.parts if sid in accounts else []
-                if len(parts) > 1:
-                    self._left = _newest(parts)
-                self._parts = parts[:]
+                if sid in accounts:
+                    self._index = accounts[sid].index
+                    self._parts = self._index.parts_count
+                    if self._parts > 1:
+                        self._left = _newest(self._index)
             else:
                 self._by_policy = 0
                 return False
@@ -84,8 +92,8 @@ class Sweep:
         return before < self._by_policy and conversation.birth.offset < self._since
 
 
-def _newest(parts: Sequence[dict[str, Conversation]]) -> list[Conversation]:
+def _newest(index: Parted[Conversation]) -> list[Conversation]:
     """Those of the last members of each part, the newest last."""
-    lasts = [list(islice(reversed(part.values()), NEWEST)) for part in parts]
+    lasts = [index.newest_of(part, NEWEST) for part in range(index.parts_count)]
     found = [conversation for row in zip_longest(*lasts) for conversation in row if conversation is not None]
     return found[::-1]

@@ -5,10 +5,9 @@ A part of ``native.pyx``, which includes it.
 
 cdef enum:
     OUT_MAX = 4096  # Of facts that take more, and of what takes more with them, none is kept this way.
-    DIGEST = 6
     SID = 34
-    KNOWN_BITS = 15
-    KNOWN_MAX = 1 << KNOWN_BITS  # At most 3 MB in all; with fewer, more texts of one stream took each other's place.
+    KNOWN_BITS = 12
+    KNOWN_MAX = 1 << KNOWN_BITS  # At most 400 kB.
 
 
 # --------------------------------------------------------------------------- fields, where they lie
@@ -55,47 +54,10 @@ cdef inline int _add_one(object holder, Field* field) except -1:
     return _set(holder, field, number + 1)
 
 
-cdef int _append(object holder, Field* field, const unsigned char* more, Py_ssize_t size) except -1:
-    """Bytes with some more behind them: the same ones, grown where they are, if nobody else holds them."""
-    cdef PyObject** place = _place(holder, field)
-    cdef Py_ssize_t before = PyBytes_GET_SIZE(<object> place[0])
-    if Py_REFCNT(place[0]) == 1 and before > 1:  # Those of no or one byte are everybody's.
-        _PyBytes_Resize(place, before + size)
-    else:
-        both = PyBytes_FromStringAndSize(NULL, before + size)
-        memcpy(bytes_of(both), bytes_of(<object> place[0]), before)
-        _set(holder, field, both)
-    memcpy(bytes_of(<object> place[0]) + before, more, size)
-    return 0
-
-
-cdef Field MEMBERS = field_of(Conversation, "members")
-cdef Field BIRTH = field_of(Conversation, "birth")
-cdef Field LAST_MS = field_of(Conversation, "last_ms")
-cdef Field EVIDENCE = field_of(Conversation, "evidence")
-cdef Field KEPT = field_of(Conversation, "kept")
-cdef Field PROPERTIES_ = field_of(Conversation, "properties")
-cdef Field PROPERTIES_KEPT = field_of(Conversation, "properties_kept")
-cdef Field PACKED = field_of(Conversation, "packed")
-cdef Field COLD = field_of(Conversation, "cold")
-cdef Field IDS = field_of(Conversation, "ids")
-cdef Field RECORDINGS_ = field_of(Conversation, "recordings")
-cdef Field SUSPECTS = field_of(Conversation, "suspects")
-cdef Field CLAIMS = field_of(Conversation, "claims")
-cdef Field ROOMS = field_of(Conversation, "rooms")
-cdef Field RELEVANT = field_of(Conversation, "relevant")
-cdef Field FOCUS = field_of(Conversation, "focus")
-cdef Field OPEN = field_of(Conversation, "open")
-cdef Field CONFERENCES_ = field_of(Conversation, "conferences")
-cdef Field ARRIVED_MS = field_of(Birth, "arrived_ms")
-cdef Field ROOM_NAME = field_of(NamedRoom, "name")
-cdef Field ROOM_CONFERENCE = field_of(NamedRoom, "conference")
-cdef Field ROOM_FIRST_MS = field_of(NamedRoom, "first_ms")
-cdef Field ROOM_END_MS = field_of(NamedRoom, "end_ms")
+cdef Field CALL_IDS = field_of(Call, "ids")
 cdef Field BOOKS = field_of(Account, "books")
 cdef Field INDEX = field_of(Account, "index")
 cdef Field GUESTS = field_of(Account, "guests")
-cdef Field PARTS_OF = field_of(Parted, "parts")
 
 # --------------------------------------------------------------------------- a dictionary in parts: core/parted.py
 
@@ -109,56 +71,6 @@ cdef inline dict _part(list parts, object key):
 cdef inline PyObject* _found(list parts, object key) except? NULL:
     """What is under a key, borrowed; NULL where nothing is."""
     return PyDict_GetItemWithError(_part(parts, key), key)
-
-
-cdef bint _is_empty(list parts) noexcept:
-    for part in parts:
-        if len(<dict> part):
-            return False
-    return True
-
-# --------------------------------------------------------------------------- digests, as digest_of makes them
-
-cdef uint32_t CRC_32[256]
-cdef uint16_t CRC_HQX[256]
-
-
-cdef void _fill_tables() noexcept:
-    cdef uint32_t at, long_
-    cdef uint16_t short_
-    for at in range(256):
-        long_ = at
-        short_ = <uint16_t> (at << 8)
-        for _ in range(8):
-            long_ = (long_ >> 1) ^ (0xEDB88320u if long_ & 1 else 0)
-            short_ = <uint16_t> ((short_ << 1) ^ (0x1021 if short_ & 0x8000 else 0))
-        CRC_32[at] = long_
-        CRC_HQX[at] = short_
-
-
-_fill_tables()
-
-
-cdef inline void _digest(const unsigned char* text, Py_ssize_t size, unsigned char* out) noexcept:
-    cdef uint32_t long_ = 0xFFFFFFFFu
-    cdef uint16_t short_ = 0
-    cdef Py_ssize_t at
-    for at in range(size):
-        long_ = (long_ >> 8) ^ CRC_32[(long_ ^ text[at]) & 0xFF]
-        short_ = <uint16_t> ((short_ << 8) ^ CRC_HQX[((short_ >> 8) ^ text[at]) & 0xFF])
-    long_ = ~long_
-    out[0], out[1], out[2], out[3] = long_ >> 24, (long_ >> 16) & 0xFF, (long_ >> 8) & 0xFF, long_ & 0xFF
-    out[4], out[5] = short_ >> 8, short_ & 0xFF
-
-
-cdef inline bint _holds(const unsigned char* ids, Py_ssize_t size, const unsigned char* digest) noexcept:
-    cdef Py_ssize_t at = 0
-    while at < size:
-        if (ids[at] == digest[0] and ids[at + 1] == digest[1] and ids[at + 2] == digest[2]
-                and ids[at + 3] == digest[3] and ids[at + 4] == digest[4] and ids[at + 5] == digest[5]):
-            return True
-        at += DIGEST
-    return False
 
 
 # --------------------------------------------------------------------------- msgpack, as msgspec writes it
@@ -214,19 +126,33 @@ cdef inline int _hex_digit(unsigned char digit) noexcept nogil:
     return digit - 0x57 if 0x61 <= digit <= 0x66 else 16
 
 
-cdef void _put_id(Out* out, Told* told) noexcept:
-    """The id of an event, as ``id_as_kept`` makes it."""
-    cdef unsigned char digits[16]
+cdef bint _is_usual_id(Told* told, unsigned char* digits) noexcept:
+    """Whether the id of an event is one of Twilio's usual ones, and what its digits stand for."""
     cdef Py_ssize_t at
     cdef int high, low
-    cdef bint usual = told.size == SID and (memcmp(told.at, b"EZ", 2) == 0 or memcmp(told.at, b"VW", 2) == 0)
-    for at in range(16 if usual else 0):
+    if told.size != SID or (memcmp(told.at, b"EZ", 2) != 0 and memcmp(told.at, b"VW", 2) != 0):
+        return False
+    for at in range(DIGITS_BYTES):
         high, low = _hex_digit(told.at[2 + 2 * at]), _hex_digit(told.at[3 + 2 * at])
         if high > 15 or low > 15:
-            usual = False
-            break
+            return False
         digits[at] = high << 4 | low
-    if usual:
+    return True
+
+
+cdef void _digest(Told* told, unsigned char* out) noexcept:
+    """``digest_of`` the id of an event."""
+    cdef unsigned char digits[DIGITS_BYTES]
+    if _is_usual_id(told, digits):
+        write_digest(digits, DIGITS_BYTES, out)
+    else:
+        write_digest(told.at, told.size, out)
+
+
+cdef void _put_id(Out* out, Told* told) noexcept:
+    """The id of an event, as ``id_as_kept`` makes it."""
+    cdef unsigned char digits[DIGITS_BYTES]
+    if _is_usual_id(told, digits):
         _put(out, 0xC4)
         _put(out, 17)
         _put(out, told.at[0])
@@ -243,18 +169,6 @@ cdef void _put_id(Out* out, Told* told) noexcept:
     _put(out, (told.size + 1) & 0xFF)
     _put(out, 0x3D)
     _put_raw(out, told.at, told.size)
-
-
-cdef int _put_sid(Out* out, object sid) except -1:
-    """A SID, or nil."""
-    cdef Py_ssize_t size
-    cdef const unsigned char* text
-    if sid is None:
-        _put(out, 0xC0)
-    else:
-        text = PyUnicode_AsUTF8AndSize(sid, &size)
-        _put_bytes(out, text, size)
-    return 0
 
 
 cdef void _put_name(Out* out, Told* name) noexcept:
@@ -363,7 +277,7 @@ cdef int64_t _number(Told* told) noexcept:
 
 # --------------------------------------------------------------------------- values, as ``values`` reads them
 
-cdef PyObject* _KNOWN[KNOWN_MAX]  # SIDs that came before, wherever their letters say.
+cdef PyObject* _KNOWN[KNOWN_MAX]  # SIDs that came before and were wanted as text, wherever their letters say.
 
 
 cdef inline object _known(object memory, object told):
@@ -376,26 +290,34 @@ cdef inline bint _is_letter(unsigned char byte) noexcept nogil:
     return _is_digit(byte) or 0x41 <= byte <= 0x5A or 0x61 <= byte <= 0x7A
 
 
-cdef object _sid(const unsigned char* text, Py_ssize_t size, const char* prefix):
-    """The SID that a text is, or None. ``prefix`` is of two letters.
+cdef bint _is_sid(const unsigned char* text) noexcept nogil:
+    """Whether 34 characters, of which the first two are a prefix, are a SID."""
+    cdef Py_ssize_t at
+    for at in range(SID):
+        if not _is_letter(text[at]):
+            return False
+    return True
 
-    ``values`` remembers SIDs as well; there each takes twice as much, and would not be found any sooner.
-    """
+
+cdef object _account(const unsigned char* text, Py_ssize_t size):
+    """The account's SID that a text is, or None."""
+    if size != SID or memcmp(text, b"AC", 2) != 0 or not _is_sid(text):
+        return None
+    return _remembered(text)
+
+
+cdef object _remembered(const unsigned char* text):
+    """The text of a SID, the same one as before, mostly."""
     cdef uint64_t one, two
     cdef PyObject** place
     cdef PyObject* before
-    cdef Py_ssize_t known, at
-    if size != SID or memcmp(text, prefix, 2) != 0:
-        return None
+    cdef Py_ssize_t known
     memcpy(&one, text + SID - 16, 8)
     memcpy(&two, text + SID - 8, 8)
     place = &_KNOWN[((one ^ (two * 0x9E3779B97F4A7C15u)) * 0x9E3779B97F4A7C15u) >> (64 - KNOWN_BITS)]
     if place[0] is not NULL and memcmp(PyUnicode_AsUTF8AndSize(<object> place[0], &known), text, SID) == 0:
         return <object> place[0]
-    for at in range(SID):
-        if not _is_letter(text[at]):
-            return None
-    sid = PyUnicode_DecodeUTF8(text, size, NULL)
+    sid = PyUnicode_DecodeUTF8(text, SID, NULL)
     before = place[0]
     Py_INCREF(sid)
     place[0] = <PyObject*> sid
@@ -412,19 +334,19 @@ cdef inline bint _is_plain(const unsigned char* text, Py_ssize_t size) noexcept 
     return size > 0
 
 
-cdef object _sid_in_path(const unsigned char* at, const unsigned char* end, const char* prefix):
-    """The SID that is the next part of a path, or None."""
-    if end - at < SID or (end - at > SID and at[SID] not in (0x2F, 0x2E)):
-        return None
-    return _sid(at, SID, prefix)
+cdef bint _ends_sid(const unsigned char* at, const unsigned char* end) noexcept nogil:
+    """Whether the next part of a path has a SID's length."""
+    return end - at >= SID and (end - at == SID or at[SID] == 0x2F or at[SID] == 0x2E)
 
 
-cdef bint _names_participant(const unsigned char* at, const unsigned char* end) except -1:
+cdef bint _names_participant(const unsigned char* at, const unsigned char* end) noexcept nogil:
     """Whether what comes next in a path, behind a conference, is one of its participants."""
     return (
         end - at > 14
         and memcmp(at, b"/Participants/", 14) == 0
-        and _sid_in_path(at + 14, end, b"CA") is not None
+        and _ends_sid(at + 14, end)
+        and memcmp(at + 14, b"CA", 2) == 0
+        and _is_sid(at + 14)
     )
 
 

@@ -20,6 +20,7 @@ from weakref import proxy
 import msgspec
 
 from monitor.core.births import OpenBirths
+from monitor.core.compacted import Table
 from monitor.core.conversation import (
     EVERY_KIND,
     IN_FOCUS,
@@ -35,7 +36,6 @@ from monitor.core.conversation import (
     earliest,
     encode,
     has_seen,
-    holds,
     id_as_kept,
     merge_arrivals,
     shows_recording,
@@ -152,9 +152,9 @@ class Account:
 
     def __init__(self, sid: str) -> None:
         self.sid = sid  # One text for all its conversations.
-        self.index: Parted[Conversation] = Parted()
+        self.index: Parted[Conversation] = Table()
         # Most names are those of tasks, and have one room and nothing else: such a room stands there itself.
-        self.books: Parted[_Book | NamedRoom] = Parted()
+        self.books: Parted[_Book | NamedRoom] = Table()
         self.guests: Guests | None = None  # None as long as no call was seen in a second conference.
 
 
@@ -242,8 +242,8 @@ class Window:
         yield from self._by_name.bulk()
         yield from self.nailed.bulk()
         for account in self.accounts.values():
-            yield from account.books.parts
-            yield from account.index.parts
+            yield from account.books.bulk()
+            yield from account.index.bulk()
 
     # ----------------------------------------------------------------- what falls due
 
@@ -518,7 +518,7 @@ class Window:
             conversation = self._begin(account.sid, offset, arrived_ms)
         else:
             if digest:
-                told = conversation if digest in conversation.ids and holds(conversation.ids, digest) else None
+                told = conversation if conversation.has_had(digest) else None
                 if told is None and not joined:
                     told = _told_of(account, members, digest)
                 if told is not None:
@@ -664,7 +664,7 @@ class Window:
         for member in members:
             if member not in index:
                 index[member] = conversation
-                conversation.members += (member,)
+                conversation.add_member(member)
                 if member.startswith("CF"):
                     conversation.conferences += 1
 
@@ -994,7 +994,7 @@ def _told_of(account: Account, members: tuple[str, ...], digest: bytes) -> Conve
     """The conversation of one of ``members`` that has had this event before."""
     for member in members:
         conversation = account.index.get(member)
-        if conversation is not None and digest in conversation.ids and holds(conversation.ids, digest):
+        if conversation is not None and conversation.has_had(digest):
             return conversation
     return None
 
