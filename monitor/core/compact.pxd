@@ -82,6 +82,7 @@ cdef int key_of(object text, SidKey* key) except -1
 cdef object text_of(SidKey* key)
 cdef bint is_empty(Table table) noexcept
 cdef bint is_same(SidKey* key, object text) except -1
+cdef bint read_digits(const unsigned char* text, unsigned char* out) noexcept nogil
 cdef bint read_key(const unsigned char* text, SidKey* key) noexcept nogil
 cdef inline bint are_same(SidKey* one, SidKey* other) noexcept nogil:
     return one.low == other.low and one.high == other.high and one.kind == other.kind

@@ -12,7 +12,7 @@ seventeen. What is read of them is made anew each time: nothing here is known by
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
+from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport INT64_MIN, int32_t, int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy, memset
@@ -47,10 +47,10 @@ BUILT_FROM = BUILT_FROM_  # The CRC-32 of this file and of the one beside it, wh
 # --------------------------------------------------------------------------- SIDs
 
 cdef enum:
+    KINDS = 5  # At most seven, which three bits can say.
     DIGITS_AT = 2
-    KINDS = 7
 
-cdef const char* PREFIXES = b"??CACFREWTFN"  # By kind: at most seven, which three bits can say.
+cdef const char* PREFIXES = b"??CACFREWTFN"  # By kind, from 1 on.
 cdef unsigned char DIGIT[256]  # What a digit stands for; 255: it is none.
 cdef const char* DIGITS = b"0123456789abcdef"
 
@@ -67,35 +67,32 @@ _fill_digits()
 
 cdef inline int _kind_of(const unsigned char* text) noexcept nogil:
     """Which prefix a text has; 0: none of those."""
-    if text[0] == 0x43:  # C
-        return 1 if text[1] == 0x41 else 2 if text[1] == 0x46 else 0
-    if text[0] == 0x52:
-        return 3 if text[1] == 0x45 else 0
-    if text[0] == 0x57:
-        return 4 if text[1] == 0x54 else 0
-    if text[0] == 0x46:
-        return 5 if text[1] == 0x4E else 0
+    cdef int kind
+    for kind in range(1, KINDS + 1):
+        if text[0] == PREFIXES[2 * kind] and text[1] == PREFIXES[2 * kind + 1]:
+            return kind
     return 0
 
 
-cdef inline bint _read_digits(const unsigned char* text, uint64_t* out) noexcept nogil:
-    """Sixteen digits as the number that they are; False: they are none."""
-    cdef uint64_t number = 0
-    cdef unsigned int wrong = 0, digit
+cdef bint read_digits(const unsigned char* text, unsigned char* out) noexcept nogil:
+    """The ``DIGITS_BYTES`` that 32 digits stand for; False: they are none."""
+    cdef unsigned char wrong = 0, high, low
     cdef int at
-    for at in range(16):
-        digit = DIGIT[text[at]]
-        wrong |= digit
-        number = number << 4 | (digit & 15)
-    out[0] = number
+    for at in range(DIGITS_BYTES):
+        high, low = DIGIT[text[2 * at]], DIGIT[text[2 * at + 1]]
+        wrong |= high | low
+        out[at] = high << 4 | low
     return not wrong & 0xF0
 
 
 cdef bint read_key(const unsigned char* text, SidKey* key) noexcept nogil:
     """The key that 34 characters are; False: they are no usual SID."""
+    cdef unsigned char digits[DIGITS_BYTES]
     key.kind = _kind_of(text)
-    if not (key.kind and _read_digits(text + DIGITS_AT, &key.high) and _read_digits(text + DIGITS_AT + 16, &key.low)):
+    if key.kind and not read_digits(text + DIGITS_AT, digits):
         key.kind = 0
+    memcpy(&key.high, digits, 8)
+    memcpy(&key.low, digits + 8, 8)
     return key.kind != 0
 
 
@@ -111,25 +108,27 @@ cdef int key_of(object text, SidKey* key) except -1:
     return key.kind
 
 
-cdef inline void _write_digits(uint64_t number, unsigned char* out) noexcept nogil:
+cdef object text_of(SidKey* key):
+    """The text that a key was made of."""
+    cdef unsigned char written[MEMBER_BYTES]
+    cdef unsigned char* out
     cdef int at
-    for at in range(15, -1, -1):
-        out[at] = DIGITS[number & 15]
-        number >>= 4
-
-
-cdef object _text(unsigned int kind, uint64_t high, uint64_t low):
+    if not key.kind:
+        return <object> <PyObject*> <uintptr_t> key.high
+    _write_member(key, written)
     text = PyUnicode_New(SID_CHARACTERS, 127)
-    cdef unsigned char* at = PyUnicode_1BYTE_DATA(text)
-    memcpy(at, PREFIXES + 2 * kind, 2)
-    _write_digits(high, at + DIGITS_AT)
-    _write_digits(low, at + DIGITS_AT + 16)
+    out = PyUnicode_1BYTE_DATA(text)
+    memcpy(out, PREFIXES + 2 * key.kind, DIGITS_AT)
+    for at in range(1, MEMBER_BYTES):
+        out[2 * at] = DIGITS[written[at] >> 4]
+        out[2 * at + 1] = DIGITS[written[at] & 15]
     return text
 
 
-cdef object text_of(SidKey* key):
-    """The text that a key was made of."""
-    return _text(key.kind, key.high, key.low) if key.kind else <object> <PyObject*> <uintptr_t> key.high
+cdef inline void _write_member(SidKey* key, unsigned char* out) noexcept:
+    out[0] = key.kind
+    memcpy(out + 1, &key.high, 8)
+    memcpy(out + 9, &key.low, 8)
 
 
 cdef int _keep(SidKey* key, object text) except -1:
@@ -198,6 +197,17 @@ cdef inline PyObject* _held(Entry* entry) noexcept nogil:
     return <PyObject*> (entry.value & ~<uintptr_t> 7)
 
 
+cdef inline SidKey _key_at(Entry* entry) noexcept nogil:
+    cdef SidKey key
+    key.high, key.low, key.kind = entry.high, entry.low, entry.value & 7
+    return key
+
+
+cdef object _item_at(Entry* entry):
+    cdef SidKey key = _key_at(entry)
+    return text_of(&key), <object> _held(entry)
+
+
 cdef void _place(Part* part, uint32_t number, uint64_t hashed) noexcept nogil:
     cdef uint32_t at = <uint32_t> (hashed >> 24) & part.mask
     while part.slots[at]:
@@ -229,8 +239,7 @@ cdef int _make_room(Part* part) except -1:
     for number in range(part.used):
         if part.entries[number].value:
             part.entries[kept] = part.entries[number]
-            key.high, key.low = part.entries[kept].high, part.entries[kept].low
-            key.kind = part.entries[kept].value & 7
+            key = _key_at(&part.entries[kept])
             _place(part, kept, _hash(&key))
             kept += 1
     part.used, part.room = kept, room
@@ -376,9 +385,9 @@ cdef class Table:
             while part.used:
                 part.used -= 1
                 if part.entries[part.used].value:
-                    text = _text(part.entries[part.used].value & 7, part.entries[part.used].high,
-                                 part.entries[part.used].low)
-                    return text, _taken(part, &part.entries[part.used])
+                    item = _item_at(&part.entries[part.used])
+                    _taken(part, &part.entries[part.used])
+                    return item
             if part.room:
                 _empty(part)  # Its slots say where something was.
         raise KeyError("it is empty")
@@ -423,12 +432,10 @@ cdef class Table:
     def items_of(self, uint32_t part):
         """The same with its texts."""
         cdef uint32_t number
-        cdef Entry* entry
         found = []
         for number in range(self.parts[part].used):
-            entry = &self.parts[part].entries[number]
-            if entry.value:
-                found.append((_text(entry.value & 7, entry.high, entry.low), <object> _held(entry)))
+            if self.parts[part].entries[number].value:
+                found.append(_item_at(&self.parts[part].entries[number]))
         if part == 0 and self.odd is not None:
             found += self.odd.items()
         return found
@@ -458,8 +465,7 @@ cdef class Table:
             raise MemoryError
         for number in range(whole.used):
             if whole.entries[number].value:
-                key.high, key.low = whole.entries[number].high, whole.entries[number].low
-                key.kind = whole.entries[number].value & 7
+                key = _key_at(&whole.entries[number])
                 hashed = _hash(&key)
                 _add(&parts[hashed >> 56], &key, hashed, _held(&whole.entries[number]))
         free(whole.entries)
@@ -636,9 +642,6 @@ cdef class Birth:
 
 @cython.no_gc
 cdef class Seen:
-    def __cinit__(self):
-        self._sid.kind, self._sid.high = 0, 0
-
     def __init__(self, sid, int64_t arrived_ms, int64_t offset, int32_t index):
         _keep(&self._sid, sid)
         self.arrived_ms, self.offset, self.index = arrived_ms, offset, index
@@ -662,10 +665,6 @@ cdef class Seen:
 
 @cython.no_gc
 cdef class NamedRoom:
-    def __cinit__(self):
-        self._name.kind = self._conference.kind = 0
-        self._name.high = self._conference.high = 0
-
     def __init__(self, name, conference, int64_t first_ms, end_ms):
         _keep(&self._name, name)
         _keep(&self._conference, conference)
@@ -724,20 +723,12 @@ cdef int add_member(Conversation conversation, SidKey* key) except -1:
     return 0
 
 
-cdef inline void _write_member(SidKey* key, unsigned char* out) noexcept:
-    out[0] = key.kind
-    memcpy(out + 1, &key.high, 8)
-    memcpy(out + 9, &key.low, 8)
-
-
 @cython.no_gc
 cdef class Conversation:
     def __cinit__(self):
-        cdef PyObject* nothing = <PyObject*> b""
-        Py_INCREF(b"")
-        Py_INCREF(b"")
-        Py_INCREF(b"")
-        self._evidence = self._properties = self._ids = nothing
+        _set_bytes(&self._evidence, b"")
+        _set_bytes(&self._properties, b"")
+        _set_bytes(&self._ids, b"")
         self._members = self.packed = self.again = b""
 
     def __init__(

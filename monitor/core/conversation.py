@@ -29,7 +29,7 @@ from monitor.core.events import (
     TaskFact,
     TwimlFact,
 )
-from monitor.core.nailed import Notes, View
+from monitor.core.nailed import Notes, View, place_of
 from monitor.core.packing import digits_of, pack, unpack
 from monitor.core.readers import EVENT_TYPES
 from monitor.core.shortening import DIGITS
@@ -381,7 +381,7 @@ class Conversation(msgspec.Struct, gc=False, eq=False):
 
     def has_had(self, digest: bytes) -> bool:
         """Whether an event with this digest has come."""
-        return holds(self.ids, digest) or (self.packed != b"" and holds(self._packed_ids(), digest))
+        return digest != b"" and (holds(self.ids, digest) or (self.packed != b"" and holds(self._packed_ids(), digest)))
 
     def all_ids(self) -> bytes:
         """The digests of all events that have come."""
@@ -491,7 +491,4 @@ if COMPILED:
 
 def holds(ids: bytes, digest: bytes) -> bool:
     """Whether one of the digests in ``ids`` is ``digest``; a match across a border is none."""
-    at = ids.find(digest)
-    while at >= 0 and at % DIGEST_BYTES:
-        at = ids.find(digest, at + 1)
-    return at >= 0
+    return place_of(ids, digest, DIGEST_BYTES) >= 0

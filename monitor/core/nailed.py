@@ -45,6 +45,14 @@ TOLD_ID: Final = Struct(">6sQ")  # A digest as ``conversation`` makes it, and a 
 _Key = TypeVar("_Key", str, bytes)
 
 
+def place_of(records: bytes, digest: bytes, size: int) -> int:
+    """Where, among records of so many bytes, one begins with a digest; -1: none does. A match elsewhere is none."""
+    at = records.find(digest)
+    while at >= 0 and at % size:
+        at = records.find(digest, at + 1)
+    return at
+
+
 class Marks:
     """Where in the log a bucket of log time begins: one mark a bucket, forgotten once nothing can ask for it."""
 
@@ -69,7 +77,7 @@ class Marks:
 
     def mark(self, offset: int, arrived_ms: int) -> int:
         """Take down the first message of a bucket; the bucket."""
-        bucket = arrived_ms // self.bucket_ms
+        bucket = self.bucket_at(arrived_ms)
         self.due_ms = (bucket + 1) * self.bucket_ms
         self._buckets.append(bucket)
         self._offsets.append(offset)
@@ -156,7 +164,7 @@ class Call(msgspec.Struct, eq=False):
 
     def tell_alone(self, digest: bytes, bucket: int, most: int | None = None) -> None:
         """Take down the id of an event that names it alone; beyond ``most`` of them the first falls."""
-        told, at = TOLD_ID.pack(digest, bucket), self._place_of(digest)
+        told, at = TOLD_ID.pack(digest, bucket), place_of(self.ids, digest, TOLD_ID.size)
         if at >= 0:
             self.ids = self.ids[:at] + told + self.ids[at + TOLD_ID.size :]
         else:
@@ -166,15 +174,9 @@ class Call(msgspec.Struct, eq=False):
 
     def told_alone(self, digest: bytes) -> int:
         """The latest bucket in which an event with this digest was told."""
-        at = self._place_of(digest)
+        at = place_of(self.ids, digest, TOLD_ID.size)
         told: int = TOLD_ID.unpack_from(self.ids, at)[1] if at >= 0 else NEVER
         return told
-
-    def _place_of(self, digest: bytes) -> int:
-        at = self.ids.find(digest)
-        while at >= 0 and at % TOLD_ID.size:
-            at = self.ids.find(digest, at + 1)
-        return at
 
     def conferences(self, after: int) -> int:
         """In how many conferences it has been seen after a bucket."""

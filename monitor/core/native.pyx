@@ -15,7 +15,7 @@ each of them up by its name took longer than all else that is done here.
 from cpython.bytes cimport PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 from typing import Any, get_args
 
@@ -37,6 +37,7 @@ from monitor.core.compact cimport (
     is_empty,
     is_same,
     put_by,
+    read_digits,
     read_key,
     text_of,
     write_digest,
@@ -55,7 +56,7 @@ from monitor.core.events import (
     TaskFact,
 )
 from monitor.core.guests import Guests
-from monitor.core.nailed import ROOM_MAX, TOLD_ID, Call, Note, Sight, with_one
+from monitor.core.nailed import ROOM_MAX, Call, Note, Sight, with_one
 from monitor.core.parted import PARTS
 from monitor.core.readers import (
     BY_ENVELOPE,
@@ -447,14 +448,10 @@ cdef class FastPath:
     cdef inline Sid* task_in(self, int at) noexcept:
         return self.sid(b"WT", at)
 
-    cdef inline Sid* call_or(self, int one, int other) noexcept:
-        """The call that one field says, or else another one."""
-        cdef Sid* call = self.call_in(one)
-        return call if call is not NULL else self.call_in(other)
-
-    cdef inline Sid* conference_or(self, int one, int other) noexcept:
-        cdef Sid* conference = self.conference_in(one)
-        return conference if conference is not NULL else self.conference_in(other)
+    cdef inline Sid* either(self, const char* prefix, int one, int other) noexcept:
+        """The SID that one field says, or else another one."""
+        cdef Sid* sid = self.sid(prefix, one)
+        return sid if sid is not NULL else self.sid(prefix, other)
 
     cdef inline int64_t instant(self, int at) except -1:
         """The instant that was told; 0: none."""
@@ -569,8 +566,8 @@ cdef class FastPath:
         self.names(task)
         if attributes.kind == TEXT:
             told = self.text(L_ATTRIBUTES)
-            self.linked = linked_ = (often_linked if len(<str> told) <= OFTEN_CHARACTERS else linked)(told)
-            named, calls = linked_
+            self.linked = (often_linked if len(<str> told) <= OFTEN_CHARACTERS else linked)(told)
+            named, calls = self.linked
             if named is not None:
                 conference = self.linked_sid(named)
                 self.names(conference)
@@ -696,7 +693,7 @@ cdef class FastPath:
     cdef bint read_execution(self, bint ended) except -1:
         self.account = self.account_in(D_ACCOUNT)
         cdef Sid* execution = self.execution_in(D_EXECUTION)
-        cdef Sid* call = self.call_or(D_STARTED_BY, D_CALL)
+        cdef Sid* call = self.either(b"CA", D_STARTED_BY, D_CALL)
         cdef int64_t revision = _number(self.told(D_REVISION))
         cdef int own_date = D_UPDATED if ended and self.told(D_UPDATED).kind != NOTHING else D_CREATED
         self.occurred_ms = self.instant(D_TIMESTAMP)
@@ -720,7 +717,7 @@ cdef class FastPath:
     cdef bint read_call_request(self) except -1:
         if not self.is_text(P_FROM) or self.scan.told[P_TWIML].kind != NOTHING:
             return False
-        cdef Sid* call = self.call_or(P_CALL, D_SID)
+        cdef Sid* call = self.either(b"CA", P_CALL, D_SID)
         self.account = self.account_of_request()
         self.occurred_ms = self.instant(D_TIMESTAMP)
         if self.account is None or call is NULL or not self.occurred_ms:
@@ -754,7 +751,7 @@ cdef class FastPath:
             if url.at[place] in (0x23, 0x25, 0x3F) or url.at[place] >= 0x80:  # What stands behind ? or # is no path.
                 return False
         self.path_name.size = 0
-        cdef Sid* conference = self.conference_or(P_CONFERENCE, D_SID)
+        cdef Sid* conference = self.either(b"CF", P_CONFERENCE, D_SID)
         cdef Sid* named
         at = find_bytes(url.at, url.size, <const unsigned char*> b"/Conferences/", 13)
         if at is not NULL:

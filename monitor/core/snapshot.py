@@ -340,6 +340,10 @@ def read_by(decode: Callable[[bytes], T], chunk: bytes) -> T:
         raise Unusable("its bytes say nothing") from None
 
 
+def _sights(several: Iterable[Seen]) -> list[tuple[str, int, int, int]]:
+    return [(seen.sid, seen.arrived_ms, seen.offset, seen.index) for seen in several]
+
+
 def _state_of(conversation: Conversation) -> State:
     birth = conversation.birth
     return State(
@@ -354,8 +358,8 @@ def _state_of(conversation: Conversation) -> State:
         properties_kept=conversation.properties_kept,
         packed=conversation.packed,
         ids=conversation.ids,
-        recordings=[(seen.sid, seen.arrived_ms, seen.offset, seen.index) for seen in conversation.recordings],
-        suspects=[(seen.sid, seen.arrived_ms, seen.offset, seen.index) for seen in conversation.suspects],
+        recordings=_sights(conversation.recordings),
+        suspects=_sights(conversation.suspects),
         claims=conversation.claims,
         rooms=[(room.name, room.conference, room.first_ms, room.end_ms) for room in conversation.rooms],
         called=conversation.called,

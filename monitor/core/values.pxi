@@ -119,25 +119,13 @@ cdef void _put_bytes(Out* out, const unsigned char* text, Py_ssize_t size) noexc
     _put_raw(out, text, size)
 
 
-cdef inline int _hex_digit(unsigned char digit) noexcept nogil:
-    """What a digit from 0 to f stands for; beyond 15: it is none."""
-    if _is_digit(digit):
-        return digit - 0x30
-    return digit - 0x57 if 0x61 <= digit <= 0x66 else 16
-
-
 cdef bint _is_usual_id(Told* told, unsigned char* digits) noexcept:
     """Whether the id of an event is one of Twilio's usual ones, and what its digits stand for."""
-    cdef Py_ssize_t at
-    cdef int high, low
-    if told.size != SID or (memcmp(told.at, b"EZ", 2) != 0 and memcmp(told.at, b"VW", 2) != 0):
-        return False
-    for at in range(DIGITS_BYTES):
-        high, low = _hex_digit(told.at[2 + 2 * at]), _hex_digit(told.at[3 + 2 * at])
-        if high > 15 or low > 15:
-            return False
-        digits[at] = high << 4 | low
-    return True
+    return (
+        told.size == SID
+        and (memcmp(told.at, b"EZ", 2) == 0 or memcmp(told.at, b"VW", 2) == 0)
+        and read_digits(told.at + 2, digits)
+    )
 
 
 cdef void _digest(Told* told, unsigned char* out) noexcept:
@@ -301,13 +289,11 @@ cdef bint _is_sid(const unsigned char* text) noexcept nogil:
 
 cdef object _account(const unsigned char* text, Py_ssize_t size):
     """The account's SID that a text is, or None."""
-    if size != SID or memcmp(text, b"AC", 2) != 0 or not _is_sid(text):
-        return None
-    return _remembered(text)
+    return _remembered(text) if size == SID and memcmp(text, b"AC", 2) == 0 else None
 
 
 cdef object _remembered(const unsigned char* text):
-    """The text of a SID, the same one as before, mostly."""
+    """The text of the SID that 34 characters are, the same one as before, mostly; or None."""
     cdef uint64_t one, two
     cdef PyObject** place
     cdef PyObject* before
@@ -317,6 +303,8 @@ cdef object _remembered(const unsigned char* text):
     place = &_KNOWN[((one ^ (two * 0x9E3779B97F4A7C15u)) * 0x9E3779B97F4A7C15u) >> (64 - KNOWN_BITS)]
     if place[0] is not NULL and memcmp(PyUnicode_AsUTF8AndSize(<object> place[0], &known), text, SID) == 0:
         return <object> place[0]
+    if not _is_sid(text):
+        return None
     sid = PyUnicode_DecodeUTF8(text, SID, NULL)
     before = place[0]
     Py_INCREF(sid)
